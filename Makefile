@@ -1,0 +1,58 @@
+# Boltzmann. `make` alone prints what can be made. Every target can be run twice.
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+JOBS ?= 2
+CARGO := cargo
+# The demo, the tests and the checks share one build; a real network runs the release build.
+DEBUG := $(CURDIR)/target/debug
+RELEASE := $(CURDIR)/target/release
+PREFIX ?= $(HOME)/.local
+TORCH_MODE ?= cpu
+
+.PHONY: help setup build release install demo test test-peers check bench miner validator window hparams clean
+
+help: ## print this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## check the tools of the system, put libtorch into .libtorch/ (TORCH_MODE=cuda, TORCH=/path/to/torch)
+	@scripts/setup.sh $(TORCH_MODE)
+
+build: setup ## build all tools (debug profile: for the demo and the tests)
+	@$(CARGO) build --workspace --locked -j $(JOBS)
+
+release: setup ## build all tools, optimized
+	@$(CARGO) build --workspace --locked --release -j $(JOBS)
+
+install: release ## install the tools into PREFIX (~/.local)
+	@PREFIX="$(PREFIX)" scripts/install-files.sh
+
+demo: build ## a network of miners, cheats and a validator on this machine (RESUME=1 goes on, WINDOWS=n)
+	@PATH="$(DEBUG):$$PATH" pipelines/demo.sh $(if $(RESUME),resume,anew)
+
+test: build ## all tests
+	@PATH="$(DEBUG):$$PATH" $(CARGO) test --workspace --locked -j $(JOBS)
+
+test-peers: build ## compare with transformers and PyTorch in a virtual environment (.venv)
+	@PATH="$(DEBUG):$$PATH" scripts/test-peers.sh
+
+check: setup ## format, lints, the dependency rule, licences
+	@$(CARGO) fmt --all --check
+	@$(CARGO) clippy --workspace --all-targets --locked -j $(JOBS) -- -D warnings
+	@scripts/check-dependencies.sh
+
+bench: build ## start-up, window overhead, training beside eager PyTorch: JSON lines into target/bench/
+	@PATH="$(DEBUG):$$PATH" scripts/bench.sh
+
+miner: ## mine for ever, with the settings of .env
+	@PATH="$(RELEASE):$$PATH" pipelines/loop.sh miner
+
+validator: ## validate for ever, with the settings of .env
+	@PATH="$(RELEASE):$$PATH" pipelines/loop.sh validator
+
+window: ## one window's stages: make window W=120 ROLE=miner
+	@test -n "$(W)" || { echo 'make window W=120 ROLE=miner|validator'; exit 2; }
+	@PATH="$(RELEASE):$$PATH" BZ_SHOW=1 pipelines/$(or $(ROLE),miner).sh $(W)
+
+clean: ## remove what was built; .libtorch/ stays
+	@$(CARGO) clean

@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# One window of a cheat, for the demo: cheat.sh W, with BZ_CHEAT=noise|million|copy|lazy|picky. The tools are the honest
+# ones; what is false is what they are given.
+set -u
+. "$(dirname "$0")/stage.sh"
+W=$1
+D=$(folder "$W") || exit 78
+
+start() { bz-window --window "$W" --wait start | bz-pull --state | bz-state apply; }
+# Replace fields of the `train` record; a record made by hand has no hash.
+retell() { jq -c "if .type == \"train\" then .blake3 = null | $1 else . end"; }
+
+if [ ! -s "$D/commit" ]; then
+  case $BZ_CHEAT in
+    lazy) # one step instead of all
+      jq '.inner.steps = 1' "$BZ_HOME/hparams.json" >"$BZ_HOME/lazy.json"
+      start | bz-pages | bz-train --hparams "$BZ_HOME/lazy.json" | bz-delta commit | bz-push >"$D/commit.part"
+      ;;
+    picky) # trains on pages of its own choice, and says they are the ones it was given
+      start | bz-pages >"$D/pages.own"
+      bz-pages --role given --page 0,1 <"$D/pages.own" |
+        jq -c --slurp '(map(select(.type == "pages" and .role == "own"))[0]) as $own | .[]
+          | if .type == "pages" and .role == "given" then . + {uid: $own.uid, role: "own", pages: $own.pages}
+            elif .type == "pages" then empty else . end' |
+        bz-train | bz-delta commit | bz-push >"$D/commit.part"
+      ;;
+    noise | million)
+      start | bz-pages | bz-train >"$D/trained"
+      kind=noise
+      [ "$BZ_CHEAT" = million ] && kind=scale
+      python3 "$here/cheat.py" "$kind" "$(jq -r 'select(.type == "train").path' "$D/trained")" "$D/spoiled.safetensors"
+      retell ".path = \"$D/spoiled.safetensors\"" <"$D/trained" | bz-delta commit | bz-push >"$D/commit.part"
+      ;;
+    copy) # even windows: the very bytes that the victim uploaded; odd: the victim's update under its own commitment
+      start >"$D/started"
+      run=$(jq -r 'select(.type == "run").run' "$D/started")
+      own=$(jq -r 'select(.type == "peer" and .self).hotkey' "$D/started")
+      uid=$(jq -r 'select(.type == "peer" and .self).uid' "$D/started")
+      victim=$(jq -r 'select(.type == "peer" and .bucket != null and (.bucket | endswith("/honest-1"))).hotkey' "$D/started")
+      bucket=$(jq -r 'select(.type == "peer" and .bucket != null and (.bucket | endswith("/honest-1"))).bucket' "$D/started")
+      # Nobody can copy before there is something to copy.
+      until curl -sf -o "$D/stolen.json" "$bucket/$run/$W/$victim/commit.json"; do sleep 0.2; done
+      if [ $((W % 2)) -eq 0 ]; then
+        jq -c --slurp --arg own "$own" --argjson uid "$uid" --arg path "$D/stolen.json" \
+          '.[:-1][], ((map(select(.type == "window"))[0]) as $w | {type: "commit", window: $w.window, run: $w.run,
+            uid: $uid, hotkey: $own, commitment: ("0" * 64), signature: "", path: $path}), .[-1]' "$D/started" |
+          bz-push >"$D/commit.part"
+      else
+        theirs=$BZ_HOME/../honest-1/windows/$W
+        jq -c --slurp --argjson uid "$uid" --slurpfile theirs "$theirs/commit" \
+          '.[:-1][], ($theirs[] | select(.type == "train") | .uid = $uid), .[-1]' "$D/started" |
+          bz-delta commit | bz-push >"$D/commit.part"
+      fi
+      ;;
+  esac
+  finish "$D/commit" "${PIPESTATUS[@]}" || exit
+fi
+
+if [ ! -s "$D/receipt" ]; then
+  if [ "$BZ_CHEAT" = copy ] && [ $((W % 2)) -eq 0 ]; then
+    bz-window --window "$W" --wait reveal <"$D/commit" >"$D/revealed" || exit
+    run=$(jq -r 'select(.type == "run").run' "$D/commit")
+    victim=$(jq -r 'select(.type == "peer" and .bucket != null and (.bucket | endswith("/honest-1"))).hotkey' "$D/commit")
+    bucket=$(jq -r 'select(.type == "peer" and .bucket != null and (.bucket | endswith("/honest-1"))).bucket' "$D/commit")
+    until curl -sf -o "$D/stolen.safetensors" "$bucket/$run/$W/$victim/delta.safetensors"; do sleep 0.2; done
+    jq -c --slurp --arg path "$D/stolen.safetensors" '.[:-1][], ((map(select(.type == "commit"))[-1]) as $c
+      | {type: "delta", window: $c.window, uid: $c.uid, hotkey: $c.hotkey, path: $path, bytes: 0, status: "ok"}), .[-1]' \
+      "$D/revealed" | bz-push >"$D/receipt.part"
+  else
+    bz-window --window "$W" --wait reveal <"$D/commit" | bz-delta make | bz-push >"$D/receipt.part"
+  fi
+  finish "$D/receipt" "${PIPESTATUS[@]}" || exit
+fi

@@ -1,0 +1,160 @@
+//! The miner's side: commit to the own update, then reveal what was drawn.
+
+use record::{
+    Hash, Hparams, Report, Stream,
+    cli::{Common, check_file},
+    files,
+    records::{Commit, Delta, Peer, Train, WindowRecord},
+    stream::Inputs,
+};
+use std::path::PathBuf;
+use wallet::{Signer, WalletArgs};
+use wire::{
+    Layout,
+    commit::{self, Binding},
+    delta,
+    tensors::Update,
+    tree::Tree,
+};
+
+struct Own {
+    hparams: Hparams,
+    run: Hash,
+    window: WindowRecord,
+    train: Train,
+    layout: Layout,
+    signer: Signer,
+}
+
+fn own(common: &Common, wallet: &WalletArgs, inputs: &Inputs) -> Result<Own, Report> {
+    let (hparams, run) = common.run(inputs)?;
+    let window = inputs.window()?;
+    let trains = inputs.latest(window.window, |t: &Train| (t.window, (t.role.clone(), t.uid)))?;
+    let train = trains.into_iter().find(|((role, _), _)| role == "own").map(|(_, train)| train);
+    let train = train.ok_or_else(|| {
+        Report::data(format!("the input has no own `train` record of window {}", window.window)).hint("bz-pages | bz-train")
+    })?;
+    if train.status != "ok" {
+        return Err(Report::no(format!("the update is {}: {}", train.status, train.reason.unwrap_or_default()))
+            .hint("nothing is sent this window; lower inner.lr if it stays so"));
+    }
+    let signer = wallet.open()?;
+    // A peer's record says whose uid this is; the pages were that uid's.
+    let peers: Vec<Peer> = inputs.all()?;
+    if let Some(peer) = peers.iter().find(|peer| peer.uid == train.uid)
+        && peer.hotkey != signer.hotkey()
+    {
+        return Err(Report::config(format!("uid {} is {}, the wallet is {}", train.uid, peer.hotkey, signer.hotkey()))
+            .hint("train with the wallet that is registered: --wallet, --hotkey"));
+    }
+    let layout = Layout::new(&hparams.model);
+    Ok(Own { hparams, run, window, train, layout, signer })
+}
+
+impl Own {
+    fn update(&self) -> Result<(PathBuf, Update), Report> {
+        let path = self.train.path.as_ref().ok_or_else(|| Report::data("the `train` record names no file"))?;
+        // A record made by hand may leave the hash out.
+        if let Some(hash) = self.train.blake3 {
+            check_file(path, self.train.bytes, hash)?;
+        }
+        Ok((path.clone(), Update::open(path, &self.layout)?))
+    }
+
+    fn binding(&self, root: Hash) -> Binding {
+        Binding {
+            run: self.run,
+            window: self.window.window,
+            hotkey: self.signer.hotkey(),
+            base: self.train.base,
+            pages: self.train.pages,
+            root,
+        }
+    }
+}
+
+/// `bz-delta commit`.
+pub(crate) fn commit(common: &Common, wallet: &WalletArgs, stream: &mut Stream<'_>) -> Result<(), Report> {
+    let inputs = stream.read()?;
+    let own = own(common, wallet, &inputs)?;
+    let (_, update) = own.update()?;
+    let tree = Tree::of_update(&update, &own.layout, &own.hparams.codec.values)?;
+    let commitment = own.binding(tree.root).commitment(&own.hparams.codec);
+    let folder = common.home().window(own.window.window);
+    let path = common.output.clone().unwrap_or_else(|| folder.join("commit.json"));
+    // A stage that is run again keeps its signature, so that what was uploaded stays as it is.
+    if path.exists()
+        && !common.force
+        && let Ok(before) = files::read_json::<Commit>(&path)
+        && before.commitment == commitment
+        && before.hotkey == own.signer.hotkey()
+    {
+        return stream.emit(&Commit { path: Some(path), ..before });
+    }
+    let mut made = Commit {
+        window: own.window.window,
+        run: own.run,
+        uid: own.train.uid,
+        hotkey: own.signer.hotkey(),
+        commitment,
+        signature: String::new(),
+        path: None,
+        status: None,
+        reason: None,
+        block: None,
+    };
+    made.signature = own.signer.sign_hex(&commit::commit_message(&made)?);
+    if !common.dry_run {
+        files::write_json(&path, &made)?;
+    }
+    stream.emit(&Commit { path: Some(path), ..made })
+}
+
+/// `bz-delta make`.
+pub(crate) fn make(common: &Common, wallet: &WalletArgs, stream: &mut Stream<'_>) -> Result<(), Report> {
+    let inputs = stream.read()?;
+    let own = own(common, wallet, &inputs)?;
+    let reveal = own.window.reveal.ok_or_else(|| {
+        Report::no(format!("window {} is not over: which tiles to reveal is not drawn", own.window.window))
+            .hint("bz-window --wait reveal")
+    })?;
+    let folder = common.home().window(own.window.window);
+    let path = common.output.clone().unwrap_or_else(|| folder.join("delta.safetensors"));
+    let expected = delta::Expected {
+        run: own.run,
+        window: own.window.window,
+        uid: own.train.uid,
+        hotkey: own.signer.hotkey(),
+        base: own.train.base,
+        codec: own.hparams.codec.clone(),
+        commitment: None,
+        reveal,
+    };
+    let done = path.exists() && !common.force && delta::Delta::open(&path, &own.layout, &expected).is_ok();
+    if !done {
+        let (_, update) = own.update()?;
+        let root = Tree::of_update(&update, &own.layout, &own.hparams.codec.values)?.root;
+        if let Some(before) = inputs.last::<Commit>()?
+            && own.binding(root).commitment(&own.hparams.codec) != before.commitment
+        {
+            return Err(Report::data("the update is not the one that was committed to")
+                .hint("it was trained again since: nothing can be revealed this window"));
+        }
+        let codec = &own.hparams.codec;
+        let sign = |message: &[u8]| own.signer.sign(message);
+        delta::make(&path, &update, &own.layout, &own.binding(root), (own.train.uid, codec, reveal), sign)?;
+    }
+    let (bytes, blake3) = files::digest(&path)?;
+    stream.emit(&Delta {
+        window: own.window.window,
+        uid: own.train.uid,
+        hotkey: own.signer.hotkey(),
+        path: Some(path),
+        bytes,
+        blake3: Some(blake3),
+        codec: Some(own.hparams.codec.name.clone()),
+        base: Some(own.train.base),
+        status: "ok".into(),
+        reason: None,
+    })
+}

@@ -1,0 +1,124 @@
+//! AdminUtils: the subnet's settings, by the root key; names and indices of the main net.
+
+pub use pallet::*;
+
+#[frame_support::pallet]
+pub mod pallet {
+    use crate::subtensor;
+    use frame_support::pallet_prelude::*;
+    use frame_system::pallet_prelude::*;
+
+    /// The pallet.
+    #[pallet::pallet]
+    pub struct Pallet<T>(_);
+
+    /// What it needs of the runtime.
+    #[pallet::config]
+    pub trait Config: frame_system::Config + subtensor::Config {}
+
+    /// Its errors.
+    #[pallet::error]
+    pub enum Error<T> {
+        SubnetDoesNotExist,
+    }
+
+    #[pallet::call]
+    impl<T: Config> Pallet<T> {
+        /// Least version key of weights.
+        #[pallet::call_index(6)]
+        #[pallet::weight((Weight::from_parts(1, 0), DispatchClass::Operational, Pays::No))]
+        pub fn sudo_set_weights_version_key(
+            origin: OriginFor<T>,
+            netuid: u16,
+            weights_version_key: u64,
+        ) -> DispatchResult {
+            ensure_root(origin)?;
+            subtensor::WeightsVersionKey::<T>::insert(netuid, weights_version_key);
+            Ok(())
+        }
+        /// Blocks between two weights of a validator.
+        #[pallet::call_index(7)]
+        #[pallet::weight((Weight::from_parts(1, 0), DispatchClass::Operational, Pays::No))]
+        pub fn sudo_set_weights_set_rate_limit(
+            origin: OriginFor<T>,
+            netuid: u16,
+            weights_set_rate_limit: u64,
+        ) -> DispatchResult {
+            ensure_root(origin)?;
+            subtensor::WeightsSetRateLimit::<T>::insert(netuid, weights_set_rate_limit);
+            Ok(())
+        }
+        /// Fewest uids with a weight.
+        #[pallet::call_index(14)]
+        #[pallet::weight((Weight::from_parts(1, 0), DispatchClass::Operational, Pays::No))]
+        pub fn sudo_set_min_allowed_weights(
+            origin: OriginFor<T>,
+            netuid: u16,
+            min_allowed_weights: u16,
+        ) -> DispatchResult {
+            ensure_root(origin)?;
+            subtensor::MinAllowedWeights::<T>::insert(netuid, min_allowed_weights);
+            Ok(())
+        }
+        /// Size of the subnet.
+        #[pallet::call_index(15)]
+        #[pallet::weight((Weight::from_parts(1, 0), DispatchClass::Operational, Pays::No))]
+        pub fn sudo_set_max_allowed_uids(origin: OriginFor<T>, netuid: u16, max_allowed_uids: u16) -> DispatchResult {
+            ensure_root(origin)?;
+            subtensor::MaxAllowedUids::<T>::insert(netuid, max_allowed_uids);
+            Ok(())
+        }
+        /// Whether anybody can register.
+        #[pallet::call_index(19)]
+        #[pallet::weight((Weight::from_parts(1, 0), DispatchClass::Operational, Pays::No))]
+        pub fn sudo_set_network_registration_allowed(
+            origin: OriginFor<T>,
+            netuid: u16,
+            registration_allowed: bool,
+        ) -> DispatchResult {
+            ensure_root(origin)?;
+            subtensor::NetworkRegistrationAllowed::<T>::insert(netuid, registration_allowed);
+            Ok(())
+        }
+        /// Number of permits.
+        #[pallet::call_index(25)]
+        #[pallet::weight((Weight::from_parts(1, 0), DispatchClass::Operational, Pays::No))]
+        pub fn sudo_set_max_allowed_validators(
+            origin: OriginFor<T>,
+            netuid: u16,
+            max_allowed_validators: u16,
+        ) -> DispatchResult {
+            ensure_root(origin)?;
+            subtensor::MaxAllowedValidators::<T>::insert(netuid, max_allowed_validators);
+            Ok(())
+        }
+        /// Blocks between two epochs.
+        #[pallet::call_index(30)]
+        #[pallet::weight((Weight::from_parts(1, 0), DispatchClass::Operational, Pays::No))]
+        pub fn sudo_set_tempo(origin: OriginFor<T>, netuid: u16, tempo: u16) -> DispatchResult {
+            ensure_root(origin)?;
+            subtensor::Tempo::<T>::insert(netuid, tempo);
+            Ok(())
+        }
+        /// Least stake to set weights.
+        #[pallet::call_index(42)]
+        #[pallet::weight((Weight::from_parts(1, 0), DispatchClass::Operational, Pays::No))]
+        pub fn sudo_set_stake_threshold(origin: OriginFor<T>, min_stake: u64) -> DispatchResult {
+            ensure_root(origin)?;
+            subtensor::StakeThreshold::<T>::put(min_stake);
+            Ok(())
+        }
+        /// Whether weights go by commit and reveal.
+        #[pallet::call_index(49)]
+        #[pallet::weight((Weight::from_parts(1, 0), DispatchClass::Operational, Pays::No))]
+        pub fn sudo_set_commit_reveal_weights_enabled(
+            origin: OriginFor<T>,
+            netuid: u16,
+            enabled: bool,
+        ) -> DispatchResult {
+            ensure_root(origin)?;
+            subtensor::CommitRevealWeightsEnabled::<T>::insert(netuid, enabled);
+            Ok(())
+        }
+    }
+}

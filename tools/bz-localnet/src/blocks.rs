@@ -1,0 +1,241 @@
+//! The chain itself: blocks built over a native runtime, kept as a log that is run again at the next start.
+
+use crate::runtime::{self, *};
+use codec::{Decode, Encode};
+use record::{Context, Report, files};
+use serde::{Deserialize, Serialize};
+use sp_core::H256;
+use sp_runtime::{
+    BuildStorage,
+    traits::Header as _,
+    transaction_validity::TransactionSource,
+};
+use std::{
+    collections::VecDeque,
+    fs::{File, OpenOptions},
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// The state of a chain at one block.
+pub type State = sp_state_machine::InMemoryBackend<sp_core::Blake2Hasher>;
+
+/// States of so many last blocks are kept, as a pruned node keeps them.
+const STATES: usize = 256;
+/// Extrinsics that wait for a block.
+const POOL: usize = 4096;
+
+/// The first block's facts.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Genesis {
+    /// The account that has all TAO and is root, 64 hexadecimal digits.
+    pub root: String,
+    /// When, milliseconds since 1970: makes each network's first block its own.
+    pub time_ms: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Logged {
+    time_ms: u64,
+    extrinsics: Vec<String>,
+    hash: String,
+}
+
+/// One block that was made.
+pub struct Made {
+    /// Its header.
+    pub header: Header,
+    /// Its extrinsics.
+    pub extrinsics: Vec<Vec<u8>>,
+}
+
+/// The chain.
+pub struct Blocks {
+    ext: sp_io::TestExternalities,
+    /// All blocks, the first at 0.
+    pub made: Vec<Made>,
+    states: VecDeque<State>,
+    pool: Vec<Vec<u8>>,
+    log: File,
+    path: PathBuf,
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
+impl Blocks {
+    /// Open the chain of a folder: its blocks are run again from the first.
+    ///
+    /// # Errors
+    /// Exit code 65 when the log is not this chain's.
+    pub fn open(folder: &Path, root: &[u8; 32]) -> Result<Self, Report> {
+        files::create_dir(folder)?;
+        let path = folder.join("genesis.json");
+        if !path.exists() {
+            files::write_json(&path, &Genesis { root: hex::encode(root), time_ms: now_ms() })?;
+        }
+        let genesis: Genesis = files::read_json(&path)?;
+        let mut root = [0u8; 32];
+        hex::decode_to_slice(&genesis.root, &mut root).data("genesis.json, root")?;
+        let root = AccountId::from(root);
+        let storage = runtime::RuntimeGenesisConfig {
+            balances: pallet_balances::GenesisConfig {
+                balances: vec![(root.clone(), 1_000_000_000_000_000)],
+                ..Default::default()
+            },
+            sudo: pallet_sudo::GenesisConfig { key: Some(root) },
+            ..Default::default()
+        };
+        let mut storage = storage.build_storage().data("the first state")?;
+        storage.top.insert(b":genesis_time".to_vec(), genesis.time_ms.encode());
+        let mut ext = sp_io::TestExternalities::new(storage);
+        ext.commit_all().data("the first state")?;
+        let header = Header::new(0, H256::zero(), *ext.backend.root(), H256::zero(), Default::default());
+        let hash = header.hash();
+        ext.execute_with(|| frame_system::BlockHash::<Runtime>::insert(0u32, hash));
+        ext.commit_all().data("the first state")?;
+        let states = VecDeque::from([ext.backend.clone()]);
+        let made = vec![Made { header, extrinsics: Vec::new() }];
+
+        let path = folder.join("blocks.jsonl");
+        let log = OpenOptions::new().create(true).append(true).open(&path);
+        let log = log.map_err(|e| files::io_report("open", &path, &e))?;
+        let mut blocks = Blocks { ext, made, states, pool: Vec::new(), log, path };
+        blocks.replay()?;
+        Ok(blocks)
+    }
+
+    fn replay(&mut self) -> Result<(), Report> {
+        let report = |e: std::io::Error| files::io_report("read", &self.path, &e);
+        let mut input = BufReader::new(File::open(&self.path).map_err(report)?);
+        let (mut whole, mut line) = (0u64, String::new());
+        let mut logged = Vec::new();
+        while input.read_line(&mut line).map_err(report)? > 0 {
+            // A kill can cut the last line short: that block was told to nobody.
+            let Ok(block) = serde_json::from_str::<Logged>(&line) else { break };
+            if !line.ends_with('\n') {
+                break;
+            }
+            whole += line.len() as u64;
+            logged.push(block);
+            line.clear();
+        }
+        self.log.set_len(whole).map_err(|e| files::io_report("shorten", &self.path, &e))?;
+        for (index, block) in logged.into_iter().enumerate() {
+            let extrinsics = block.extrinsics.iter().filter_map(|x| hex::decode(x).ok()).collect();
+            let found = hex::encode(self.execute(block.time_ms, extrinsics)?);
+            if found != block.hash {
+                return Err(Report::data(format!("block {} of {} does not run as it did", index + 1, self.path.display()))
+                    .hint("another version made it: remove the folder and start anew"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The number of the last block.
+    pub fn last(&self) -> usize {
+        self.made.len() - 1
+    }
+
+    /// The hash of a block.
+    pub fn hash(&self, number: usize) -> Option<H256> {
+        self.made.get(number).map(|block| block.header.hash())
+    }
+
+    /// The number of the block with this hash; the last one for none.
+    pub fn find(&self, hash: Option<H256>) -> Option<usize> {
+        match hash {
+            None => Some(self.last()),
+            // The newest blocks are asked for most.
+            Some(hash) => self.made.iter().rposition(|block| block.header.hash() == hash),
+        }
+    }
+
+    /// The state at a block, while it is kept.
+    pub fn state(&self, number: usize) -> Option<&State> {
+        let behind = self.last().checked_sub(number)?;
+        self.states.len().checked_sub(behind + 1).and_then(|index| self.states.get(index))
+    }
+
+    /// Call the runtime API at a block.
+    pub fn call(&self, number: usize, method: &str, data: &[u8]) -> Option<Vec<u8>> {
+        let mut ext = sp_io::TestExternalities::new_empty();
+        ext.backend = self.state(number)?.clone();
+        ext.execute_with(|| {
+            let call = || runtime::api::dispatch(method, data);
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).ok().flatten()
+        })
+    }
+
+    /// Check an extrinsic and let it wait for the next block.
+    ///
+    /// # Errors
+    /// Why it is refused, as nodes say it.
+    pub fn submit(&mut self, extrinsic: Vec<u8>) -> Result<(), String> {
+        let decoded = UncheckedExtrinsic::decode(&mut &extrinsic[..]).map_err(|e| format!("Transaction is malformed: {e}"))?;
+        if self.pool.len() >= POOL {
+            return Err("the pool is full".into());
+        }
+        if self.pool.contains(&extrinsic) {
+            return Ok(());
+        }
+        let number = self.last();
+        let (Some(hash), Some(state)) = (self.hash(number), self.state(number)) else { return Err("no state".into()) };
+        let mut ext = sp_io::TestExternalities::new_empty();
+        ext.backend = state.clone();
+        ext.execute_with(|| Executive::validate_transaction(TransactionSource::External, decoded, hash))
+            .map_err(|e| format!("Invalid Transaction: {e:?}"))?;
+        self.pool.push(extrinsic);
+        Ok(())
+    }
+
+    /// Make the next block of what waits, and log it; its number.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn make(&mut self) -> Result<usize, Report> {
+        let waiting = std::mem::take(&mut self.pool);
+        let last = self.time_ms();
+        let time_ms = now_ms().max(last + 1);
+        let hash = self.execute(time_ms, waiting)?;
+        let kept = self.made.last().map(|b| b.extrinsics.iter().skip(1).map(hex::encode).collect());
+        let logged = Logged { time_ms, extrinsics: kept.unwrap_or_default(), hash: hex::encode(hash) };
+        let mut line = serde_json::to_string(&logged).data("a block")?;
+        line.push('\n');
+        let write = self.log.write_all(line.as_bytes()).and_then(|()| self.log.sync_data());
+        write.map_err(|e| files::io_report("write", &self.path, &e))?;
+        Ok(self.last())
+    }
+
+    fn time_ms(&mut self) -> u64 {
+        self.ext.execute_with(pallet_timestamp::Now::<Runtime>::get)
+    }
+
+    fn execute(&mut self, time_ms: u64, extrinsics: Vec<Vec<u8>>) -> Result<H256, Report> {
+        let parent = self.hash(self.last()).unwrap_or_default();
+        let start = Header::new(self.made.len() as u32, H256::zero(), H256::zero(), parent, Default::default());
+        let clock = UncheckedExtrinsic::new_bare(pallet_timestamp::Call::set { now: time_ms }.into());
+        let mut included = Vec::with_capacity(extrinsics.len() + 1);
+        let header = self.ext.execute_with(|| {
+            Executive::initialize_block(&start);
+            for bytes in std::iter::once(clock.encode()).chain(extrinsics) {
+                let Ok(extrinsic) = UncheckedExtrinsic::decode(&mut &bytes[..]) else { continue };
+                // One that does not apply (an old nonce) is left out; one that fails is in, with its error.
+                if Executive::apply_extrinsic(extrinsic).is_ok() {
+                    included.push(bytes);
+                }
+            }
+            Executive::finalize_block()
+        });
+        self.ext.commit_all().data("the next state")?;
+        self.states.push_back(self.ext.backend.clone());
+        if self.states.len() > STATES {
+            self.states.pop_front();
+        }
+        let hash = header.hash();
+        self.made.push(Made { header, extrinsics: included });
+        Ok(hash)
+    }
+}

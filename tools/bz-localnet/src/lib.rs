@@ -1,0 +1,319 @@
+//! A bucket store and a chain on loopback, for one machine: what the network is made of, without an account.
+//!
+//! The chain is FRAME pallets run natively behind the JSON-RPC of a node, with Subtensor's names, indices and errors;
+//! the store is S3. Both keep all they have in one folder and survive a kill.
+#![recursion_limit = "512"]
+#![allow(missing_docs, reason = "FRAME's macros make public items of their own")]
+
+pub mod admin;
+pub mod blocks;
+pub mod commitments;
+pub mod rpc;
+pub mod runtime;
+mod serve;
+pub mod store;
+pub mod subtensor;
+
+use chain::{Chain, ChainArgs, Signer};
+use record::{Context, Hotkey, Report, files};
+use serde::{Deserialize, Serialize};
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+use subxt::dynamic::Value;
+use wallet::WalletArgs;
+
+/// A bucket store and a chain on this machine.
+#[derive(clap::Parser)]
+#[command(name = "bz-localnet", version, after_help = HELP)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Action,
+    /// Folder of everything it keeps
+    #[arg(long, env = "BZ_LOCALNET", value_name = "DIR", default_value = "target/localnet", global = true)]
+    dir: PathBuf,
+}
+
+const HELP: &str = "\
+Examples:
+  bz-localnet up --interval 1                 start it; a block a second
+  bz-localnet join alice                      a wallet, a bucket, a key, a place in the subnet
+  bz-localnet join vera --stake 1000          the same, with stake enough to validate
+  bz-localnet status | jq .chain              where is the chain?
+  bz-localnet faucet 5F3s… --tao 10           send TAO to an address
+  bz-localnet new-block 20                    make blocks now
+  bz-localnet down                            stop it; `up` goes on from the same block
+
+What join prints are settings for .env: source them, and every bz- tool is that node.
+See also: bz-chain, bz-window, pipelines/localnet.sh";
+
+#[derive(clap::Subcommand)]
+enum Action {
+    /// Start the store and the chain in the background
+    Up {
+        /// Seconds between two blocks
+        #[arg(long, value_name = "S", default_value_t = 1.0)]
+        interval: f64,
+    },
+    /// Run them in the foreground (what `up` starts)
+    Serve {
+        #[arg(long, value_name = "S", default_value_t = 1.0)]
+        interval: f64,
+    },
+    /// Stop them
+    Down,
+    /// Print where they are and how far the chain is
+    Status,
+    /// Send TAO from the chain's root account to an address
+    Faucet {
+        /// ss58 address
+        to: Hotkey,
+        /// How much
+        #[arg(long, default_value_t = 100.0)]
+        tao: f64,
+    },
+    /// Make blocks at once
+    NewBlock {
+        /// How many
+        #[arg(default_value_t = 1)]
+        count: u64,
+    },
+    /// Make a node: wallet, TAO, place in the subnet, bucket, key; print its settings
+    Join {
+        /// Name of its wallet and bucket, 3 to 40 of a-z 0-9 -
+        name: String,
+        /// TAO to stake, for a validator
+        #[arg(long, default_value_t = 0.0)]
+        stake: f64,
+    },
+}
+
+/// Where a network is, in `localnet.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Place {
+    /// Process id of the server.
+    pub pid: u32,
+    /// Address of the chain.
+    pub chain: String,
+    /// Address of the store.
+    pub store: String,
+    /// The subnet.
+    pub netuid: u16,
+    /// Seconds between two blocks.
+    pub interval_s: f64,
+}
+
+/// The subnet that is made at the first start; 0 is the root network.
+const NETUID: u16 = 1;
+/// A TAO has so many rao.
+const RAO: f64 = 1e9;
+
+/// Run the tool.
+///
+/// # Errors
+/// What failed, for a person.
+pub fn run(args: Args) -> Result<(), Report> {
+    let dir = &args.dir;
+    match args.command {
+        Action::Up { interval } => up(dir, interval),
+        Action::Serve { interval } => serve::serve(dir, interval),
+        Action::Down => down(dir),
+        Action::Status => status(dir),
+        Action::Faucet { to, tao } => faucet(dir, to, tao),
+        Action::NewBlock { count } => new_block(dir, count),
+        Action::Join { name, stake } => join(dir, &name, stake),
+    }
+}
+
+fn place_path(dir: &Path) -> PathBuf {
+    dir.join("localnet.json")
+}
+
+fn running(dir: &Path) -> Result<Place, Report> {
+    let path = place_path(dir);
+    let hint = format!("start it: bz-localnet up --dir {}", dir.display());
+    if !path.exists() {
+        return Err(Report::no(format!("there is no network in {}", dir.display())).hint(hint));
+    }
+    let place: Place = files::read_json(&path)?;
+    // The server holds this lock as long as it lives, however it ends.
+    match files::lock(&dir.join("lock")) {
+        Ok(_) => Err(Report::no(format!("the network in {} is not running", dir.display())).hint(hint)),
+        Err(_) => Ok(place),
+    }
+}
+
+fn connect(place: &Place) -> Result<Chain, Report> {
+    Chain::connect(&ChainArgs { network: place.chain.clone(), netuid: place.netuid })
+}
+
+fn root_wallet(dir: &Path) -> WalletArgs {
+    WalletArgs { name: "root".into(), hotkey: "default".into(), wallet_path: Some(dir.join("wallets")) }
+}
+
+fn up(dir: &Path, interval: f64) -> Result<(), Report> {
+    if !(0.05..=3600.0).contains(&interval) {
+        return Err(Report::usage(format!("--interval {interval}: 0.05 to 3600 seconds")));
+    }
+    if let Ok(place) = running(dir) {
+        return record::cli::print_json(&place);
+    }
+    files::create_dir(dir)?;
+    let own = std::env::current_exe().config("cannot find this program")?;
+    let log_path = dir.join("log");
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(&log_path);
+    let log = log.map_err(|e| files::io_report("open", &log_path, &e))?;
+    let mut child = Command::new(own)
+        .args(["serve", "--interval", &interval.to_string(), "--dir"])
+        .arg(dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .config("cannot start the server")?;
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_secs(120) {
+        if let Ok(Some(status)) = child.try_wait() {
+            return Err(Report::again(format!("the server ended at once ({status})"))
+                .hint(format!("why is in {}", log_path.display())));
+        }
+        if let Ok(place) = running(dir)
+            && place.pid == child.id()
+            && connect(&place).is_ok()
+        {
+            set_up_subnet(dir, &place)?;
+            return record::cli::print_json(&place);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Err(Report::again("the server did not answer for two minutes").hint(format!("why is in {}", log_path.display())))
+}
+
+/// Make the subnet at the first start: plain weights, short epochs, small minimums.
+fn set_up_subnet(dir: &Path, place: &Place) -> Result<(), Report> {
+    let done = dir.join("subnet.json");
+    if done.exists() {
+        return Ok(());
+    }
+    let chain = connect(place)?;
+    let root = root_wallet(dir);
+    let (cold, hot) = (root.open_coldkey()?, root.open()?.hotkey());
+    let sign = |message: &[u8]| cold.sign(message);
+    let signer = Signer { account: cold.hotkey(), sign: &sign };
+    if chain.uid_of(hot)?.is_none() {
+        chain.submit("SubtensorModule", "register_network", vec![Value::from_bytes(hot.0)], &signer)?;
+    }
+    let netuid = || ("netuid".to_string(), Value::u128(place.netuid.into()));
+    let settings = [
+        ("sudo_set_commit_reveal_weights_enabled", "enabled", Value::bool(false)),
+        ("sudo_set_weights_set_rate_limit", "weights_set_rate_limit", Value::u128(8)),
+        ("sudo_set_min_allowed_weights", "min_allowed_weights", Value::u128(1)),
+        ("sudo_set_tempo", "tempo", Value::u128(5)),
+        ("sudo_set_max_allowed_uids", "max_allowed_uids", Value::u128(256)),
+    ];
+    for (call, field, value) in settings {
+        let inner = Value::named_variant(call, [netuid(), (field.to_string(), value)]);
+        let call = Value::unnamed_variant("AdminUtils", [inner]);
+        chain.submit("Sudo", "sudo", vec![call], &signer)?;
+    }
+    files::write_json(&done, &serde_json::json!({"netuid": place.netuid}))
+}
+
+fn down(dir: &Path) -> Result<(), Report> {
+    let Ok(place) = running(dir) else { return Ok(()) };
+    let pid = i32::try_from(place.pid).ok().and_then(rustix::process::Pid::from_raw);
+    let pid = pid.ok_or_else(|| Report::data(format!("localnet.json has no process: {}", place.pid)))?;
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).again("cannot stop the server")?;
+    let since = Instant::now();
+    while running(dir).is_ok() {
+        if since.elapsed() > Duration::from_secs(10) {
+            return Err(Report::again(format!("the server {} does not stop", place.pid)).hint("kill -9 loses nothing"));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+fn status(dir: &Path) -> Result<(), Report> {
+    let place = running(dir)?;
+    let chain = connect(&place)?;
+    let block = chain.finalized()?;
+    let hash = chain.block_hash(block)?.ok_or_else(|| Report::again("the last block is not there"))?;
+    let peers = chain.peers(hash, None)?;
+    let mut status = serde_json::to_value(&place).data("status")?;
+    status["block"] = block.into();
+    status["genesis"] = chain.genesis.to_string().into();
+    status["neurons"] = peers.len().into();
+    record::cli::print_json(&status)
+}
+
+fn pay(dir: &Path, place: &Place, to: Hotkey, tao: f64) -> Result<(), Report> {
+    if !(1e-6..=1e6).contains(&tao) {
+        return Err(Report::usage(format!("{tao} TAO: 0.000001 to 1000000")));
+    }
+    let chain = connect(place)?;
+    let cold = root_wallet(dir).open_coldkey()?;
+    let sign = |message: &[u8]| cold.sign(message);
+    let signer = Signer { account: cold.hotkey(), sign: &sign };
+    let to = Value::unnamed_variant("Id", [Value::from_bytes(to.0)]);
+    let args = vec![to, Value::u128((tao * RAO) as u128)];
+    chain.submit("Balances", "transfer_keep_alive", args, &signer).map(drop)
+}
+
+fn faucet(dir: &Path, to: Hotkey, tao: f64) -> Result<(), Report> {
+    let place = running(dir)?;
+    pay(dir, &place, to, tao)?;
+    record::cli::print_json(&serde_json::json!({"to": to.to_string(), "tao": tao}))
+}
+
+fn new_block(dir: &Path, count: u64) -> Result<(), Report> {
+    let place = running(dir)?;
+    let chain = connect(&place)?;
+    let block = chain.new_blocks(count)?;
+    record::cli::print_json(&serde_json::json!({"block": block}))
+}
+
+fn join(dir: &Path, name: &str, stake: f64) -> Result<(), Report> {
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if !(3..=40).contains(&name.len()) || !name.chars().all(fits) || name == "root" {
+        return Err(Report::usage(format!("{name:?}: a node's name is 3 to 40 of a-z 0-9 -, and not root")));
+    }
+    let place = running(dir)?;
+    let wallet = WalletArgs { name: name.into(), ..root_wallet(dir) };
+    wallet.create()?;
+    let (cold, hot) = (wallet.open_coldkey()?, wallet.open()?);
+    let chain = connect(&place)?;
+    let sign_cold = |message: &[u8]| cold.sign(message);
+    let cold_signer = Signer { account: cold.hotkey(), sign: &sign_cold };
+    let sign_hot = |message: &[u8]| hot.sign(message);
+    let hot_signer = Signer { account: hot.hotkey(), sign: &sign_hot };
+    if chain.uid_of(hot.hotkey())?.is_none() {
+        pay(dir, &place, cold.hotkey(), 1.0 + stake)?;
+        chain.register(hot.hotkey(), &cold_signer)?;
+        if stake > 0.0 {
+            let rao = Value::u128((stake * RAO) as u128);
+            let args = vec![Value::from_bytes(hot.hotkey().0), Value::u128(place.netuid.into()), rao];
+            chain.submit("SubtensorModule", "add_stake", args, &cold_signer)?;
+        }
+    }
+    files::create_dir(&dir.join("buckets").join(name))?;
+    let (access, secret) = store::Keys::new(dir.join("keys.json")).of_bucket(name)?;
+    let bucket = format!("{}/{name}", place.store);
+    chain.commit_bucket(&bucket, &hot_signer)?;
+    let wallets = std::fs::canonicalize(dir.join("wallets")).config("the wallets' folder")?;
+    let settings = [
+        ("BZ_NETWORK", place.chain.clone()),
+        ("BZ_NETUID", place.netuid.to_string()),
+        ("BT_WALLET_PATH", wallets.display().to_string()),
+        ("BT_WALLET_NAME", name.to_string()),
+        ("BT_WALLET_HOTKEY", "default".to_string()),
+        ("BZ_BUCKET", bucket),
+        ("BZ_ACCESS_KEY", access),
+        ("BZ_SECRET_KEY", secret),
+    ];
+    let text: String = settings.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
+    use std::io::Write;
+    std::io::stdout().write_all(text.as_bytes()).map_err(|e| Report::output(&e))
+}

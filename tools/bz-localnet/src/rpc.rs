@@ -1,0 +1,341 @@
+//! The node's JSON-RPC: what subxt and the Python SDK ask of a chain. A block is final as soon as it is made.
+
+use crate::{
+    blocks::Blocks,
+    runtime::{AccountId, Header, Runtime, VERSION},
+};
+use codec::{Decode, Encode};
+use jsonrpsee::{
+    RpcModule, SubscriptionMessage,
+    core::RegisterMethodError,
+    types::{ErrorObjectOwned, Params},
+};
+use serde_json::{Value, json};
+use sp_core::{H256, crypto::Ss58Codec};
+use sp_runtime::traits::Header as _;
+use sp_state_machine::Backend as _;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::broadcast;
+
+/// What the RPC threads share.
+pub struct Node {
+    blocks: Mutex<Blocks>,
+    /// Numbers of new blocks.
+    pub heads: broadcast::Sender<usize>,
+    metadata: String,
+}
+
+impl Node {
+    /// A node over a chain.
+    pub fn new(blocks: Blocks) -> Self {
+        let metadata = hex(&Vec::<u8>::from(Runtime::metadata()));
+        Node { blocks: Mutex::new(blocks), heads: broadcast::channel(1024).0, metadata }
+    }
+
+    /// The chain; a panic inside the runtime does not lock it for ever.
+    pub fn blocks(&self) -> MutexGuard<'_, Blocks> {
+        self.blocks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Make a block and tell those who watch.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn make(&self) -> Result<usize, record::Report> {
+        let number = self.blocks().make()?;
+        // Nobody watching is no error.
+        let _ = self.heads.send(number);
+        Ok(number)
+    }
+}
+
+type Answer = Result<Value, ErrorObjectOwned>;
+
+fn hex(bytes: &[u8]) -> String {
+    format!("0x{}", hex::encode(bytes))
+}
+
+fn refuse(why: impl Into<String>) -> ErrorObjectOwned {
+    ErrorObjectOwned::owned(1010, why, None::<()>)
+}
+
+fn header_json(header: &Header) -> Value {
+    let logs: Vec<String> = header.digest().logs.iter().map(|log| hex(&log.encode())).collect();
+    json!({
+        "parentHash": hex(header.parent_hash().as_ref()),
+        "number": format!("0x{:x}", header.number()),
+        "stateRoot": hex(header.state_root().as_ref()),
+        "extrinsicsRoot": hex(header.extrinsics_root().as_ref()),
+        "digest": {"logs": logs},
+    })
+}
+
+/// The parameters of a call, read by place.
+struct Args(Vec<Value>);
+
+impl Args {
+    fn new(params: &Params<'_>) -> Self {
+        Args(params.parse().unwrap_or_default())
+    }
+    fn text(&self, place: usize) -> Option<&str> {
+        self.0.get(place).and_then(Value::as_str)
+    }
+    fn bytes(&self, place: usize) -> Result<Vec<u8>, ErrorObjectOwned> {
+        let text = self.text(place).unwrap_or_default();
+        hex::decode(text.trim_start_matches("0x")).map_err(|e| refuse(format!("parameter {place}: {e}")))
+    }
+    fn block(&self, place: usize, blocks: &Blocks) -> Result<usize, ErrorObjectOwned> {
+        let hash = match self.text(place) {
+            None => None,
+            Some(_) => Some(H256::from(
+                <[u8; 32]>::try_from(self.bytes(place)?).map_err(|_| refuse("a block hash has 32 bytes"))?,
+            )),
+        };
+        blocks.find(hash).ok_or_else(|| refuse("Unknown Block"))
+    }
+}
+
+fn pruned(number: usize) -> ErrorObjectOwned {
+    ErrorObjectOwned::owned(4003, format!("State already discarded for block {number}"), None::<()>)
+}
+
+fn method(
+    module: &mut RpcModule<Node>,
+    name: &'static str,
+    answer: impl Fn(&Args, &Node) -> Answer + Send + Sync + 'static,
+) -> Result<(), RegisterMethodError> {
+    module.register_method(name, move |params, node, _| answer(&Args::new(&params), node)).map(drop)
+}
+
+/// All methods.
+///
+/// # Errors
+/// When a name is there twice.
+pub fn module(node: Arc<Node>) -> Result<RpcModule<Node>, RegisterMethodError> {
+    let mut module = RpcModule::from_arc(node);
+    let m = &mut module;
+    method(m, "system_chain", |_, _| Ok(json!("Boltzmann localnet")))?;
+    method(m, "system_name", |_, _| Ok(json!("bz-localnet")))?;
+    method(m, "system_version", |_, _| Ok(json!(env!("CARGO_PKG_VERSION"))))?;
+    method(m, "system_health", |_, _| Ok(json!({"peers": 0, "isSyncing": false, "shouldHavePeers": false})))?;
+    method(m, "system_properties", |_, _| {
+        Ok(json!({"ss58Format": 42, "tokenDecimals": 9, "tokenSymbol": "TAO"}))
+    })?;
+    method(m, "state_getRuntimeVersion", |_, _| Ok(version_json()))?;
+    method(m, "state_getMetadata", |_, node| Ok(json!(node.metadata)))?;
+    chain_methods(m)?;
+    state_methods(m)?;
+    author_methods(m)?;
+    subscriptions(m)?;
+    m.register_alias("chain_getHead", "chain_getBlockHash")?;
+    m.register_alias("chain_getFinalisedHead", "chain_getFinalizedHead")?;
+    m.register_alias("state_getStorageAt", "state_getStorage")?;
+    m.register_alias("account_nextIndex", "system_accountNextIndex")?;
+    let names: Vec<&'static str> = m.method_names().collect();
+    m.register_method("rpc_methods", move |_, _, _| json!({"methods": names}))?;
+    Ok(module)
+}
+
+fn version_json() -> Value {
+    let apis: Vec<Value> = VERSION.apis.iter().map(|(id, version)| json!([hex(id), version])).collect();
+    json!({
+        "specName": VERSION.spec_name,
+        "implName": VERSION.impl_name,
+        "authoringVersion": VERSION.authoring_version,
+        "specVersion": VERSION.spec_version,
+        "implVersion": VERSION.impl_version,
+        "apis": apis,
+        "transactionVersion": VERSION.transaction_version,
+        "stateVersion": 1,
+    })
+}
+
+fn chain_methods(m: &mut RpcModule<Node>) -> Result<(), RegisterMethodError> {
+    method(m, "chain_getBlockHash", |args, node| {
+        let blocks = node.blocks();
+        let number = match args.0.first() {
+            None | Some(Value::Null) => Some(blocks.last()),
+            Some(Value::Number(n)) => n.as_u64().map(|n| n as usize),
+            Some(Value::String(s)) => usize::from_str_radix(s.trim_start_matches("0x"), 16).ok(),
+            Some(_) => None,
+        };
+        let hash = number.and_then(|n| blocks.hash(n));
+        Ok(hash.map_or(Value::Null, |hash| json!(hex(hash.as_ref()))))
+    })?;
+    method(m, "chain_getFinalizedHead", |_, node| {
+        let blocks = node.blocks();
+        Ok(blocks.hash(blocks.last()).map_or(Value::Null, |hash| json!(hex(hash.as_ref()))))
+    })?;
+    method(m, "chain_getHeader", |args, node| {
+        let blocks = node.blocks();
+        let number = args.block(0, &blocks)?;
+        Ok(blocks.made.get(number).map_or(Value::Null, |block| header_json(&block.header)))
+    })?;
+    method(m, "chain_getBlock", |args, node| {
+        let blocks = node.blocks();
+        let number = args.block(0, &blocks)?;
+        let block = blocks.made.get(number).ok_or_else(|| refuse("Unknown Block"))?;
+        let extrinsics: Vec<String> = block.extrinsics.iter().map(|x| hex(x)).collect();
+        Ok(json!({
+            "block": {"header": header_json(&block.header), "extrinsics": extrinsics},
+            "justifications": null,
+        }))
+    })?;
+    method(m, "dev_newBlock", |args, node| {
+        let count = args.0.first().and_then(|v| v.get("count").unwrap_or(v).as_u64()).unwrap_or(1).clamp(1, 10_000);
+        let mut last = 0;
+        for _ in 0..count {
+            last = node.make().map_err(|e| refuse(e.to_string()))?;
+        }
+        Ok(json!(last))
+    })
+}
+
+fn state_methods(m: &mut RpcModule<Node>) -> Result<(), RegisterMethodError> {
+    method(m, "state_call", |args, node| {
+        let blocks = node.blocks();
+        let number = args.block(2, &blocks)?;
+        let name = args.text(0).unwrap_or_default();
+        let result = blocks.call(number, name, &args.bytes(1)?);
+        result.map(|bytes| json!(hex(&bytes))).ok_or_else(|| refuse(format!("{name} failed at block {number}")))
+    })?;
+    method(m, "state_getStorage", |args, node| {
+        let blocks = node.blocks();
+        let number = args.block(1, &blocks)?;
+        let state = blocks.state(number).ok_or_else(|| pruned(number))?;
+        let value = state.storage(&args.bytes(0)?).map_err(refuse)?;
+        Ok(value.map_or(Value::Null, |value| json!(hex(&value))))
+    })?;
+    method(m, "state_getKeysPaged", |args, node| {
+        let blocks = node.blocks();
+        let number = args.block(3, &blocks)?;
+        let state = blocks.state(number).ok_or_else(|| pruned(number))?;
+        let prefix = args.bytes(0)?;
+        let count = args.0.get(1).and_then(Value::as_u64).unwrap_or(100).min(1000) as usize;
+        let start = if args.text(2).is_some() { Some(args.bytes(2)?) } else { None };
+        let mut keys = Vec::new();
+        if start.is_none() && state.storage(&prefix).map_err(refuse)?.is_some() {
+            keys.push(hex(&prefix));
+        }
+        let mut key = start.unwrap_or_else(|| prefix.clone());
+        while keys.len() < count {
+            match state.next_storage_key(&key).map_err(refuse)? {
+                Some(next) if next.starts_with(&prefix) => {
+                    keys.push(hex(&next));
+                    key = next;
+                }
+                _ => break,
+            }
+        }
+        Ok(json!(keys))
+    })?;
+    method(m, "state_queryStorageAt", |args, node| {
+        let blocks = node.blocks();
+        let number = args.block(1, &blocks)?;
+        let state = blocks.state(number).ok_or_else(|| pruned(number))?;
+        let keys = args.0.first().and_then(Value::as_array).cloned().unwrap_or_default();
+        let mut changes = Vec::with_capacity(keys.len());
+        for key in keys {
+            let bytes = hex::decode(key.as_str().unwrap_or_default().trim_start_matches("0x"));
+            let value = state.storage(&bytes.map_err(|e| refuse(e.to_string()))?).map_err(refuse)?;
+            changes.push(json!([key, value.map(|value| hex(&value))]));
+        }
+        let hash = blocks.hash(number).unwrap_or_default();
+        Ok(json!([{"block": hex(hash.as_ref()), "changes": changes}]))
+    })
+}
+
+fn author_methods(m: &mut RpcModule<Node>) -> Result<(), RegisterMethodError> {
+    method(m, "system_accountNextIndex", |args, node| {
+        let account = AccountId::from_ss58check(args.text(0).unwrap_or_default());
+        let account = account.map_err(|e| refuse(format!("not an ss58 address: {e:?}")))?;
+        let blocks = node.blocks();
+        let nonce = blocks.call(blocks.last(), "AccountNonceApi_account_nonce", &account.encode());
+        let nonce = nonce.and_then(|bytes| u32::decode(&mut &bytes[..]).ok());
+        nonce.map(|nonce| json!(nonce)).ok_or_else(|| refuse("no nonce"))
+    })?;
+    method(m, "author_submitExtrinsic", |args, node| {
+        let extrinsic = args.bytes(0)?;
+        let hash = sp_crypto_hashing::blake2_256(&extrinsic);
+        node.blocks().submit(extrinsic).map(|()| json!(hex(&hash))).map_err(refuse)
+    })?;
+    m.register_subscription(
+        "author_submitAndWatchExtrinsic",
+        "author_extrinsicUpdate",
+        "author_unwatchExtrinsic",
+        |params, pending, node, _| async move {
+            let extrinsic = match Args::new(&params).bytes(0) {
+                Ok(extrinsic) => extrinsic,
+                Err(error) => return Ok(pending.reject(error).await),
+            };
+            // Listen before it is sent, so that its block is not missed.
+            let mut heads = node.heads.subscribe();
+            let submitted = node.blocks().submit(extrinsic.clone());
+            if let Err(error) = submitted {
+                return Ok(pending.reject(refuse(error)).await);
+            }
+            let sink = pending.accept().await?;
+            sink.send(message(&json!("ready"))?).await?;
+            while let Ok(number) = heads.recv().await {
+                let found = {
+                    let blocks = node.blocks();
+                    let block = blocks.made.get(number).filter(|block| block.extrinsics.contains(&extrinsic));
+                    block.map(|block| hex(block.header.hash().as_ref()))
+                };
+                if let Some(hash) = found {
+                    sink.send(message(&json!({"inBlock": hash}))?).await?;
+                    sink.send(message(&json!({"finalized": hash}))?).await?;
+                    return Ok(());
+                }
+            }
+            Ok::<(), jsonrpsee::core::SubscriptionError>(())
+        },
+    )?;
+    Ok(())
+}
+
+fn message(value: &Value) -> Result<SubscriptionMessage, serde_json::Error> {
+    serde_json::value::to_raw_value(value).map(SubscriptionMessage::from)
+}
+
+fn subscriptions(m: &mut RpcModule<Node>) -> Result<(), RegisterMethodError> {
+    for (subscribe, notify, unsubscribe) in [
+        ("chain_subscribeNewHeads", "chain_newHead", "chain_unsubscribeNewHeads"),
+        ("chain_subscribeAllHeads", "chain_allHead", "chain_unsubscribeAllHeads"),
+        ("chain_subscribeFinalizedHeads", "chain_finalizedHead", "chain_unsubscribeFinalizedHeads"),
+    ] {
+        m.register_subscription(subscribe, notify, unsubscribe, |_, pending, node, _| async move {
+            let mut heads = node.heads.subscribe();
+            let header = |number: usize| node.blocks().made.get(number).map(|block| header_json(&block.header));
+            let first = header(node.blocks().last());
+            let sink = pending.accept().await?;
+            if let Some(first) = first {
+                sink.send(message(&first)?).await?;
+            }
+            loop {
+                let number = match heads.recv().await {
+                    Ok(number) => number,
+                    // A slow reader misses heads; the next one tells it where the chain is.
+                    Err(broadcast::error::RecvError::Lagged(_)) => continue,
+                    Err(broadcast::error::RecvError::Closed) => break,
+                };
+                if let Some(header) = header(number) {
+                    sink.send(message(&header)?).await?;
+                }
+            }
+            Ok::<(), jsonrpsee::core::SubscriptionError>(())
+        })?;
+    }
+    m.register_subscription(
+        "state_subscribeRuntimeVersion",
+        "state_runtimeVersion",
+        "state_unsubscribeRuntimeVersion",
+        |_, pending, _, _| async move {
+            let sink = pending.accept().await?;
+            sink.send(message(&version_json())?).await?;
+            sink.closed().await;
+            Ok::<(), jsonrpsee::core::SubscriptionError>(())
+        },
+    )?;
+    Ok(())
+}

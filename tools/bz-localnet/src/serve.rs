@@ -1,0 +1,74 @@
+//! The server process: both services, and the clock that makes blocks.
+
+use crate::{NETUID, Place, blocks::Blocks, place_path, root_wallet, rpc, store};
+use record::{Context, Report, cli::note, files};
+use std::{net::Ipv4Addr, path::Path, time::Duration};
+use tokio::net::TcpListener;
+
+/// The port of an address that was used before.
+fn port_of(address: &str) -> u16 {
+    address.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or(0)
+}
+
+/// The port of last time, so that addresses stay as they are on the chain; otherwise any that is free.
+async fn listen(before: u16) -> Result<TcpListener, Report> {
+    if before != 0
+        && let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, before)).await
+    {
+        return Ok(listener);
+    }
+    if before != 0 {
+        note("bz-localnet", format!("port {before} is taken: the addresses change, nodes have to join again"));
+    }
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.config("no free port on loopback")
+}
+
+/// Serve until told to stop.
+///
+/// # Errors
+/// When the folder, a port or the chain's log cannot be used.
+pub fn serve(dir: &Path, interval: f64) -> Result<(), Report> {
+    files::create_dir(dir)?;
+    let _lock = files::lock(&dir.join("lock"))
+        .map_err(|e| e.hint(format!("a network runs in {} already: bz-localnet status", dir.display())))?;
+    let root = root_wallet(dir);
+    root.create()?;
+    let account = root.open_coldkey()?.hotkey();
+    let chain = Blocks::open(&dir.join("chain"), &account.0)?;
+    let service = store::service(&dir.join("buckets"), store::Keys::new(dir.join("keys.json")))?;
+    let before: Option<Place> = files::read_json(&place_path(dir)).ok();
+    let ports = before.map_or((0, 0), |place| (port_of(&place.chain), port_of(&place.store)));
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.config("cannot start a runtime")?.block_on(async {
+        let (rpc_listener, store_listener) = (listen(ports.0).await?, listen(ports.1).await?);
+        let port = |listener: &TcpListener| listener.local_addr().map(|a| a.port()).config("no port");
+        let place = Place {
+            pid: std::process::id(),
+            chain: format!("ws://127.0.0.1:{}", port(&rpc_listener)?),
+            store: format!("http://127.0.0.1:{}", port(&store_listener)?),
+            netuid: NETUID,
+            interval_s: interval,
+        };
+        let node = std::sync::Arc::new(rpc::Node::new(chain));
+        let module = rpc::module(node.clone()).config("the RPC methods")?;
+        let listener = rpc_listener.into_std().config("the RPC port")?;
+        let config = jsonrpsee::server::ServerConfig::builder().max_connections(1024).build();
+        let server = jsonrpsee::server::Server::builder().set_config(config).build_from_tcp(listener);
+        let _running = server.config("the RPC server")?.start(module);
+        tokio::spawn(store::serve(store_listener, service));
+        files::write_json(&place_path(dir), &place)?;
+        note("bz-localnet", format!("chain {}, store {}", place.chain, place.store));
+
+        let mut clock = tokio::time::interval(Duration::from_secs_f64(interval));
+        clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut stop = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).config("signals")?;
+        loop {
+            tokio::select! {
+                _ = clock.tick() => { node.make()?; }
+                _ = stop.recv() => return Ok(()),
+                _ = tokio::signal::ctrl_c() => return Ok(()),
+            }
+        }
+    })
+}

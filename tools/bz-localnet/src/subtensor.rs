@@ -1,0 +1,443 @@
+//! The part of pallet-subtensor that a training subnet uses, with Subtensor's names, indices, hashers and errors.
+//!
+//! Source: the metadata of Bittensor's main net, spec 365. Left out: Yuma's clipping and bonds (incentive is the
+//! stake-weighted mean of the validators' weights), commit and reveal, emission, the price of alpha (1 TAO stakes 1),
+//! the adjustment of the burn, pruning of a full subnet.
+
+pub use pallet::*;
+
+#[frame_support::pallet]
+pub mod pallet {
+    use frame_support::{
+        pallet_prelude::*,
+        traits::{Currency, ExistenceRequirement, WithdrawReasons},
+    };
+    use frame_system::pallet_prelude::*;
+    use sp_runtime::traits::SaturatedConversion;
+
+    /// The pallet.
+    #[pallet::pallet]
+    #[pallet::without_storage_info]
+    pub struct Pallet<T>(_);
+
+    /// What it needs of the runtime.
+    #[pallet::config]
+    pub trait Config: frame_system::Config<RuntimeEvent: From<Event<Self>>> {
+        /// TAO.
+        type Currency: Currency<Self::AccountId, Balance = u64>;
+    }
+
+    // The defaults of the main net's metadata.
+    #[pallet::type_value]
+    pub fn DefaultTempo() -> u16 {
+        360
+    }
+    #[pallet::type_value]
+    pub fn DefaultRateLimit() -> u64 {
+        100
+    }
+    #[pallet::type_value]
+    pub fn DefaultMinAllowedWeights() -> u16 {
+        1024
+    }
+    #[pallet::type_value]
+    pub fn DefaultMaxWeightsLimit() -> u16 {
+        u16::MAX
+    }
+    #[pallet::type_value]
+    pub fn DefaultTrue() -> bool {
+        true
+    }
+    #[pallet::type_value]
+    pub fn DefaultMaxUids() -> u16 {
+        4096
+    }
+    #[pallet::type_value]
+    pub fn DefaultMaxValidators() -> u16 {
+        128
+    }
+    #[pallet::type_value]
+    pub fn DefaultBurn() -> u64 {
+        100_000_000
+    }
+    #[pallet::type_value]
+    pub fn DefaultSymbol() -> Vec<u8> {
+        "\u{1D70F}".as_bytes().to_vec()
+    }
+
+    #[pallet::storage]
+    pub type NetworksAdded<T: Config> = StorageMap<_, Identity, u16, bool, ValueQuery>;
+    #[pallet::storage]
+    pub type TotalNetworks<T: Config> = StorageValue<_, u16, ValueQuery>;
+    #[pallet::storage]
+    pub type TokenSymbol<T: Config> = StorageMap<_, Identity, u16, Vec<u8>, ValueQuery, DefaultSymbol>;
+    #[pallet::storage]
+    pub type SubnetOwner<T: Config> = StorageMap<_, Identity, u16, T::AccountId, OptionQuery>;
+    #[pallet::storage]
+    pub type SubnetworkN<T: Config> = StorageMap<_, Identity, u16, u16, ValueQuery>;
+    #[pallet::storage]
+    pub type Tempo<T: Config> = StorageMap<_, Identity, u16, u16, ValueQuery, DefaultTempo>;
+    #[pallet::storage]
+    pub type BlocksSinceLastStep<T: Config> = StorageMap<_, Identity, u16, u64, ValueQuery>;
+    #[pallet::storage]
+    pub type WeightsSetRateLimit<T: Config> = StorageMap<_, Identity, u16, u64, ValueQuery, DefaultRateLimit>;
+    #[pallet::storage]
+    pub type MinAllowedWeights<T: Config> = StorageMap<_, Identity, u16, u16, ValueQuery, DefaultMinAllowedWeights>;
+    #[pallet::storage]
+    pub type MaxWeightsLimit<T: Config> = StorageMap<_, Identity, u16, u16, ValueQuery, DefaultMaxWeightsLimit>;
+    #[pallet::storage]
+    pub type WeightsVersionKey<T: Config> = StorageMap<_, Identity, u16, u64, ValueQuery>;
+    #[pallet::storage]
+    pub type CommitRevealWeightsEnabled<T: Config> = StorageMap<_, Identity, u16, bool, ValueQuery, DefaultTrue>;
+    #[pallet::storage]
+    pub type NetworkRegistrationAllowed<T: Config> = StorageMap<_, Identity, u16, bool, ValueQuery, DefaultTrue>;
+    #[pallet::storage]
+    pub type MaxAllowedUids<T: Config> = StorageMap<_, Identity, u16, u16, ValueQuery, DefaultMaxUids>;
+    #[pallet::storage]
+    pub type MaxAllowedValidators<T: Config> = StorageMap<_, Identity, u16, u16, ValueQuery, DefaultMaxValidators>;
+    #[pallet::storage]
+    pub type Burn<T: Config> = StorageMap<_, Identity, u16, u64, ValueQuery, DefaultBurn>;
+    #[pallet::storage]
+    pub type StakeThreshold<T: Config> = StorageValue<_, u64, ValueQuery>;
+    #[pallet::storage]
+    pub type Owner<T: Config> = StorageMap<_, Blake2_128Concat, T::AccountId, T::AccountId, OptionQuery>;
+    #[pallet::storage]
+    pub type TotalHotkeyAlpha<T: Config> =
+        StorageDoubleMap<_, Blake2_128Concat, T::AccountId, Identity, u16, u64, ValueQuery>;
+    #[pallet::storage]
+    pub type IsNetworkMember<T: Config> =
+        StorageDoubleMap<_, Blake2_128Concat, T::AccountId, Identity, u16, bool, ValueQuery>;
+    #[pallet::storage]
+    pub type Keys<T: Config> = StorageDoubleMap<_, Identity, u16, Identity, u16, T::AccountId, OptionQuery>;
+    #[pallet::storage]
+    pub type Uids<T: Config> = StorageDoubleMap<_, Identity, u16, Blake2_128Concat, T::AccountId, u16, OptionQuery>;
+    #[pallet::storage]
+    pub type BlockAtRegistration<T: Config> = StorageDoubleMap<_, Identity, u16, Identity, u16, u64, ValueQuery>;
+    #[pallet::storage]
+    pub type Weights<T: Config> = StorageDoubleMap<_, Identity, u16, Identity, u16, Vec<(u16, u16)>, ValueQuery>;
+    #[pallet::storage]
+    pub type Active<T: Config> = StorageMap<_, Identity, u16, Vec<bool>, ValueQuery>;
+    #[pallet::storage]
+    pub type Incentive<T: Config> = StorageMap<_, Identity, u16, Vec<u16>, ValueQuery>;
+    #[pallet::storage]
+    pub type LastUpdate<T: Config> = StorageMap<_, Identity, u16, Vec<u64>, ValueQuery>;
+    #[pallet::storage]
+    pub type ValidatorPermit<T: Config> = StorageMap<_, Identity, u16, Vec<bool>, ValueQuery>;
+
+    /// What happened; Subtensor's indices.
+    #[pallet::event]
+    #[pallet::generate_deposit(pub(super) fn deposit_event)]
+    pub enum Event<T: Config> {
+        /// A subnet was made.
+        #[codec(index = 0)]
+        NetworkAdded(u16, u16),
+        /// Stake was added.
+        #[codec(index = 2)]
+        StakeAdded(T::AccountId, T::AccountId, u64, u64, u16, u64),
+        /// Weights were set.
+        #[codec(index = 5)]
+        WeightsSet(u16, u16),
+        /// A neuron was registered.
+        #[codec(index = 6)]
+        NeuronRegistered(u16, u16, T::AccountId),
+    }
+
+    /// Subtensor's errors, in its order.
+    #[pallet::error]
+    pub enum Error<T> {
+        RootNetworkDoesNotExist,
+        InvalidIpType,
+        InvalidIpAddress,
+        InvalidPort,
+        HotKeyNotRegisteredInSubNet,
+        HotKeyAccountNotExists,
+        HotKeyNotRegisteredInNetwork,
+        NonAssociatedColdKey,
+        NotEnoughStake,
+        NotEnoughStakeToWithdraw,
+        NotEnoughStakeToSetWeights,
+        NotEnoughStakeToSetChildkeys,
+        NotEnoughBalanceToStake,
+        BalanceWithdrawalError,
+        ZeroBalanceAfterWithdrawn,
+        NeuronNoValidatorPermit,
+        WeightVecNotEqualSize,
+        DuplicateUids,
+        UidVecContainInvalidOne,
+        WeightVecLengthIsLow,
+        TooManyRegistrationsThisBlock,
+        HotKeyAlreadyRegisteredInSubNet,
+        NewHotKeyIsSameWithOld,
+        InvalidWorkBlock,
+        InvalidDifficulty,
+        InvalidSeal,
+        MaxWeightExceeded,
+        HotKeyAlreadyDelegate,
+        SettingWeightsTooFast,
+        IncorrectWeightVersionKey,
+        ServingRateLimitExceeded,
+        UidsLengthExceedUidsInSubNet,
+        NetworkTxRateLimitExceeded,
+        DelegateTxRateLimitExceeded,
+        HotKeySetTxRateLimitExceeded,
+        StakingRateLimitExceeded,
+        SubNetRegistrationDisabled,
+        TooManyRegistrationsThisInterval,
+        TransactorAccountShouldBeHotKey,
+        FaucetDisabled,
+        NotSubnetOwner,
+        RegistrationNotPermittedOnRootSubnet,
+        StakeTooLowForRoot,
+        AllNetworksInImmunity,
+        NotEnoughBalanceToPaySwapHotKey,
+        NotRootSubnet,
+        CanNotSetRootNetworkWeights,
+        NoNeuronIdAvailable,
+        DelegateTakeTooLow,
+        DelegateTakeTooHigh,
+        NoWeightsCommitFound,
+        InvalidRevealCommitHashNotMatch,
+        CommitRevealEnabled,
+        CommitRevealDisabled,
+        LiquidAlphaDisabled,
+        AlphaHighTooLow,
+        AlphaLowOutOfRange,
+        ColdKeyAlreadyAssociated,
+        NotEnoughBalanceToPaySwapColdKey,
+        ColdkeyIsInArbitration,
+        InvalidChild,
+        DuplicateChild,
+        ProportionOverflow,
+        TooManyChildren,
+        TxRateLimitExceeded,
+        SwapAlreadyScheduled,
+        FailedToSchedule,
+        NewColdKeyIsHotkey,
+        InvalidChildkeyTake,
+        TxChildkeyTakeRateLimitExceeded,
+        InvalidIdentity,
+        MechanismDoesNotExist,
+        CannotUnstakeLock,
+        SubnetNotExists,
+        TooManyUnrevealedCommits,
+        ExpiredWeightCommit,
+        RevealTooEarly,
+        InputLengthsUnequal,
+        CommittingWeightsTooFast,
+        AmountTooLow,
+        InsufficientLiquidity,
+        SlippageTooHigh,
+        TransferDisallowed,
+        ActivityCutoffTooLow,
+        CallDisabled,
+        FirstEmissionBlockNumberAlreadySet,
+        NeedWaitingMoreBlocksToStarCall,
+        NotEnoughAlphaOutToRecycle,
+        CannotBurnOrRecycleOnRootSubnet,
+        UnableToRecoverPublicKey,
+        InvalidRecoveredPublicKey,
+        SubtokenDisabled,
+        HotKeySwapOnSubnetIntervalNotPassed,
+        ZeroMaxStakeAmount,
+        SameNetuid,
+        InsufficientBalance,
+        StakingOperationRateLimitExceeded,
+        InvalidLeaseBeneficiary,
+        LeaseCannotEndInThePast,
+        LeaseNetuidNotFound,
+        LeaseDoesNotExist,
+        LeaseHasNoEndBlock,
+        LeaseHasNotEnded,
+        Overflow,
+        BeneficiaryDoesNotOwnHotkey,
+        ExpectedBeneficiaryOrigin,
+        AdminActionProhibitedDuringWeightsWindow,
+        SymbolDoesNotExist,
+        SymbolAlreadyInUse,
+        IncorrectCommitRevealVersion,
+        RevealPeriodTooLarge,
+        RevealPeriodTooSmall,
+        InvalidValue,
+        SubnetLimitReached,
+        CannotAffordLockCost,
+        EvmKeyAssociateRateLimitExceeded,
+        SameAutoStakeHotkeyAlreadySet,
+        UidMapCouldNotBeCleared,
+        TrimmingWouldExceedMaxImmunePercentage,
+        ChildParentInconsistency,
+        InvalidNumRootClaim,
+        InvalidRootClaimThreshold,
+        InvalidSubnetNumber,
+        PrecisionLoss,
+    }
+
+    #[pallet::hooks]
+    impl<T: Config> Hooks<BlockNumberFor<T>> for Pallet<T> {
+        fn on_initialize(block: BlockNumberFor<T>) -> frame_support::weights::Weight {
+            let block: u64 = block.saturated_into();
+            for (netuid, _) in NetworksAdded::<T>::iter() {
+                // Source: Subtensor's `should_run_epoch`: every tempo + 1 blocks, shifted by the netuid.
+                let tempo = u64::from(Tempo::<T>::get(netuid));
+                if (block + u64::from(netuid) + 1) % (tempo + 1) == 0 {
+                    Self::epoch(netuid);
+                    BlocksSinceLastStep::<T>::insert(netuid, 0);
+                } else {
+                    BlocksSinceLastStep::<T>::mutate(netuid, |blocks| *blocks += 1);
+                }
+            }
+            frame_support::weights::Weight::zero()
+        }
+    }
+
+    impl<T: Config> Pallet<T> {
+        /// Permits to the greatest stakes; incentive from weights and stake.
+        fn epoch(netuid: u16) {
+            let n = SubnetworkN::<T>::get(netuid);
+            let stake = |uid| Keys::<T>::get(netuid, uid).map_or(0, |key| TotalHotkeyAlpha::<T>::get(key, netuid));
+            let stakes: Vec<u64> = (0..n).map(stake).collect();
+            let mut order: Vec<u16> = (0..n).filter(|uid| stakes[usize::from(*uid)] > 0).collect();
+            order.sort_by_key(|uid| (core::cmp::Reverse(stakes[usize::from(*uid)]), *uid));
+            order.truncate(usize::from(MaxAllowedValidators::<T>::get(netuid)));
+            let threshold = StakeThreshold::<T>::get();
+            let mut permits = vec![false; usize::from(n)];
+            let mut shares = vec![0u128; usize::from(n)];
+            for uid in order.into_iter().filter(|uid| stakes[usize::from(*uid)] >= threshold) {
+                permits[usize::from(uid)] = true;
+                let weights = Weights::<T>::get(netuid, uid);
+                let sum: u128 = weights.iter().map(|(_, w)| u128::from(*w)).sum();
+                for (dest, weight) in weights {
+                    if let Some(share) = shares.get_mut(usize::from(dest)) {
+                        *share += u128::from(stakes[usize::from(uid)]) * u128::from(weight) / sum.max(1);
+                    }
+                }
+            }
+            let total: u128 = shares.iter().sum::<u128>().max(1);
+            let incentive: Vec<u16> = shares.iter().map(|s| (s * 65535 / total) as u16).collect();
+            ValidatorPermit::<T>::insert(netuid, permits);
+            Incentive::<T>::insert(netuid, incentive);
+        }
+
+        fn burn(coldkey: &T::AccountId, amount: u64) -> DispatchResult {
+            T::Currency::withdraw(coldkey, amount, WithdrawReasons::FEE, ExistenceRequirement::KeepAlive)
+                .map(drop)
+                .map_err(|_| Error::<T>::NotEnoughBalanceToStake.into())
+        }
+
+        fn add_neuron(netuid: u16, hotkey: &T::AccountId, coldkey: &T::AccountId) -> DispatchResult {
+            let uid = SubnetworkN::<T>::get(netuid);
+            ensure!(uid < MaxAllowedUids::<T>::get(netuid), Error::<T>::NoNeuronIdAvailable);
+            let block: u64 = frame_system::Pallet::<T>::block_number().saturated_into();
+            SubnetworkN::<T>::insert(netuid, uid + 1);
+            Owner::<T>::insert(hotkey, coldkey);
+            // A hotkey holds no TAO, and still has to be an account whose nonce is kept.
+            frame_system::Pallet::<T>::inc_providers(hotkey);
+            Keys::<T>::insert(netuid, uid, hotkey);
+            Uids::<T>::insert(netuid, hotkey, uid);
+            IsNetworkMember::<T>::insert(hotkey, netuid, true);
+            BlockAtRegistration::<T>::insert(netuid, uid, block);
+            Active::<T>::append(netuid, true);
+            Incentive::<T>::append(netuid, 0u16);
+            LastUpdate::<T>::append(netuid, block);
+            ValidatorPermit::<T>::append(netuid, false);
+            Self::deposit_event(Event::NeuronRegistered(netuid, uid, hotkey.clone()));
+            Ok(())
+        }
+    }
+
+    #[pallet::call]
+    impl<T: Config> Pallet<T> {
+        /// Set a validator's weights.
+        #[pallet::call_index(0)]
+        #[pallet::weight((frame_support::weights::Weight::from_parts(1, 0), DispatchClass::Normal, Pays::No))]
+        pub fn set_weights(
+            origin: OriginFor<T>,
+            netuid: u16,
+            dests: Vec<u16>,
+            weights: Vec<u16>,
+            version_key: u64,
+        ) -> DispatchResult {
+            let hotkey = ensure_signed(origin)?;
+            ensure!(!CommitRevealWeightsEnabled::<T>::get(netuid), Error::<T>::CommitRevealEnabled);
+            ensure!(dests.len() == weights.len(), Error::<T>::WeightVecNotEqualSize);
+            ensure!(NetworksAdded::<T>::get(netuid), Error::<T>::MechanismDoesNotExist);
+            let uid = Uids::<T>::get(netuid, &hotkey).ok_or(Error::<T>::HotKeyNotRegisteredInSubNet)?;
+            let stake = TotalHotkeyAlpha::<T>::get(&hotkey, netuid);
+            ensure!(stake >= StakeThreshold::<T>::get(), Error::<T>::NotEnoughStakeToSetWeights);
+            let least = WeightsVersionKey::<T>::get(netuid);
+            ensure!(least == 0 || version_key >= least, Error::<T>::IncorrectWeightVersionKey);
+            let block: u64 = frame_system::Pallet::<T>::block_number().saturated_into();
+            let last = LastUpdate::<T>::get(netuid).get(usize::from(uid)).copied().unwrap_or(0);
+            let limit = WeightsSetRateLimit::<T>::get(netuid);
+            ensure!(block.saturating_sub(last) >= limit, Error::<T>::SettingWeightsTooFast);
+            let only_self = dests.as_slice() == [uid];
+            let permit = ValidatorPermit::<T>::get(netuid).get(usize::from(uid)).copied().unwrap_or(false);
+            ensure!(permit || only_self, Error::<T>::NeuronNoValidatorPermit);
+            let n = SubnetworkN::<T>::get(netuid);
+            ensure!(dests.len() <= usize::from(n), Error::<T>::UidsLengthExceedUidsInSubNet);
+            let mut sorted = dests.clone();
+            sorted.sort_unstable();
+            ensure!(sorted.windows(2).all(|pair| pair[0] != pair[1]), Error::<T>::DuplicateUids);
+            ensure!(dests.iter().all(|dest| *dest < n), Error::<T>::UidVecContainInvalidOne);
+            let enough = dests.len() >= usize::from(MinAllowedWeights::<T>::get(netuid).min(n));
+            ensure!(enough || only_self, Error::<T>::WeightVecLengthIsLow);
+            let sum: u64 = weights.iter().map(|w| u64::from(*w)).sum();
+            let most = u64::from(weights.iter().copied().max().unwrap_or(0));
+            let share = u64::from(MaxWeightsLimit::<T>::get(netuid));
+            ensure!(only_self || most * 65535 <= share * sum.max(1), Error::<T>::MaxWeightExceeded);
+            // Source: Subtensor's max-upscale: the largest becomes 65535, the others in proportion, rounded.
+            let upscaled = weights.iter().map(|w| {
+                if most == 0 { *w } else { ((u64::from(*w) * 65535 + most / 2) / most) as u16 }
+            });
+            Weights::<T>::insert(netuid, uid, dests.iter().copied().zip(upscaled).collect::<Vec<_>>());
+            LastUpdate::<T>::mutate(netuid, |all| {
+                if let Some(last) = all.get_mut(usize::from(uid)) {
+                    *last = block;
+                }
+            });
+            Self::deposit_event(Event::WeightsSet(netuid, uid));
+            Ok(())
+        }
+
+        /// Stake TAO of the coldkey on a hotkey.
+        #[pallet::call_index(2)]
+        #[pallet::weight((frame_support::weights::Weight::from_parts(1, 0), DispatchClass::Normal, Pays::No))]
+        pub fn add_stake(origin: OriginFor<T>, hotkey: T::AccountId, netuid: u16, amount_staked: u64) -> DispatchResult {
+            let coldkey = ensure_signed(origin)?;
+            ensure!(NetworksAdded::<T>::get(netuid), Error::<T>::SubnetNotExists);
+            let owner = Owner::<T>::get(&hotkey).ok_or(Error::<T>::HotKeyAccountNotExists)?;
+            ensure!(owner == coldkey, Error::<T>::NonAssociatedColdKey);
+            Self::burn(&coldkey, amount_staked)?;
+            TotalHotkeyAlpha::<T>::mutate(&hotkey, netuid, |stake| *stake = stake.saturating_add(amount_staked));
+            Self::deposit_event(Event::StakeAdded(coldkey, hotkey, amount_staked, amount_staked, netuid, 0));
+            Ok(())
+        }
+
+        /// Register a hotkey by burning TAO of the coldkey.
+        #[pallet::call_index(7)]
+        #[pallet::weight((frame_support::weights::Weight::from_parts(1, 0), DispatchClass::Normal, Pays::No))]
+        pub fn burned_register(origin: OriginFor<T>, netuid: u16, hotkey: T::AccountId) -> DispatchResult {
+            let coldkey = ensure_signed(origin)?;
+            ensure!(NetworksAdded::<T>::get(netuid), Error::<T>::SubnetNotExists);
+            ensure!(NetworkRegistrationAllowed::<T>::get(netuid), Error::<T>::SubNetRegistrationDisabled);
+            ensure!(!Uids::<T>::contains_key(netuid, &hotkey), Error::<T>::HotKeyAlreadyRegisteredInSubNet);
+            let owner = Owner::<T>::get(&hotkey);
+            ensure!(owner.is_none_or(|owner| owner == coldkey), Error::<T>::NonAssociatedColdKey);
+            Self::burn(&coldkey, Burn::<T>::get(netuid))?;
+            Self::add_neuron(netuid, &hotkey, &coldkey)
+        }
+
+        /// Make a subnet; the hotkey is its first neuron.
+        #[pallet::call_index(59)]
+        #[pallet::weight((frame_support::weights::Weight::from_parts(1, 0), DispatchClass::Normal, Pays::No))]
+        pub fn register_network(origin: OriginFor<T>, hotkey: T::AccountId) -> DispatchResult {
+            let coldkey = ensure_signed(origin)?;
+            // 0 is the root network.
+            let netuid = TotalNetworks::<T>::get().max(1);
+            TotalNetworks::<T>::put(netuid + 1);
+            NetworksAdded::<T>::insert(netuid, true);
+            SubnetOwner::<T>::insert(netuid, &coldkey);
+            Self::deposit_event(Event::NetworkAdded(netuid, 0));
+            Self::add_neuron(netuid, &hotkey, &coldkey)
+        }
+    }
+}

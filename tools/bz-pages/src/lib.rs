@@ -1,0 +1,249 @@
+//! Which pages a uid has in a window; fetch them, tokenize them, pack them.
+
+use corpus::{Manifest, Source, Tokens, pages, source};
+use record::{
+    Hash, Hparams, Permutation, Report, Stream, Uid, Window,
+    cli::{Common, Shard},
+    files,
+    records::{Delta, Pages, Peer, WindowRecord},
+    stream::Inputs,
+};
+use std::path::PathBuf;
+
+/// Which pages a uid has in a window; fetch, tokenize and pack them.
+#[derive(clap::Parser)]
+#[command(name = "bz-pages", version, args_conflicts_with_subcommands = true, after_help = HELP)]
+pub struct Args {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Option<Action>,
+    /// Whose pages
+    #[arg(long, value_enum, default_value = "own")]
+    role: Role,
+    /// The uid [default: that of the wallet]
+    #[arg(long)]
+    uid: Option<Uid>,
+    /// With --role audit: so many peers, drawn by the end block's hash [default: the run's]
+    #[arg(long, value_name = "N")]
+    sample: Option<u64>,
+    /// With --role given: which pages of the source
+    #[arg(long, value_name = "I,J,…", value_delimiter = ',')]
+    page: Vec<u64>,
+    /// Folder of the text
+    #[arg(long, env = "BZ_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// The run's tokenizer.json [default: the one in the node's folder]
+    #[arg(long, env = "BZ_TOKENIZER", value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+    /// Take only part I of N of the records (audit)
+    #[arg(long, value_name = "I/N")]
+    shard: Option<Shard>,
+}
+
+const HELP: &str = "\
+Sources: a folder of text files, .jsonl, .jsonl.zst, .parquet. `index` writes its manifest.json, whose hash is the
+run's data.manifest.
+
+Roles: own (the wallet's, or --uid's), audit (of peers whose delta is ok), random (nobody's own, the same for all),
+given (--page, from any source: held-out text).
+
+Examples:
+  bz-pages index --data ~/text --name mytext         write manifest.json and print its hash
+  bz-window --window 120 --wait start | bz-pages | bz-train
+  bz-pages --role audit --sample 8 < pulled | bz-train | bz-score --rule cosine
+  bz-window | bz-pages --role given --page 0,1,2 --data ~/heldout | bz-eval
+  echo '{\"type\":\"window\",…}' | bz-pages --uid 3 | jq -c 'select(.type==\"pages\") | .pages[]'
+
+See also: bz-window, bz-train, bz-eval";
+
+#[derive(clap::Subcommand)]
+enum Action {
+    /// Look at every file of a source and write its manifest
+    Index {
+        /// The source's name
+        #[arg(long, default_value = "text")]
+        name: String,
+        /// Field or column of the text in .jsonl and .parquet
+        #[arg(long, default_value = "text")]
+        field: String,
+        /// Folder of the text
+        #[arg(long, env = "BZ_DATA", value_name = "DIR")]
+        data: PathBuf,
+    },
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Own,
+    Audit,
+    Random,
+    Given,
+}
+
+impl Role {
+    fn name(self) -> &'static str {
+        match self {
+            Role::Own => "own",
+            Role::Audit => "audit",
+            Role::Random => "random",
+            Role::Given => "given",
+        }
+    }
+}
+
+/// Run the tool.
+///
+/// # Errors
+/// What failed, for a person.
+pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
+    if let Some(Action::Index { name, field, data }) = &args.command {
+        let manifest = Manifest::index(data, name, field)?;
+        let bytes = manifest.bytes();
+        files::write_atomic(&data.join(source::MANIFEST), |f| std::io::Write::write_all(f, &bytes))?;
+        let rows: u64 = manifest.parts.iter().map(|p| p.rows).sum();
+        let hash = manifest.hash();
+        record::cli::note("bz-pages", format!("{} files, {rows} rows", manifest.parts.len()));
+        return record::cli::print_json(&serde_json::json!({
+            "type": "manifest", "source": name, "manifest": hash, "parts": manifest.parts.len(), "rows": rows,
+        }));
+    }
+    let inputs = stream.read()?;
+    let hparams = args.common.hparams()?;
+    let window = inputs.window()?;
+    let run = window.run;
+    let folder = args.data.clone().ok_or_else(|| {
+        Report::config("no folder of text was named").hint("--data DIR, or BZ_DATA; bz-pages index prepares it")
+    })?;
+    // Held-out text is any source; what is trained on is the run's own.
+    let expected = if args.role == Role::Given { None } else { hparams.data.manifest };
+    if args.role != Role::Given && hparams.data.manifest.is_none() {
+        return Err(Report::config("data.manifest in hparams.json is null: the run does not say which text it is on")
+            .hint("bz-pages index prints the hash that belongs there"));
+    }
+    let source = Source::open(&folder, expected)?;
+    let home_tokenizer = args.common.home().0.join("tokenizer.json");
+    let tokenizer = args.tokenizer.clone().or_else(|| home_tokenizer.exists().then_some(home_tokenizer));
+    let tokens = Tokens::open(tokenizer.as_deref(), hparams.data.tokenizer)?;
+    if tokens.vocab_size() > hparams.model.vocab_size {
+        return Err(Report::config(format!(
+            "the tokenizer has {} tokens, the model {}",
+            tokens.vocab_size(),
+            hparams.model.vocab_size
+        )));
+    }
+    let work = Work { args: &args, hparams: &hparams, window: &window, run, source: &source, tokens: &tokens };
+    match args.role {
+        Role::Given => work.write(stream, Uid(0), &args.page, &inputs),
+        Role::Random => {
+            let reveal = work.reveal()?;
+            let drawn = pages::random(&source, &hparams.data, run, work.seed()?, reveal)?;
+            work.write(stream, Uid(0), &drawn, &inputs)
+        }
+        Role::Own => {
+            let uid = match args.uid {
+                Some(uid) => uid,
+                None => own_uid(&inputs)?,
+            };
+            let own = pages::own(&source, &hparams.data, run, work.seed()?, uid)?;
+            work.write(stream, uid, &own, &inputs)
+        }
+        Role::Audit => {
+            let uids = work.audited(&inputs)?;
+            for (place, uid) in uids.into_iter().enumerate() {
+                if args.shard.is_none_or(|shard| shard.takes(place)) {
+                    let own = pages::own(&source, &hparams.data, run, work.seed()?, uid)?;
+                    work.write(stream, uid, &own, &inputs)?;
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+fn own_uid(inputs: &Inputs) -> Result<Uid, Report> {
+    let peers = inputs.all::<Peer>()?;
+    let own = peers.iter().find(|peer| peer.own).map(|peer| peer.uid);
+    own.ok_or_else(|| {
+        Report::config("the wallet is no peer of this window, so it has no pages")
+            .hint("it has to be registered before the window starts: bz-chain register")
+            .hint("--uid N makes the pages of any uid")
+    })
+}
+
+struct Work<'a> {
+    args: &'a Args,
+    hparams: &'a Hparams,
+    window: &'a WindowRecord,
+    run: Hash,
+    source: &'a Source,
+    tokens: &'a Tokens,
+}
+
+impl Work<'_> {
+    fn seed(&self) -> Result<Hash, Report> {
+        self.window.seed.ok_or_else(|| {
+            Report::no(format!("window {} has not started: its pages are not known", self.window.window))
+                .hint("bz-window --wait start")
+        })
+    }
+
+    fn reveal(&self) -> Result<Hash, Report> {
+        self.window.reveal.ok_or_else(|| {
+            Report::no(format!("window {} is not over: nobody knows this draw", self.window.window))
+                .hint("bz-window --wait reveal")
+        })
+    }
+
+    /// The uids to audit: of those whose delta is ok, drawn by the end block's hash.
+    fn audited(&self, inputs: &Inputs) -> Result<Vec<Uid>, Report> {
+        let deltas = inputs.latest(self.window.window, |d: &Delta| (d.window, d.uid))?;
+        let ok: Vec<Uid> = deltas.into_iter().filter(|(_, d)| d.status == "ok").map(|(uid, _)| uid).collect();
+        let sample = self.args.sample.unwrap_or(self.hparams.score.sample);
+        let order = Permutation::new("boltzmann audit v1", self.run, self.reveal()?, ok.len() as u64);
+        let mut uids: Vec<Uid> =
+            order.draw(sample).into_iter().filter_map(|place| ok.get(place as usize).copied()).collect();
+        uids.sort_unstable();
+        Ok(uids)
+    }
+
+    /// Sequences that the inner steps can use.
+    fn most(&self) -> usize {
+        self.hparams.inner.batch.map_or(usize::MAX, |batch| (batch * self.hparams.inner.steps) as usize)
+    }
+
+    fn write(&self, stream: &mut Stream<'_>, uid: Uid, pages: &[u64], inputs: &Inputs) -> Result<(), Report> {
+        let role = self.args.role.name();
+        let path = match &self.args.common.output {
+            Some(path) => path.clone(),
+            None => {
+                let folder = self.args.common.home().window(self.window.window);
+                folder.join(format!("pages-{role}-{uid}.safetensors"))
+            }
+        };
+        // The same pages were made already by a run that was cut short: their record is in the stream, or they are
+        // made again, which gives the same bytes.
+        let have = inputs.all::<Pages>()?.into_iter().any(|p| {
+            p.uid == uid && p.role == role && p.window == self.window.window && p.path == path && !self.args.common.force
+        });
+        if have && path.exists() {
+            return Ok(());
+        }
+        let (refs, packer) = pages::fetch(self.source, &self.hparams.data, self.tokens, pages, self.most())?;
+        if packer.sequences.is_empty() {
+            return Err(Report::data(format!("the pages of uid {uid} hold no text")).hint("use larger pages"));
+        }
+        packer.write(&path)?;
+        let (bytes, blake3) = files::digest(&path)?;
+        stream.emit(&Pages {
+            window: Window(self.window.window.0),
+            uid,
+            role: role.into(),
+            pages: refs,
+            path,
+            bytes,
+            blake3,
+            tokens: packer.tokens(),
+        })
+    }
+}

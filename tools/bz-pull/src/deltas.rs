@@ -1,0 +1,122 @@
+//! Deltas: of every peer that committed in time, once, at the deadline.
+
+use crate::Context;
+use record::{
+    Report, Stream, files,
+    records::{Commit, Delta, Peer, Pull},
+    stream::Inputs,
+};
+use std::{path::PathBuf, time::Instant};
+use store::{Bucket, Fault, Fetched};
+use wire::{Layout, delta};
+
+/// Buckets keep whole seconds.
+const CLOCK_SLACK_MS: i64 = 1000;
+
+/// `bz-pull --deltas`.
+pub(crate) fn pull(context: &Context<'_>, inputs: &Inputs, stream: &mut Stream<'_>) -> Result<(), Report> {
+    let window = context.window.window;
+    let deadline_ms = context.window.deadline_ms.ok_or_else(|| {
+        Report::no(format!("the deadline of window {window} is not there: deltas may still come"))
+            .hint("bz-window --wait deadline")
+    })?;
+    let commits = inputs.latest(window, |c: &Commit| (c.window, c.hotkey))?;
+    let folder = context.common.home().window(window).join("deltas");
+    files::create_dir(&folder)?;
+    let cap = delta::size_cap(&Layout::new(&context.hparams.model), &context.hparams.codec);
+    let mut work = Vec::new();
+    let mut fetched: Vec<(Peer, PathBuf)> = Vec::new();
+    for peer in context.peers.iter().filter(|peer| !peer.own) {
+        let commit = commits.get(&peer.hotkey);
+        let status = commit.and_then(|c| c.status.clone()).unwrap_or_else(|| "missing".into());
+        if status != "ok" {
+            let why = commit.and_then(|c| c.reason.clone()).unwrap_or_default();
+            stream.emit(&failed(context, peer, &status, format!("its commitment: {why}")))?;
+            continue;
+        }
+        let path = folder.join(format!("{}.safetensors", peer.hotkey));
+        let bucket = context.bucket(peer);
+        let key = format!("{}/{window}/{}/delta.safetensors", context.run, peer.hotkey);
+        let (to, have) = (path.clone(), path.exists() && !context.common.force);
+        work.push(async move { one(bucket, key, cap, to, have).await });
+        fetched.push((peer.clone(), path));
+    }
+    let results = context.pool.all(work);
+    for ((peer, path), result) in fetched.into_iter().zip(results) {
+        match result.unwrap_or_else(|| Err(("invalid", "the fetch failed inside".into()))) {
+            Ok(Got { url, fetched, wall_s }) => {
+                let late = fetched.modified_ms.is_some_and(|m| m > deadline_ms as i64 + CLOCK_SLACK_MS);
+                if late {
+                    // A late one is not kept: a rerun must not find it and call it good.
+                    let _ = std::fs::remove_file(&path);
+                    let after = fetched.modified_ms.unwrap_or(0) - deadline_ms as i64;
+                    stream.emit(&failed(context, &peer, "late", format!("uploaded {after} ms after the deadline")))?;
+                    continue;
+                }
+                if let Some(url) = url {
+                    let (bytes, blake3) = (fetched.bytes, fetched.blake3);
+                    stream.emit(&Pull { window, uid: peer.uid, url, bytes, blake3, wall_s })?;
+                }
+                stream.emit(&Delta {
+                    window,
+                    uid: peer.uid,
+                    hotkey: peer.hotkey,
+                    path: Some(path),
+                    bytes: fetched.bytes,
+                    blake3: Some(fetched.blake3),
+                    codec: None,
+                    base: None,
+                    status: "ok".into(),
+                    reason: None,
+                })?;
+            }
+            Err((status, why)) => stream.emit(&failed(context, &peer, status, why))?,
+        }
+    }
+    Ok(())
+}
+
+struct Got {
+    url: Option<String>,
+    fetched: Fetched,
+    wall_s: f64,
+}
+
+async fn one(
+    bucket: Result<Bucket, String>,
+    key: String,
+    cap: u64,
+    path: PathBuf,
+    have: bool,
+) -> Result<Got, (&'static str, String)> {
+    if have {
+        // Fetched in time by an earlier run of this stage.
+        let (bytes, blake3) = files::digest(&path).map_err(|e| ("invalid", e.error))?;
+        return Ok(Got { url: None, fetched: Fetched { bytes, blake3, modified_ms: None }, wall_s: 0.0 });
+    }
+    let bucket = bucket.map_err(|why| ("missing", why))?;
+    let started = Instant::now();
+    match bucket.get(&key, cap, &path).await {
+        Ok(fetched) => {
+            let wall_s = (started.elapsed().as_secs_f64() * 1e3).round() / 1e3;
+            Ok(Got { url: Some(bucket.address.url(&key)), fetched, wall_s })
+        }
+        Err(Fault::TooLarge(cap)) => Err(("invalid", format!("larger than {cap} bytes"))),
+        Err(fault) => Err(("missing", fault.to_string())),
+    }
+}
+
+fn failed(context: &Context<'_>, peer: &Peer, status: &str, reason: String) -> Delta {
+    Delta {
+        window: context.window.window,
+        uid: peer.uid,
+        hotkey: peer.hotkey,
+        path: None,
+        bytes: 0,
+        blake3: None,
+        codec: None,
+        base: None,
+        status: status.into(),
+        reason: Some(reason),
+    }
+}

@@ -1,0 +1,106 @@
+//! Fetch the peers' objects of a window: commitments, deltas, published states. All peers side by side; one that is
+//! slow, huge, forged or gone costs no other its place.
+
+mod commits;
+mod deltas;
+mod states;
+
+use chain::{Chain, ChainArgs};
+use record::{
+    Hash, Hparams, Report, Stream,
+    cli::Common,
+    records::{Peer, Run, WindowRecord},
+    stream::Inputs,
+};
+use store::{Bucket, Pool};
+
+/// Fetch the peers' objects for a window.
+#[derive(clap::Parser)]
+#[command(name = "bz-pull", version, after_help = HELP)]
+#[group(skip)]
+pub struct Args {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    chain: ChainArgs,
+    #[command(flatten)]
+    what: What,
+}
+
+/// One of these.
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct What {
+    /// Commitments, until all are here or the window ends
+    #[arg(long)]
+    commits: bool,
+    /// Deltas of those who committed in time; run it at the deadline
+    #[arg(long)]
+    deltas: bool,
+    /// The published state of the window, and all that leads to it from ours
+    #[arg(long)]
+    state: bool,
+}
+
+const HELP: &str = "\
+Peers and their buckets come from the `peer` records of bz-window. A bucket is read without credentials, over https, and
+never on a private network; on a chain of this machine, on its loopback only.
+
+Examples:
+  bz-window --window 120 --wait start | bz-pull --state | bz-state apply
+  bz-window --window 120 --wait commit | bz-pull --commits > commits
+  bz-window --wait deadline < commits | bz-pull --deltas | bz-delta check > pulled
+  jq -r 'select(.type==\"delta\" and .status!=\"ok\") | [.uid,.status,.reason] | @tsv' pulled
+
+Exit codes: 0 also when peers failed (their status says so); 1 no state was published for this window.
+See also: bz-push, bz-delta check, bz-state apply";
+
+/// What a fetch needs to know.
+struct Context<'a> {
+    common: &'a Common,
+    hparams: Hparams,
+    run: Hash,
+    local: bool,
+    window: WindowRecord,
+    peers: Vec<Peer>,
+    pool: Pool,
+    chain: Chain,
+}
+
+/// Run the tool.
+///
+/// # Errors
+/// What failed, for a person.
+pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
+    let inputs: Inputs = stream.read()?;
+    let (hparams, run) = args.common.run(&inputs)?;
+    let record: Run = inputs.need("bz-window")?;
+    let mut context = Context {
+        common: &args.common,
+        hparams,
+        run,
+        local: record.local,
+        window: inputs.window()?,
+        peers: inputs.all()?,
+        pool: Pool::new()?,
+        chain: Chain::connect(&args.chain)?,
+    };
+    if context.chain.genesis != record.genesis {
+        return Err(Report::config("the chain is not that of the stream").hint("--network or BZ_NETWORK"));
+    }
+    if args.what.commits {
+        commits::pull(&mut context, stream)
+    } else if args.what.deltas {
+        deltas::pull(&context, &inputs, stream)
+    } else {
+        states::pull(&mut context, stream)
+    }
+}
+
+impl Context<'_> {
+    /// A peer's bucket, or why it cannot be read.
+    fn bucket(&self, peer: &Peer) -> Result<Bucket, String> {
+        let address = peer.bucket.as_deref().ok_or("it has not said where its bucket is")?;
+        Bucket::peer(address, self.local).map_err(|e| e.error)
+    }
+}

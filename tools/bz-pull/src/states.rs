@@ -1,0 +1,197 @@
+//! Published states: the window's own, and all that leads to it from the newest state that is here.
+//!
+//! The validator with the most stake publishes; the r-th next may do so `r · state_grace` blocks later. Where nobody
+//! does, nobody trains that window, and the next record leads back past it.
+
+use crate::Context;
+use record::{
+    Hash, Report, Stream, Window, files,
+    records::{Accepted, Peer, State},
+};
+use std::{collections::BTreeMap, path::Path};
+use store::Bucket;
+use wire::{Layout, commit, delta};
+
+/// A state record names at most as many deltas as there are uids.
+const RECORD_CAP: u64 = 8 << 20;
+/// Windows that are followed back in one run.
+const MOST_BACK: usize = 100_000;
+
+/// `bz-pull --state`.
+pub(crate) fn pull(context: &mut Context<'_>, stream: &mut Stream<'_>) -> Result<(), Report> {
+    let window = context.window.window;
+    if window <= context.hparams.start_window || followed(context, window) {
+        return Ok(());
+    }
+    let publishers = publishers(context);
+    if publishers.is_empty() {
+        return Err(Report::again("no validator has a permit and a bucket").hint("bz-window shows the peers"));
+    }
+    let head = loop {
+        let block = context.chain.finalized()?;
+        if let Some(found) = look(context, &publishers, window, None, block)? {
+            break found;
+        }
+        // A validator whose turn has come does not wait for those behind it.
+        let own = publishers.iter().position(|(peer, _)| peer.own);
+        if own.is_some_and(|rank| block >= turn(context, window, rank)) {
+            return Err(Report::no(format!("nobody before us published the state of window {window}: it is our turn"))
+                .hint("bz-score accept | bz-state apply | bz-push publishes it; bz-state carry where there is nothing to apply"));
+        }
+        if block >= context.window.end_block {
+            return Err(missing(context, &publishers));
+        }
+        context.chain.wait_for(block + 1, |_| {})?;
+    };
+    let mut chain = vec![head];
+    while let Some((record, _)) = chain.last() {
+        let (Some(prev), Some(base)) = (record.prev, record.prev_window) else { break };
+        // The first state needs no record: every node makes it from the seed.
+        if known(context, base, Some(prev)) || base <= context.hparams.start_window {
+            break;
+        }
+        if chain.len() >= MOST_BACK {
+            return Err(Report::again(format!("over {MOST_BACK} windows lie between our state and window {window}")));
+        }
+        let before = look(context, &publishers, base, Some(prev), u64::MAX)?.ok_or_else(|| {
+            Report::again(format!("no validator still has the state record of window {base} ({prev})"))
+                .hint("take a checkpoint of the run into the states folder, then run this again")
+        })?;
+        chain.push(before);
+    }
+    for (record, bucket) in chain.iter().rev() {
+        fetch_accepted(context, record, bucket)?;
+        stream.emit(record)?;
+    }
+    Ok(())
+}
+
+/// Whether a state is here, of this root where one is asked for.
+fn known(context: &Context<'_>, window: Window, root: Option<Hash>) -> bool {
+    let path = context.common.home().state(window).join("state.json");
+    let here: Option<State> = files::read_json(&path).ok();
+    here.is_some_and(|state| state.run == context.run && root.is_none_or(|root| root == state.root))
+}
+
+/// Whether the state of a window is here as another published it; our own may still have to be published.
+fn followed(context: &Context<'_>, window: Window) -> bool {
+    let path = context.common.home().state(window).join("state.json");
+    let own = context.peers.iter().find(|peer| peer.own).map(|peer| peer.hotkey);
+    let here: Option<State> = files::read_json(&path).ok();
+    here.is_some_and(|state| state.run == context.run && state.by != own)
+}
+
+/// Validators, the most stake first.
+fn publishers(context: &Context<'_>) -> Vec<(Peer, Bucket)> {
+    let mut peers: Vec<&Peer> = context.peers.iter().filter(|p| p.permit).collect();
+    peers.sort_by(|a, b| b.stake.total_cmp(&a.stake).then(a.uid.cmp(&b.uid)));
+    peers.into_iter().filter_map(|peer| Some((peer.clone(), context.bucket(peer).ok()?))).collect()
+}
+
+/// The block from which the publisher of this rank may publish the state of a window; the first one may at once.
+fn turn(context: &Context<'_>, window: Window, rank: usize) -> u64 {
+    let clock = &context.hparams.clock;
+    let first = window.0.saturating_mul(clock.blocks).saturating_add(clock.state_offset);
+    if rank == 0 { 0 } else { first.saturating_add((rank as u64).saturating_mul(clock.state_grace)) }
+}
+
+/// Look for the record of a window: of a given root anywhere, otherwise in the order of stake, each in its turn.
+fn look(
+    context: &Context<'_>,
+    publishers: &[(Peer, Bucket)],
+    window: Window,
+    root: Option<Hash>,
+    block: u64,
+) -> Result<Option<(State, Bucket)>, Report> {
+    for (rank, (peer, bucket)) in publishers.iter().enumerate() {
+        if block < turn(context, window, rank) {
+            break;
+        }
+        // What we publish ourselves is not fetched.
+        if peer.own && root.is_none() {
+            continue;
+        }
+        match record_of(context, peer, bucket, window) {
+            Ok(record) if root.is_none_or(|root| root == record.root) => return Ok(Some((record, bucket.clone()))),
+            Ok(_) => {}
+            Err(why) => context.common.say("bz-pull", format!("uid {}: {why}", peer.uid)),
+        }
+    }
+    Ok(None)
+}
+
+fn record_of(context: &Context<'_>, peer: &Peer, bucket: &Bucket, window: Window) -> Result<State, String> {
+    let folder = context.common.home().window(context.window.window);
+    let path = folder.join(format!("state-{}.fetched", peer.hotkey));
+    let key = format!("{}/{window}/state.json", context.run);
+    context.pool.run(bucket.get(&key, RECORD_CAP, &path)).map_err(|e| e.to_string())?;
+    let record = files::read_json::<State>(&path).map_err(|e| e.error);
+    let _ = std::fs::remove_file(&path);
+    let mut record = record?;
+    record.path = None;
+    if record.window != window || record.run != context.run || record.by != Some(peer.hotkey) {
+        return Err("its state record is of another run, window or signer".into());
+    }
+    commit::verify_state(&record).map_err(|e| e.error)?;
+    Ok(record)
+}
+
+/// Fetch the deltas that a state was made from: from its publisher's mirror.
+fn fetch_accepted(context: &Context<'_>, record: &State, bucket: &Bucket) -> Result<(), Report> {
+    let Some(base) = record.prev_window else { return Ok(()) };
+    let folder = context.common.home().window(base).join("accepted");
+    files::create_dir(&folder)?;
+    let cap = delta::size_cap(&Layout::new(&context.hparams.model), &context.hparams.codec);
+    let wanted: BTreeMap<Hash, &Accepted> = record.accepted.iter().map(|entry| (entry.blake3, entry)).collect();
+    let work = wanted
+        .keys()
+        .map(|hash| {
+            let (bucket, hash) = (bucket.clone(), *hash);
+            let key = format!("{}/deltas/{hash}", context.run);
+            let path = folder.join(format!("{hash}.safetensors"));
+            async move { one(&bucket, &key, cap, &path, hash).await }
+        })
+        .collect();
+    for (result, (hash, entry)) in context.pool.all(work).into_iter().zip(&wanted) {
+        let result = result.unwrap_or_else(|| Err("the fetch failed inside".into()));
+        result.map_err(|why| {
+            Report::again(format!("the delta of uid {} ({hash}) that made the state of window {}: {why}", entry.uid,
+                record.window))
+            .hint("its publisher's bucket may be down: the same command tries again")
+        })?;
+    }
+    Ok(())
+}
+
+async fn one(bucket: &Bucket, key: &str, cap: u64, path: &Path, hash: Hash) -> Result<(), String> {
+    if path.exists() && files::digest(path).is_ok_and(|(_, found)| found == hash) {
+        return Ok(());
+    }
+    let fetched = bucket.get(key, cap, path).await.map_err(|e| e.to_string())?;
+    if fetched.blake3 != hash {
+        let _ = std::fs::remove_file(path);
+        return Err("its content is not what was accepted".into());
+    }
+    Ok(())
+}
+
+/// Why there is no state: nobody published, or the network runs on other hparams than ours.
+fn missing(context: &Context<'_>, publishers: &[(Peer, Bucket)]) -> Report {
+    for (peer, bucket) in publishers {
+        let key = format!("{}/hparams.json", context.run);
+        if context.pool.run(bucket.has(&key)) == Ok(false)
+            && let Ok(runs) = context.pool.run(bucket.folders(""))
+            && !runs.is_empty()
+        {
+            return Report::config(format!(
+                "validator {} publishes run {}, our hparams give run {}",
+                peer.uid,
+                runs.join(", "),
+                context.run
+            ))
+            .hint(format!("fetch the run's own: {}", bucket.address.url("RUN/hparams.json")));
+        }
+    }
+    Report::no(format!("nobody published a state for window {}", context.window.window))
+        .hint("take the next window; a validator that was down goes on from its last state")
+}

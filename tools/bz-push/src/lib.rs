@@ -1,0 +1,118 @@
+//! Upload to the own bucket what the stream has of ours: commitment, delta, state.
+//!
+//! Objects: `{run}/{window}/{hotkey}/commit.json`, `…/delta.safetensors`; a validator's also `{run}/hparams.json`,
+//! `{run}/deltas/{blake3}`, `{run}/{window}/state.json`, the record last, so that who reads it finds what it names.
+
+use record::{
+    Hash, Report, Stream, Uid, Window,
+    cli::Common,
+    files,
+    records::{Commit, Delta, Push, State},
+};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
+use store::{Bucket, OwnArgs, Pool};
+use wallet::WalletArgs;
+
+/// Upload to the own bucket.
+#[derive(clap::Parser)]
+#[command(name = "bz-push", version, after_help = HELP)]
+pub struct Args {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    own: OwnArgs,
+    #[command(flatten)]
+    wallet: WalletArgs,
+}
+
+const HELP: &str = "\
+The own bucket is BZ_BUCKET, its key BZ_ACCESS_KEY and BZ_SECRET_KEY (see .env.example). What is there already is not
+sent again. The input has to be closed by an `end`: half a stream is not published.
+
+Examples:
+  bz-train < pages | bz-delta commit | bz-push > commit
+  bz-window --wait reveal < commit | bz-delta make | bz-push > receipt
+  bz-push --dry-run < receipt | jq -r 'select(.type==\"push\").url'      what would be sent, and where?
+
+See also: bz-pull, bz-delta";
+
+/// Run the tool.
+///
+/// # Errors
+/// What failed, for a person.
+pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
+    let inputs = stream.read()?;
+    if !inputs.closed && !args.common.dry_run {
+        return Err(Report::data("the input is not closed by an `end`: the stage before did not finish")
+            .hint("look at its error; --dry-run shows what would be sent"));
+    }
+    let (_, run) = args.common.run(&inputs)?;
+    let own = args.wallet.public()?;
+    let mut sends: Vec<(Window, Option<Uid>, String, PathBuf)> = Vec::new();
+    let commits: Vec<Commit> = inputs.all()?;
+    if let Some(commit) = commits.iter().rfind(|c| c.hotkey == own)
+        && let Some(path) = &commit.path
+    {
+        let key = format!("{run}/{}/{own}/commit.json", commit.window);
+        sends.push((commit.window, Some(commit.uid), key, path.clone()));
+    }
+    let deltas: Vec<Delta> = inputs.all()?;
+    if let Some(delta) = deltas.iter().rfind(|d| d.hotkey == own && d.status == "ok")
+        && let Some(path) = &delta.path
+    {
+        let key = format!("{run}/{}/{own}/delta.safetensors", delta.window);
+        sends.push((delta.window, Some(delta.uid), key, path.clone()));
+    }
+    let states: Vec<State> = inputs.all()?;
+    if let Some(state) = states.iter().rfind(|s| s.by == Some(own)) {
+        sends.extend(state_objects(&args.common, run, state, &deltas)?);
+    }
+    if sends.is_empty() {
+        return Err(Report::data(format!("the input has nothing of {own} to send"))
+            .hint("it sends the wallet's own commitment, delta or state: --wallet, --hotkey"));
+    }
+    let target = if args.common.dry_run { None } else { Some((Pool::new()?, args.own.open()?)) };
+    for (window, uid, key, path) in sends {
+        let (bytes, blake3) = files::digest(&path)?;
+        let started = Instant::now();
+        let uploaded = match &target {
+            Some((pool, bucket)) => send(pool, bucket, &key, &path)?,
+            None => false,
+        };
+        let url = match &target {
+            Some((_, bucket)) => bucket.address.url(&key),
+            None => format!("{}/{key}", args.own.bucket.as_deref().unwrap_or("BZ_BUCKET")),
+        };
+        let wall_s = (started.elapsed().as_secs_f64() * 1e3).round() / 1e3;
+        stream.emit(&Push { window, uid, url, bytes, blake3, wall_s, uploaded })?;
+    }
+    Ok(())
+}
+
+fn send(pool: &Pool, bucket: &Bucket, key: &str, path: &Path) -> Result<bool, Report> {
+    pool.run(bucket.put(key, path))
+}
+
+fn state_objects(
+    common: &Common,
+    run: Hash,
+    state: &State,
+    deltas: &[Delta],
+) -> Result<Vec<(Window, Option<Uid>, String, PathBuf)>, Report> {
+    let mut objects = vec![(state.window, None, format!("{run}/hparams.json"), common.hparams_path())];
+    for entry in &state.accepted {
+        let path = deltas.iter().rfind(|d| d.blake3 == Some(entry.blake3)).and_then(|d| d.path.clone());
+        let path = path.ok_or_else(|| {
+            Report::data(format!("the delta of uid {} ({}) is not in the input", entry.uid, entry.blake3))
+                .hint("a state is published with the deltas that made it: push the stream of bz-state apply")
+        })?;
+        objects.push((state.window, Some(entry.uid), format!("{run}/deltas/{}", entry.blake3), path));
+    }
+    let record = state.path.as_ref().map(|dir| dir.join("state.json"));
+    let record = record.ok_or_else(|| Report::data("the `state` record names no directory"))?;
+    objects.push((state.window, None, format!("{run}/{}/state.json", state.window), record));
+    Ok(objects)
+}

@@ -1,0 +1,5 @@
+//! See `bz_push`.
+
+fn main() -> std::process::ExitCode {
+    record::cli::main(bz_push::run)
+}

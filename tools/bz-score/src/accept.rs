@@ -1,0 +1,83 @@
+//! What enters the next state: good deltas of peers whose last judgement is good, each clipped to the median norm.
+
+use crate::rule;
+use record::{
+    Report, Stream, Uid,
+    cli::Common,
+    records::{Accept, Accepted, Delta, Score},
+    stream,
+};
+use std::collections::BTreeMap;
+
+/// All deltas that enter count the same.
+const WEIGHT: u16 = u16::MAX;
+
+/// `bz-score accept`.
+pub(crate) fn accept(common: &Common, stream: &mut Stream<'_>) -> Result<(), Report> {
+    let inputs = stream.read()?;
+    let (hparams, run) = common.run(&inputs)?;
+    let window = inputs.window()?;
+    let deltas = inputs.latest(window.window, |d: &Delta| (d.window, d.uid))?;
+    let scores = inputs.latest(window.window, |s: &Score| (s.window, s.uid))?;
+    let mut norms: BTreeMap<Uid, (Delta, f64)> = BTreeMap::new();
+    for (uid, delta) in deltas {
+        if delta.status != "ok" || !good(common, &delta, scores.get(&uid), hparams.accept.memory_windows)? {
+            continue;
+        }
+        let norm = match scores.get(&uid).and_then(|s| s.norm) {
+            Some(norm) => norm,
+            None => rule::open(common, &hparams, run, &window, &delta)?.norm(),
+        };
+        if norm.is_finite() {
+            norms.insert(uid, (delta, norm));
+        }
+    }
+    let norm_median = median(norms.values().map(|(_, norm)| *norm).collect());
+    let accepted = norms
+        .into_iter()
+        .filter_map(|(uid, (delta, norm))| {
+            let clipped = hparams.accept.clip_to_median && norm > norm_median;
+            let scale = if clipped { (norm_median / norm) as f32 } else { 1.0 };
+            Some(Accepted { uid, hotkey: delta.hotkey, blake3: delta.blake3?, weight_u16: WEIGHT, scale })
+        })
+        .collect();
+    stream.emit(&Accept { window: window.window, accepted, norm_median })
+}
+
+/// Whether a peer's last judgement, in this window or the ones before, is good.
+fn good(common: &Common, delta: &Delta, now: Option<&Score>, memory: u64) -> Result<bool, Report> {
+    if let Some(score) = now.and_then(|s| s.score) {
+        return Ok(score > 0.0);
+    }
+    for back in 1..memory {
+        let Some(window) = delta.window.0.checked_sub(back) else { break };
+        let path = common.home().window(record::Window(window)).join("scores");
+        if !path.exists() {
+            continue;
+        }
+        let scores: Vec<Score> = stream::read_file(&path)?.all()?;
+        if let Some(score) = scores.iter().rfind(|s| s.hotkey == delta.hotkey).and_then(|s| s.score) {
+            return Ok(score > 0.0);
+        }
+    }
+    // Who was never judged has to be audited first.
+    Ok(false)
+}
+
+/// The lower median, so that it is one of the values.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::median;
+
+    #[test]
+    fn the_median_is_one_of_the_values() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.0);
+        assert_eq!((median(vec![]), median(vec![7.0])), (0.0, 7.0));
+    }
+}

@@ -1,0 +1,150 @@
+//! States: the first one from the run's seed, the next from accepted deltas, and whether one is what its record says.
+
+mod apply;
+
+use record::{
+    Hash, Report, Stream,
+    cli::{Common, print_json},
+    records::{Run, State},
+};
+use std::path::PathBuf;
+use wallet::WalletArgs;
+use wire::{Layout, outer::Values, state};
+
+/// First state, apply accepted deltas, verify, show.
+#[derive(clap::Parser)]
+#[command(name = "bz-state", version, after_help = HELP)]
+pub struct Args {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Action,
+    /// CPU threads [default: all cores]; the result is the same with any number
+    #[arg(long, env = "BZ_THREADS", value_name = "N", global = true)]
+    threads: Option<usize>,
+}
+
+const HELP: &str = "\
+A state is a Hugging Face model directory: transformers opens it as it is.
+
+Examples:
+  bz-window | bz-state init                                       the first state, from hparams.json alone
+  bz-window --wait start | bz-pull --state | bz-state apply       catch up to the window, checking every root
+  bz-score accept < scores | bz-state apply | bz-push > state     make the next state, sign it, publish it
+  bz-state verify ~/.boltzmann/states/120                         is it what its record says?
+  bz-state show ~/.boltzmann/states/120 | jq .norm
+
+See also: bz-score accept, bz-pull --state";
+
+#[derive(clap::Subcommand)]
+enum Action {
+    /// Make the first state of the run
+    Init,
+    /// Make the next state: from an `accept` record (and sign it), or from published `state` records
+    Apply {
+        #[command(flatten)]
+        wallet: WalletArgs,
+        /// Keep so many states
+        #[arg(long, env = "BZ_KEEP_STATES", value_name = "N", default_value_t = 8)]
+        keep: usize,
+    },
+    /// Make the state of the input's window from the newest one here, unchanged, and sign it (a validator that was down)
+    Carry {
+        #[command(flatten)]
+        wallet: WalletArgs,
+    },
+    /// Compare state directories with their records
+    Verify {
+        /// State directories
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+    },
+    /// Tell what is in a state directory
+    Show {
+        /// The state directory
+        path: PathBuf,
+    },
+}
+
+/// Run the tool.
+///
+/// # Errors
+/// What failed, for a person.
+pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
+    if let Some(threads) = args.threads {
+        wire::threads(threads)?;
+    }
+    match &args.command {
+        Action::Init => {
+            let inputs = stream.read()?;
+            let record: Run = inputs.need("bz-window")?;
+            let (_, run) = args.common.run(&inputs)?;
+            let state = init(&args.common, run)?;
+            args.common.say("bz-state", format!("run {}", record.run));
+            stream.emit(&state)
+        }
+        Action::Apply { wallet, keep } => apply::apply(&args.common, wallet, *keep, stream),
+        Action::Carry { wallet } => apply::carry(&args.common, wallet, stream),
+        Action::Verify { paths } => verify(&args.common, paths),
+        Action::Show { path } => show(&args.common, path),
+    }
+}
+
+/// The first state of a run, made unless it is there.
+pub(crate) fn init(common: &Common, run: Hash) -> Result<State, Report> {
+    let hparams = common.hparams()?;
+    let dir = common.output.clone().unwrap_or_else(|| common.home().state(hparams.start_window));
+    if dir.join("state.json").exists() && !common.force {
+        let state = state::record_of(&dir)?;
+        if state.run == run {
+            return Ok(state);
+        }
+        return Err(Report::config(format!("{} holds a state of run {}, this is run {run}", dir.display(), state.run))
+            .hint("one folder serves one run: use another BZ_HOME"));
+    }
+    let layout = Layout::new(&hparams.model);
+    let values = Values::fresh(state::first(&hparams, &layout), &layout, &hparams.outer);
+    let state = State {
+        window: hparams.start_window,
+        run,
+        root: state::root(&layout, &values, run, hparams.start_window),
+        prev: None,
+        prev_window: None,
+        path: None,
+        accepted: Vec::new(),
+        reveal: None,
+        by: None,
+        signature: None,
+    };
+    let tokenizer = common.home().0.join("tokenizer.json");
+    let tokenizer = tokenizer.exists().then_some(tokenizer.as_path());
+    state::save(&dir, &hparams, &layout, &values, &state, tokenizer)?;
+    state::record_of(&dir)
+}
+
+fn verify(common: &Common, paths: &[PathBuf]) -> Result<(), Report> {
+    let hparams = common.hparams()?;
+    let layout = Layout::new(&hparams.model);
+    for path in paths {
+        let record = state::record_of(path)?;
+        state::load_checked(path, &hparams, &layout, record.run).map_err(|e| Report { code: record::Code::No, ..e })?;
+        if record.by.is_some() {
+            wire::commit::verify_state(&record).map_err(|e| Report { code: record::Code::No, ..e.at(path.display()) })?;
+        }
+        print_json(&record)?;
+    }
+    Ok(())
+}
+
+fn show(common: &Common, path: &std::path::Path) -> Result<(), Report> {
+    let hparams = common.hparams()?;
+    let layout = Layout::new(&hparams.model);
+    let record = state::record_of(path)?;
+    let values = state::load(path, &hparams, &layout)?;
+    let norm = |all: &[Vec<f32>]| all.iter().flatten().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt();
+    print_json(&serde_json::json!({
+        "type": "show", "state": record, "numel": layout.numel(), "tiles": layout.tiles,
+        "norm": norm(&values.model), "norm_first_moment": norm(&values.first),
+        "norm_second_moment": norm(&values.second),
+    }))
+}

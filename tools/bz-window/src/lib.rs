@@ -1,0 +1,147 @@
+//! Describe a window, or wait for one of its moments: its blocks, the hashes that are known, the peers.
+//!
+//! All hashes are those of finalized blocks, so that a fork never gives two nodes two seeds.
+
+use chain::{Chain, ChainArgs};
+use record::{
+    Hash, Hotkey, Hparams, Report, Stream, Window,
+    cli::Common,
+    progress::Progress,
+    records::{Run, WindowRecord},
+};
+use wallet::WalletArgs;
+
+/// Describe a window, or wait for one of its moments.
+#[derive(clap::Parser)]
+#[command(name = "bz-window", version, after_help = HELP)]
+pub struct Args {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    chain: ChainArgs,
+    #[command(flatten)]
+    wallet: WalletArgs,
+    /// Which window: a number, `now`, or `next` [default: that of the input, or now]
+    #[arg(long, value_name = "W")]
+    window: Option<String>,
+    /// Wait until this moment is final
+    #[arg(long, value_enum, value_name = "MOMENT")]
+    wait: Option<Moment>,
+}
+
+const HELP: &str = "\
+Moments: start (pages are known), commit (commitments are fetched from here), reveal (the window's last block: tiles
+are drawn), deadline (deltas after it are late), state (the next state is published).
+
+Examples:
+  bz-window --window now | jq 'select(.type==\"window\")'
+  bz-window --window 120 --wait start | bz-pull --state | bz-state apply | bz-pages | bz-train
+  bz-window --wait reveal < commit | bz-delta make | bz-push > receipt
+  bz-window | jq -r 'select(.type==\"peer\") | [.uid, .stake, .bucket] | @tsv'
+
+Exit codes: 1 the window lies before the run or is over; 75 the chain does not answer.
+See also: bz-pages, bz-pull, pipelines/miner.sh";
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum Moment {
+    Start,
+    Commit,
+    Reveal,
+    Deadline,
+    State,
+}
+
+/// Run the tool.
+///
+/// # Errors
+/// What failed, for a person.
+pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
+    let inputs = stream.read()?;
+    let hparams = args.common.hparams()?;
+    let mut chain = Chain::connect(&args.chain)?;
+    let run = hparams.run(chain.genesis, args.chain.netuid);
+    let before: Option<WindowRecord> = inputs.last()?;
+    if let Some(before) = &before
+        && before.run != run
+    {
+        return Err(Report::config(format!("the input is of run {}, this node's is {run}", before.run))
+            .hint("hparams.json, --netuid and --network name the run"));
+    }
+    let last = chain.finalized()?;
+    let window = which(&args, before.as_ref(), &hparams, last)?;
+    if window < hparams.start_window {
+        return Err(Report::no(format!("window {window} lies before the run, which starts at {}", hparams.start_window))
+            .hint(format!("bz-window --window {} --wait start", hparams.start_window)));
+    }
+    let moments = hparams.moments(window);
+    let target = match args.wait {
+        None => None,
+        Some(Moment::Start) => Some(moments.start),
+        Some(Moment::Commit) => Some(moments.commit),
+        Some(Moment::Reveal) => Some(moments.end),
+        Some(Moment::Deadline) => Some(moments.deadline),
+        Some(Moment::State) => Some(moments.state),
+    };
+    let mut block = last;
+    if let Some(target) = target {
+        let mut progress = Progress::new(args.common.quiet, "waiting", target.saturating_sub(last), "blocks");
+        chain.wait_for(target, |seen| {
+            progress.advance(seen.saturating_sub(block), &format!("block {seen}"));
+            block = block.max(seen);
+        })?;
+    }
+    let at = |number: u64| if number <= block { chain.block_hash(number) } else { Ok(None) };
+    let (seed, reveal, deadline) = (at(moments.start)?, at(moments.end)?, at(moments.deadline)?);
+    if inputs.last::<Run>()?.is_none() {
+        let path = args.common.hparams_path();
+        let local = args.chain.is_local();
+        stream.emit(&Run { run, genesis: chain.genesis, netuid: args.chain.netuid, path, local })?;
+    }
+    stream.emit(&WindowRecord {
+        window,
+        run,
+        start_block: moments.start,
+        commit_block: moments.commit,
+        end_block: moments.end,
+        deadline_block: moments.deadline,
+        state_block: moments.state,
+        block,
+        seed,
+        reveal,
+        deadline_ms: deadline.map(|hash| chain.time_ms(hash)).transpose()?,
+    })?;
+    // The peers of a window are those of its start block; a stream that has them keeps them.
+    if before.is_none_or(|b| b.window != window) {
+        let view = match seed {
+            Some(seed) => Some(seed),
+            None => chain.block_hash(block)?,
+        };
+        peers(&args, &chain, view, stream)?;
+    }
+    Ok(())
+}
+
+fn peers(args: &Args, chain: &Chain, view: Option<Hash>, stream: &mut Stream<'_>) -> Result<(), Report> {
+    // Who only looks needs no wallet.
+    let own: Option<Hotkey> = args.wallet.public().ok();
+    let view = view.ok_or_else(|| Report::again("the last block is not there"))?;
+    let found = chain.peers(view, own).or_else(|early| {
+        // A node keeps the states of some hundred blocks; an old window's peers are asked of the last one.
+        let last = chain.finalized()?;
+        let hash = chain.block_hash(last)?.ok_or(early)?;
+        args.common.say(stream.tool(), format!("the state of the start block is gone: peers as of block {last}"));
+        chain.peers(hash, own)
+    })?;
+    found.iter().try_for_each(|peer| stream.emit(peer))
+}
+
+fn which(args: &Args, before: Option<&WindowRecord>, hparams: &Hparams, last: u64) -> Result<Window, Report> {
+    match (args.window.as_deref(), before) {
+        (None, Some(before)) => Ok(before.window),
+        (None | Some("now"), _) => Ok(hparams.window_at(last)),
+        (Some("next"), _) => Ok(Window(hparams.window_at(last).0 + 1)),
+        (Some(number), _) => number.parse().map_err(|_| {
+            Report::usage(format!("--window {number}: not a window")).hint("a number, `now`, or `next`")
+        }),
+    }
+}

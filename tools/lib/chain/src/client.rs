@@ -1,0 +1,239 @@
+//! The connection and the clock: finalized blocks by subscription.
+
+use record::{Context, Hash, Report, cli::note};
+use serde_json::Value;
+use std::{
+    cell::OnceCell,
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use subxt::{
+    OnlineClient, SubstrateConfig,
+    backend::LegacyBackend,
+    client::{ClientAtBlock, OnlineClientAtBlockImpl},
+    config::substrate::H256,
+    rpcs::{RpcClient, client::rpc_params},
+};
+
+pub(crate) type Api = OnlineClient<SubstrateConfig>;
+pub(crate) type AtBlock = ClientAtBlock<SubstrateConfig, OnlineClientAtBlockImpl<SubstrateConfig>>;
+
+/// Which chain and subnet.
+#[derive(clap::Args, Clone, Debug)]
+pub struct ChainArgs {
+    /// `finney`, `test`, `local`, or a ws:// or wss:// address
+    #[arg(long, env = "BZ_NETWORK", value_name = "NET", default_value = "finney")]
+    pub network: String,
+    /// Number of the subnet
+    #[arg(long, env = "BZ_NETUID", value_name = "N")]
+    pub netuid: u16,
+}
+
+/// No answer for this long means that the node is gone.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// How long a lost node is looked for before giving up with "try again".
+const RECONNECT_FOR: Duration = Duration::from_secs(60);
+
+impl ChainArgs {
+    /// The address of the node.
+    ///
+    /// # Errors
+    /// Exit code 2 when it is no known name and no address.
+    pub fn url(&self) -> Result<String, Report> {
+        match self.network.as_str() {
+            "finney" => Ok("wss://entrypoint-finney.opentensor.ai:443".into()),
+            "test" => Ok("wss://test.finney.opentensor.ai:443".into()),
+            "local" => Ok("ws://127.0.0.1:9944".into()),
+            url if url.starts_with("ws://") || url.starts_with("wss://") => Ok(url.into()),
+            other => Err(Report::usage(format!("--network {other}: not a network"))
+                .hint("finney, test, local, or a ws:// or wss:// address")),
+        }
+    }
+
+    /// Whether the node is on this machine, so that buckets may be too.
+    pub fn is_local(&self) -> bool {
+        self.url().is_ok_and(|url| {
+            let host = url.split("://").nth(1).unwrap_or_default();
+            ["127.0.0.1:", "localhost:", "[::1]:"].iter().any(|local| host.starts_with(local))
+        })
+    }
+}
+
+/// A connection to one node.
+pub struct Chain {
+    pub(crate) runtime: tokio::runtime::Runtime,
+    pub(crate) rpc: RpcClient,
+    api: OnceCell<Api>,
+    url: String,
+    /// Hash of the first block.
+    pub genesis: Hash,
+    /// The subnet.
+    pub netuid: u16,
+}
+
+fn unreachable(url: &str, error: impl std::fmt::Display) -> Report {
+    Report::again(format!("cannot reach the chain at {url}: {error}"))
+        .hint("is the node up, and the address right? --network or BZ_NETWORK names it")
+        .hint("for one machine: bz-localnet status")
+}
+
+fn hash_of(value: &Value) -> Option<Hash> {
+    value.as_str()?.parse().ok()
+}
+
+fn number_of(header: &Value) -> Option<u64> {
+    u64::from_str_radix(header.get("number")?.as_str()?.trim_start_matches("0x"), 16).ok()
+}
+
+async fn dial(url: &str) -> Result<RpcClient, Report> {
+    // Plain ws:// is for one's own machine or network; the public endpoints are wss://.
+    let dialed = tokio::time::timeout(ANSWER_WITHIN, RpcClient::from_insecure_url(url)).await;
+    dialed.map_err(|_| unreachable(url, "no answer"))?.map_err(|e| unreachable(url, e))
+}
+
+impl Chain {
+    /// Connect to the node.
+    ///
+    /// # Errors
+    /// Exit code 75 when it cannot be reached.
+    pub fn connect(args: &ChainArgs) -> Result<Self, Report> {
+        let url = args.url()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .again("cannot start a runtime")?;
+        let rpc = runtime.block_on(dial(&url))?;
+        let mut chain =
+            Chain { runtime, rpc, api: OnceCell::new(), url, genesis: Hash([0; 32]), netuid: args.netuid };
+        chain.genesis = chain.block_hash(0)?.ok_or_else(|| unreachable(&chain.url, "it has no first block"))?;
+        Ok(chain)
+    }
+
+    /// Wait for an answer, not for ever.
+    pub(crate) fn wait<T, E: std::fmt::Display>(
+        &self,
+        what: &str,
+        answer: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, Report> {
+        self.runtime.block_on(async {
+            match tokio::time::timeout(ANSWER_WITHIN, answer).await {
+                Ok(Ok(value)) => Ok(value),
+                Ok(Err(error)) => Err(Report::again(format!("{what}, from {}: {error}", self.url))
+                    .hint("a node that is behind or was restarted answers again later")),
+                Err(_) => Err(unreachable(&self.url, format!("no answer to {what}"))),
+            }
+        })
+    }
+
+    fn request(&self, method: &str, params: subxt::rpcs::client::RpcParams) -> Result<Value, Report> {
+        self.wait(method, self.rpc.request::<Value>(method, params))
+    }
+
+    /// The metadata client, made when it is first needed: the clock does without.
+    pub(crate) fn api(&self) -> Result<&Api, Report> {
+        if let Some(api) = self.api.get() {
+            return Ok(api);
+        }
+        let backend = LegacyBackend::<SubstrateConfig>::builder().build(self.rpc.clone());
+        let api = self.wait("the chain's metadata", OnlineClient::from_backend(Arc::new(backend)))?;
+        Ok(self.api.get_or_init(|| api))
+    }
+
+    /// The chain as it was at one block.
+    pub(crate) fn at(&self, block: Hash) -> Result<AtBlock, Report> {
+        let api = self.api()?.clone();
+        self.wait("the state of a block", async move { api.at_block(H256(block.0)).await })
+    }
+
+    /// The number of the last finalized block.
+    ///
+    /// # Errors
+    /// Exit code 75 when the node does not answer.
+    pub fn finalized(&self) -> Result<u64, Report> {
+        let head = self.request("chain_getFinalizedHead", rpc_params![])?;
+        let header = self.request("chain_getHeader", rpc_params![head])?;
+        number_of(&header).ok_or_else(|| unreachable(&self.url, "its last header has no number"))
+    }
+
+    /// The hash of a finalized block, `None` while it is not there.
+    ///
+    /// # Errors
+    /// Exit code 75 when the node does not answer.
+    pub fn block_hash(&self, number: u64) -> Result<Option<Hash>, Report> {
+        Ok(hash_of(&self.request("chain_getBlockHash", rpc_params![number])?))
+    }
+
+    /// Wait until a block is finalized; its hash. Survives a node that restarts.
+    ///
+    /// # Errors
+    /// Exit code 75 when the node stays away.
+    pub fn wait_for(&mut self, number: u64, mut tick: impl FnMut(u64)) -> Result<Hash, Report> {
+        let mut lost: Option<Instant> = None;
+        loop {
+            match self.follow(number, &mut tick) {
+                Ok(hash) => return Ok(hash),
+                Err(report) => {
+                    let since = *lost.get_or_insert_with(Instant::now);
+                    if since.elapsed() > RECONNECT_FOR {
+                        return Err(report);
+                    }
+                    note("chain", format!("lost the node, looking for it: {}", report.error));
+                    std::thread::sleep(Duration::from_secs(1));
+                    if let Ok(rpc) = self.runtime.block_on(dial(&self.url)) {
+                        self.rpc = rpc;
+                        self.api = OnceCell::new();
+                        // A node with another first block is another chain.
+                        match self.block_hash(0)? {
+                            Some(genesis) if genesis == self.genesis => lost = None,
+                            _ => return Err(unreachable(&self.url, "it is another chain now")),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn follow(&self, number: u64, tick: &mut impl FnMut(u64)) -> Result<Hash, Report> {
+        let mut seen = self.finalized()?;
+        tick(seen);
+        if seen < number {
+            let method = "chain_subscribeFinalizedHeads";
+            let subscribed = self.rpc.subscribe::<Value>(method, rpc_params![], "chain_unsubscribeFinalizedHeads");
+            let mut heads = self.wait(method, subscribed)?;
+            while seen < number {
+                // A chain may be slow; a minute and a half without a block is one that stands.
+                let next = self.runtime.block_on(async { tokio::time::timeout(ANSWER_WITHIN * 3, heads.next()).await });
+                match next {
+                    Ok(Some(Ok(header))) => seen = number_of(&header).unwrap_or(seen),
+                    Ok(Some(Err(error))) => return Err(unreachable(&self.url, error)),
+                    Ok(None) => return Err(unreachable(&self.url, "it closed the subscription")),
+                    Err(_) => return Err(unreachable(&self.url, "no block for 90 s")),
+                }
+                tick(seen);
+            }
+        }
+        self.block_hash(number)?.ok_or_else(|| unreachable(&self.url, format!("it does not know block {number}")))
+    }
+
+    /// Have a development chain make blocks at once; the number of the last.
+    ///
+    /// # Errors
+    /// Exit code 75 when the node does not answer, or makes none on demand.
+    pub fn new_blocks(&self, count: u64) -> Result<u64, Report> {
+        let answer = self.request("dev_newBlock", rpc_params![serde_json::json!({"count": count})])?;
+        answer.as_u64().ok_or_else(|| unreachable(&self.url, "it makes no blocks on demand"))
+    }
+
+    /// The chain's clock at a block, milliseconds since 1970.
+    ///
+    /// # Errors
+    /// Exit code 75 when the node does not answer.
+    pub fn time_ms(&self, block: Hash) -> Result<u64, Report> {
+        let at = self.at(block)?;
+        let address = subxt::dynamic::storage::<(), u64>("Timestamp", "Now");
+        let value = self.wait("the chain's clock", async { at.storage().fetch(address, ()).await })?;
+        value.decode().again("the chain's clock")
+    }
+}

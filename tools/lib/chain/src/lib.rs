@@ -1,0 +1,12 @@
+//! The Bittensor chain, behind blocking calls: the window clock, the peers of a subnet, their buckets, weights.
+//!
+//! Pallets, calls and storage are found by name in the node's own metadata. No secret key enters: a [`Signer`] is a
+//! function of the caller. tokio lives inside this crate.
+
+mod client;
+mod neurons;
+mod submit;
+pub mod weights;
+
+pub use client::{Chain, ChainArgs};
+pub use submit::Signer;

@@ -1,0 +1,178 @@
+//! Weights: as the Python SDK prepares them, as the chain checks and keeps them.
+
+use crate::{Chain, Signer, client::AtBlock};
+use record::{Context, Hash, Hotkey, Report, Uid};
+use std::collections::BTreeMap;
+use subxt::dynamic::{self, Value};
+
+/// What the subnet asks of weights, and where this validator stands, all at one block.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// The block of this view.
+    pub block: u64,
+    /// The validator's uid, if it is registered.
+    pub uid: Option<Uid>,
+    /// It may set weights.
+    pub permit: bool,
+    /// Block of its last weights.
+    pub last_update: u64,
+    /// Blocks that have to pass between two weights.
+    pub rate_limit: u64,
+    /// Fewest uids with a weight.
+    pub min_count: u16,
+    /// Greatest share of one uid, of 65535.
+    pub max_share: u16,
+    /// Plain weights are refused.
+    pub commit_reveal: bool,
+    /// Least version key.
+    pub version_key: u64,
+    /// Who has which uid now.
+    pub hotkeys: BTreeMap<u16, Hotkey>,
+}
+
+impl Chain {
+    /// Read the rules for a validator's hotkey.
+    ///
+    /// # Errors
+    /// Exit code 75 when the node does not answer.
+    pub fn weight_rules(&self, hotkey: Hotkey) -> Result<Rules, Report> {
+        let block = self.finalized()?;
+        let hash = self.block_hash(block)?.ok_or_else(|| Report::again("the last block is not there"))?;
+        let at = self.at(hash)?;
+        let hotkeys = self.hotkeys(&at)?;
+        let uid = hotkeys.iter().find(|(_, key)| **key == hotkey).map(|(uid, _)| Uid(*uid));
+        let place = uid.map_or(usize::MAX, |uid| usize::from(uid.0));
+        let permit: Vec<bool> = self.of_subnet(&at, "ValidatorPermit")?.unwrap_or_default();
+        let last_update: Vec<u64> = self.of_subnet(&at, "LastUpdate")?.unwrap_or_default();
+        Ok(Rules {
+            block,
+            uid,
+            permit: permit.get(place).copied().unwrap_or(false),
+            last_update: last_update.get(place).copied().unwrap_or(0),
+            rate_limit: self.or_default(&at, "WeightsSetRateLimit", 100)?,
+            min_count: self.or_default(&at, "MinAllowedWeights", 1)?,
+            max_share: self.or_default(&at, "MaxWeightsLimit", u16::MAX)?,
+            commit_reveal: self.or_default(&at, "CommitRevealWeightsEnabled", true)?,
+            version_key: self.or_default(&at, "WeightsVersionKey", 0)?,
+            hotkeys,
+        })
+    }
+
+    /// A value of the subnet, or Subtensor's default where the chain keeps none.
+    fn or_default<T: subxt::ext::scale_decode::DecodeAsType + 'static>(
+        &self,
+        at: &AtBlock,
+        entry: &str,
+        default: T,
+    ) -> Result<T, Report> {
+        Ok(self.of_subnet(at, entry)?.unwrap_or(default))
+    }
+
+    /// Send plain weights; the extrinsic's hash.
+    ///
+    /// # Errors
+    /// As [`Chain::submit`].
+    pub fn set_weights(
+        &self,
+        uids: &[Uid],
+        values: &[u16],
+        version_key: u64,
+        signer: &Signer<'_>,
+    ) -> Result<Hash, Report> {
+        let list = |items: Vec<u16>| Value::unnamed_composite(items.into_iter().map(|i| Value::u128(i.into())));
+        let args = vec![
+            Value::u128(self.netuid.into()),
+            list(uids.iter().map(|uid| uid.0).collect()),
+            list(values.to_vec()),
+            Value::u128(version_key.into()),
+        ];
+        self.submit("SubtensorModule", "set_weights", args, signer)
+    }
+
+    /// The weights that the chain keeps for a validator.
+    ///
+    /// # Errors
+    /// Exit code 75 when the node does not answer.
+    pub fn weights_of(&self, validator: Uid) -> Result<Vec<(u16, u16)>, Report> {
+        let api = self.api()?;
+        let at = self.wait("the last block", api.at_current_block())?;
+        let address = dynamic::storage::<(u16, u16), Vec<(u16, u16)>>("SubtensorModule", "Weights");
+        let key = (self.netuid, validator.0);
+        let value = self.wait("the weights", async { at.storage().try_fetch(address, key).await })?;
+        value.map(|v| v.decode().again("the weights")).transpose().map(Option::unwrap_or_default)
+    }
+}
+
+/// Clip every share to `limit` and spread the rest, so that the shares sum to 1.
+/// Source: `normalize_max_weight` of the Python SDK (bittensor).
+pub fn clip_shares(weights: &[f64], limit: f64) -> Vec<f64> {
+    const EPSILON: f64 = 1e-7;
+    let (n, sum) = (weights.len() as f64, weights.iter().sum::<f64>());
+    if weights.is_empty() {
+        return Vec::new();
+    }
+    if sum == 0.0 || n * limit <= 1.0 {
+        return vec![1.0 / n; weights.len()];
+    }
+    let mut shares: Vec<f64> = weights.iter().map(|w| w / sum).collect();
+    shares.sort_by(f64::total_cmp);
+    if shares.last().is_none_or(|most| *most <= limit) {
+        return weights.iter().map(|w| w / sum).collect();
+    }
+    let mut cumulated = Vec::with_capacity(shares.len());
+    let mut total = 0.0;
+    for share in &shares {
+        total += share;
+        cumulated.push(total);
+    }
+    let below = (0..shares.len())
+        .filter(|i| {
+            let rest = (shares.len() - i - 1) as f64 * shares[*i];
+            shares[*i] / (rest + cumulated[*i] + EPSILON) < limit
+        })
+        .count();
+    let base = below.checked_sub(1).and_then(|i| cumulated.get(i)).copied().unwrap_or(0.0);
+    let scale = (limit * base - EPSILON) / (1.0 - limit * (shares.len() - below) as f64);
+    let cutoff = scale * sum;
+    let clipped: Vec<f64> = weights.iter().map(|w| w.min(cutoff)).collect();
+    let sum: f64 = clipped.iter().sum();
+    clipped.iter().map(|w| w / sum).collect()
+}
+
+/// Weights as the chain takes them: clipped, divided by the largest, times 65535, rounded half to even, zeros dropped.
+/// Source: `process_weights_for_netuid` and `convert_weights_and_uids_for_emit` of the Python SDK.
+pub fn quantise(uids: &[Uid], weights: &[f64], max_share: u16) -> (Vec<Uid>, Vec<u16>) {
+    let kept: Vec<(Uid, f64)> =
+        uids.iter().copied().zip(weights.iter().copied()).filter(|(_, w)| *w > 0.0 && w.is_finite()).collect();
+    let shares = clip_shares(&kept.iter().map(|(_, w)| *w).collect::<Vec<_>>(), f64::from(max_share) / 65535.0);
+    let most = shares.iter().copied().fold(0.0, f64::max);
+    kept.iter()
+        .zip(shares)
+        .map(|((uid, _), share)| (*uid, (share / most * 65535.0).round_ties_even() as u16))
+        .filter(|(_, value)| *value > 0)
+        .unzip()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_clipped_to_the_limit_and_sum_to_one() {
+        let clipped = clip_shares(&[0.9, 0.05, 0.05], 0.4);
+        assert!((clipped.iter().sum::<f64>() - 1.0).abs() < 1e-9);
+        assert!(clipped.iter().all(|w| *w <= 0.4 + 1e-6), "{clipped:?}");
+        assert_eq!(clip_shares(&[1.0, 1.0], 0.3), [0.5, 0.5], "the limit cannot be kept");
+        assert_eq!(clip_shares(&[0.0, 0.0], 1.0), [0.5, 0.5]);
+        assert_eq!(clip_shares(&[3.0, 1.0], 1.0), [0.75, 0.25]);
+        assert!(clip_shares(&[], 1.0).is_empty());
+    }
+
+    #[test]
+    fn the_largest_is_65535_and_nothing_is_dropped() {
+        let uids = [Uid(4), Uid(1), Uid(7), Uid(9)];
+        let (kept, values) = quantise(&uids, &[0.5, 0.0, 0.25, f64::NAN], u16::MAX);
+        assert_eq!((kept, values), (vec![Uid(4), Uid(7)], vec![65535, 32768]));
+        assert_eq!(quantise(&uids, &[0.0; 4], u16::MAX).0, []);
+    }
+}

@@ -1,0 +1,149 @@
+//! The inner steps of a window, and the loss on pages.
+
+use crate::{Llama, Sequences, shim};
+use record::{Report, hparams::Inner};
+use std::collections::BTreeMap;
+use tch::{Tensor, no_grad};
+
+/// What the inner steps made.
+pub struct Trained {
+    /// Δ = θ − θ', by name; absent when something was not finite.
+    pub update: Option<BTreeMap<String, Tensor>>,
+    /// Nats a token on the first sequences, before.
+    pub loss_before: f64,
+    /// The same, after.
+    pub loss_after: f64,
+    /// Steps done.
+    pub steps: u64,
+    /// Tokens trained on.
+    pub tokens: u64,
+    /// The first thing that was not finite.
+    pub reason: Option<String>,
+}
+
+fn working<T>(inner: &Inner, cuda: bool, work: impl FnOnce() -> T) -> Result<T, Report> {
+    if inner.dtype == "bf16" { shim::autocast_bf16(cuda, work) } else { Ok(work()) }
+}
+
+/// Mean loss in nats a token over the first `most` sequences.
+///
+/// # Errors
+/// What libtorch throws.
+pub fn evaluate(model: &Llama, pages: &Sequences, inner: &Inner, most: i64) -> Result<f64, Report> {
+    let _no_grad = tch::no_grad_guard();
+    let (count, chunk) = (pages.count.min(most.max(1)), (inner.micro_batch as i64).max(1));
+    let cuda = pages.tokens.device().is_cuda();
+    let mut sum = 0.0;
+    for first in (0..count).step_by(chunk as usize) {
+        let here = chunk.min(count - first);
+        let (x, y) = pages.batch(first, here);
+        sum += working(inner, cuda, || model.loss(&x, &y))?.double_value(&[]) * here as f64;
+    }
+    Ok(sum / count as f64)
+}
+
+/// Run the inner steps from θ over the pages, in their order, with a fresh optimizer.
+///
+/// Everything that Δ depends on is in `inner`, θ and the pages, so a validator can run the same thing again.
+///
+/// # Errors
+/// What libtorch throws.
+pub fn train(
+    mut model: Llama,
+    pages: &Sequences,
+    inner: &Inner,
+    mut progress: impl FnMut(u64, f64),
+) -> Result<Trained, Report> {
+    let cuda = pages.tokens.device().is_cuda();
+    let batch = inner.batch.map_or((pages.count / inner.steps as i64).max(1), |b| b as i64);
+    let before: BTreeMap<String, Tensor> = model.params.iter().map(|(n, t)| (n.clone(), t.detach().copy())).collect();
+    let loss_before = evaluate(&model, pages, inner, batch)?;
+    let mut trained =
+        Trained { update: None, loss_before, loss_after: f64::NAN, steps: 0, tokens: 0, reason: None };
+    // Matrices are decayed, norms are not: two groups.
+    let (matrices, vectors): (Vec<_>, Vec<_>) =
+        model.params.values().map(Tensor::shallow_clone).partition(|t| t.dim() > 1);
+    let mut groups = [Group::new(matrices, inner.weight_decay), Group::new(vectors, 0.0)];
+    let mut gradient = None;
+    for step in 0..inner.steps {
+        model.params.values_mut().for_each(Tensor::zero_grad);
+        let (first, mut done, mut loss) = (step as i64 * batch, 0, 0.0);
+        while done < batch {
+            let here = (inner.micro_batch as i64).min(batch - done);
+            let (x, y) = pages.batch(first + done, here);
+            let share = here as f64 / batch as f64;
+            let part = working(inner, cuda, || model.loss(&x, &y) * share)?;
+            part.backward();
+            loss += part.double_value(&[]);
+            done += here;
+        }
+        let grads: Vec<Tensor> = groups.iter().flat_map(|g| g.params.iter().map(Tensor::grad)).collect();
+        let norm = shim::norm(&grads)?;
+        if !loss.is_finite() || !norm.is_finite() {
+            trained.reason = Some(format!("step {step}: loss {loss}, gradient norm {norm}"));
+            return Ok(trained);
+        }
+        if inner.clip > 0.0 && norm > inner.clip {
+            no_grad(|| grads.iter().for_each(|g| drop(g.shallow_clone().g_mul_scalar_(inner.clip / norm))));
+        }
+        if inner.optimizer == "sgd" && inner.steps == 1 {
+            // The gradient itself: θ − (θ − g) would lose its low bits.
+            let scaled: BTreeMap<String, Tensor> = model.params.iter().map(|(n, p)| (n.clone(), p.grad() * inner.lr)).collect();
+            gradient = Some(scaled);
+        }
+        groups.iter_mut().try_for_each(|group| group.step(inner))?;
+        trained.steps += 1;
+        trained.tokens += (batch * pages.length) as u64;
+        progress(trained.steps, loss);
+    }
+    trained.loss_after = evaluate(&model, pages, inner, batch)?;
+    let update = gradient.unwrap_or_else(|| {
+        no_grad(|| model.params.iter().map(|(n, after)| (n.clone(), &before[n] - after.detach())).collect())
+    });
+    let finite = no_grad(|| shim::norm(&update.values().map(Tensor::shallow_clone).collect::<Vec<_>>()))?.is_finite();
+    if finite && trained.loss_after.is_finite() {
+        trained.update = Some(update);
+    } else {
+        trained.reason = Some(format!("after {} steps: loss {}", trained.steps, trained.loss_after));
+    }
+    Ok(trained)
+}
+
+/// Parameters with one decay, and their optimizer's state.
+struct Group {
+    params: Vec<Tensor>,
+    first: Vec<Tensor>,
+    second: Vec<Tensor>,
+    steps: Vec<Tensor>,
+    decay: f64,
+}
+
+impl Group {
+    fn new(params: Vec<Tensor>, decay: f64) -> Self {
+        let zeros = || no_grad(|| params.iter().map(Tensor::zeros_like).collect::<Vec<_>>());
+        let (first, second) = (zeros(), zeros());
+        let steps = params.iter().map(|p| Tensor::zeros([], (tch::Kind::Float, p.device()))).collect();
+        Group { params, first, second, steps, decay }
+    }
+
+    fn step(&mut self, inner: &Inner) -> Result<(), Report> {
+        let grads: Vec<Tensor> = self.params.iter().map(Tensor::grad).collect();
+        if inner.optimizer == "adamw" {
+            let c = shim::AdamW {
+                lr: inner.lr,
+                beta1: inner.beta1,
+                beta2: inner.beta2,
+                decay: self.decay,
+                eps: inner.eps,
+            };
+            return shim::fused_adamw([&self.params, &grads, &self.first, &self.second, &self.steps], &c);
+        }
+        no_grad(|| {
+            for (param, grad) in self.params.iter_mut().zip(&grads) {
+                let _ = param.g_mul_scalar_(1.0 - inner.lr * self.decay);
+                let _ = param.g_sub_(&(grad * inner.lr));
+            }
+        });
+        Ok(())
+    }
+}

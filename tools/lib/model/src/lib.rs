@@ -1,0 +1,13 @@
+//! The transformer, its loss, the inner optimizers, and the device they run on.
+//!
+//! The only crate that links libtorch. It reads state directories and packed pages, and writes updates; it knows no
+//! network, no key and no other peer.
+
+pub mod data;
+pub mod device;
+pub mod inner;
+pub mod llama;
+mod shim;
+
+pub use data::Sequences;
+pub use llama::Llama;

@@ -1,0 +1,90 @@
+//! The C++ shim (`csrc/shim.cpp`): what tch lacks.
+#![allow(unsafe_code)]
+
+use record::{Code, Report};
+use std::ffi::{CStr, c_char, c_int};
+use tch::Tensor;
+
+type Raw = *const torch_sys::C_tensor;
+
+unsafe extern "C" {
+    fn bz_last_error() -> *const c_char;
+    fn bz_fused_adamw(
+        params: *const Raw,
+        grads: *const Raw,
+        first: *const Raw,
+        second: *const Raw,
+        steps: *const Raw,
+        n: usize,
+        lr: f64,
+        beta1: f64,
+        beta2: f64,
+        decay: f64,
+        eps: f64,
+    ) -> c_int;
+    fn bz_norm(tensors: *const Raw, n: usize, out: *mut f64) -> c_int;
+    fn bz_deterministic() -> c_int;
+    fn bz_autocast_bf16(cuda: c_int, on: c_int) -> c_int;
+}
+
+fn checked(status: c_int) -> Result<(), Report> {
+    if status == 0 {
+        return Ok(());
+    }
+    // SAFETY: the shim keeps the text of this thread's last error alive until the next one.
+    let text = unsafe { CStr::from_ptr(bz_last_error()) }.to_string_lossy();
+    let first = text.lines().next().unwrap_or_default().to_string();
+    Err(Report::new(Code::Bug, format!("libtorch: {first}")))
+}
+
+fn raw(tensors: &[Tensor]) -> Vec<Raw> {
+    tensors.iter().map(|tensor| tensor.as_ptr()).collect()
+}
+
+/// AdamW's coefficients for one step.
+pub(crate) struct AdamW {
+    pub lr: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub decay: f64,
+    pub eps: f64,
+}
+
+/// One step of AdamW over all parameters at once. The five lists are of one length.
+pub(crate) fn fused_adamw(
+    [params, grads, first, second, steps]: [&[Tensor]; 5],
+    c: &AdamW,
+) -> Result<(), Report> {
+    let n = params.len();
+    if [grads, first, second, steps].iter().any(|list| list.len() != n) {
+        return Err(Report::new(Code::Bug, "AdamW's lists differ in length"));
+    }
+    let lists = [params, grads, first, second, steps].map(raw);
+    let [p, g, m, v, s] = [&lists[0], &lists[1], &lists[2], &lists[3], &lists[4]].map(|list| list.as_ptr());
+    // SAFETY: five arrays of n live tensors; the shim keeps none of them.
+    checked(unsafe { bz_fused_adamw(p, g, m, v, s, n, c.lr, c.beta1, c.beta2, c.decay, c.eps) })
+}
+
+/// The Euclidean norm over all tensors.
+pub(crate) fn norm(tensors: &[Tensor]) -> Result<f64, Report> {
+    let (list, mut out) = (raw(tensors), 0.0);
+    // SAFETY: an array of live tensors and a place for the result.
+    checked(unsafe { bz_norm(list.as_ptr(), list.len(), &mut out) })?;
+    Ok(out)
+}
+
+/// Only algorithms that give the same bits at every run; no TF32.
+pub(crate) fn deterministic() -> Result<(), Report> {
+    // SAFETY: no arguments.
+    checked(unsafe { bz_deterministic() })
+}
+
+/// Run `work` with matrix products in bf16.
+pub(crate) fn autocast_bf16<T>(cuda: bool, work: impl FnOnce() -> T) -> Result<T, Report> {
+    // SAFETY: plain integers.
+    checked(unsafe { bz_autocast_bf16(c_int::from(cuda), 1) })?;
+    let result = work();
+    // SAFETY: as above.
+    checked(unsafe { bz_autocast_bf16(c_int::from(cuda), 0) })?;
+    Ok(result)
+}

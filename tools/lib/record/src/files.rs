@@ -1,0 +1,180 @@
+//! Files that appear whole or not at all, and where a node keeps its own.
+
+use crate::{Code, Context, Hash, Report, Window};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+};
+
+/// The folder of one node, `$BZ_HOME`.
+#[derive(Clone, Debug)]
+pub struct Home(pub PathBuf);
+
+impl Home {
+    /// The folder of one window's records and files.
+    pub fn window(&self, window: Window) -> PathBuf {
+        self.0.join("windows").join(window.to_string())
+    }
+    /// The directory of the state that a window trains from.
+    pub fn state(&self, window: Window) -> PathBuf {
+        self.0.join("states").join(window.to_string())
+    }
+    /// What the run agrees on.
+    pub fn hparams(&self) -> PathBuf {
+        self.0.join("hparams.json")
+    }
+    /// The windows whose state is here, oldest first.
+    pub fn states(&self) -> Vec<Window> {
+        numbered(&self.0.join("states"))
+    }
+    /// The windows that have a folder here, oldest first.
+    pub fn windows(&self) -> Vec<Window> {
+        numbered(&self.0.join("windows"))
+    }
+}
+
+fn numbered(folder: &Path) -> Vec<Window> {
+    let mut found: Vec<Window> = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+/// An error of the file system in words, with the exit code that it deserves.
+pub fn io_report(what: &str, path: &Path, error: &io::Error) -> Report {
+    let text = format!("cannot {what} {}: {error}", path.display());
+    match error.kind() {
+        io::ErrorKind::NotFound => Report::data(text).hint("check the path, or run the stage that makes this file"),
+        io::ErrorKind::PermissionDenied => {
+            Report::config(text).hint("check the owner and the mode of the file and its folder")
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Report::again(text).hint("free some space on that disk; nothing that was finished is lost")
+        }
+        _ => Report::again(text),
+    }
+}
+
+/// Make a folder and those above it.
+///
+/// # Errors
+/// When the file system refuses.
+pub fn create_dir(path: &Path) -> Result<(), Report> {
+    std::fs::create_dir_all(path).map_err(|e| io_report("create the folder", path, &e))
+}
+
+/// Write a file beside its place, sync it, and rename it there: a reader sees the old one or the new one.
+///
+/// # Errors
+/// When the file system refuses, or what `fill` returns.
+pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), Report> {
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    create_dir(folder)?;
+    let write = || -> io::Result<()> {
+        let mut part = tempfile::Builder::new().prefix(".part-").tempfile_in(folder)?;
+        fill(part.as_file_mut())?;
+        part.as_file().sync_all()?;
+        // A temporary file is for its owner only; what is finished has the mode of any other file.
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+        part.as_file().set_permissions(mode)?;
+        part.persist(path).map_err(|e| e.error)?;
+        // The rename itself must survive a loss of power.
+        File::open(folder)?.sync_all()
+    };
+    write().map_err(|e| io_report("write", path, &e))
+}
+
+/// Write a value as one JSON file, atomically.
+///
+/// # Errors
+/// When the file system refuses.
+pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), Report> {
+    let mut bytes = serde_json::to_vec_pretty(value).data("a value has no JSON form")?;
+    bytes.push(b'\n');
+    write_atomic(path, |file| file.write_all(&bytes))
+}
+
+/// Read a whole file of at most `cap` bytes.
+///
+/// # Errors
+/// When it is absent, larger, or the file system refuses.
+pub fn read_capped(path: &Path, cap: u64) -> Result<Vec<u8>, Report> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(|e| io_report("open", path, &e))?;
+    file.take(cap + 1).read_to_end(&mut bytes).map_err(|e| io_report("read", path, &e))?;
+    if bytes.len() as u64 > cap {
+        return Err(Report::data(format!("{} is larger than {cap} bytes", path.display())));
+    }
+    Ok(bytes)
+}
+
+/// Read one JSON file of at most 64 MiB.
+///
+/// # Errors
+/// As [`read_capped`], or when it is not the JSON of a `T`.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Report> {
+    serde_json::from_slice(&read_capped(path, 64 << 20)?).data(path.display())
+}
+
+/// The size and the BLAKE3 hash of a file.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn digest(path: &Path) -> Result<(u64, Hash), Report> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_mmap_rayon(path).map_err(|e| io_report("read", path, &e))?;
+    Ok((hasher.count(), hasher.finalize().into()))
+}
+
+/// Take the lock of a folder, so that two processes do not do the same work at once; it ends with the value.
+///
+/// # Errors
+/// Exit code 75 when another process holds it.
+pub fn lock(path: &Path) -> Result<File, Report> {
+    let file = File::create(path).map_err(|e| io_report("create", path, &e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            Err(Report::new(Code::Again, format!("another process holds {}", path.display()))
+                .hint("wait for it to finish, or stop it"))
+        }
+        Err(std::fs::TryLockError::Error(e)) => Err(io_report("lock", path, &e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        write_atomic(&path, |f| f.write_all(b"old")).unwrap();
+        let failed = write_atomic(&path, |f| {
+            f.write_all(b"half")?;
+            Err(io::Error::from(io::ErrorKind::StorageFull))
+        });
+        assert_eq!(failed.unwrap_err().code, Code::Again);
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no partial file stays");
+    }
+
+    #[test]
+    fn a_file_over_its_cap_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        std::fs::write(&path, [0; 11]).unwrap();
+        assert!(read_capped(&path, 11).is_ok());
+        assert_eq!(read_capped(&path, 10).unwrap_err().code, Code::Data);
+    }
+}

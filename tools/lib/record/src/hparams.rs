@@ -1,0 +1,498 @@
+//! What the whole network must agree on: `hparams.json`.
+//!
+//! An unknown field is refused, since a node that ignores one would train something else than its peers.
+
+use crate::{Context, Hash, Report, Window, files};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// All that a run agrees on. Its hash, with chain and subnet, names the run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hparams {
+    /// Version of this form: 1.
+    pub v: u32,
+    /// For people.
+    pub name: String,
+    /// The first window of the run.
+    pub start_window: Window,
+    /// The window clock.
+    pub clock: Clock,
+    /// The model, with the field names of a Hugging Face Llama `config.json`.
+    pub model: Model,
+    /// Seed of the first state.
+    pub init_seed: u64,
+    /// The text.
+    pub data: Data,
+    /// What a miner does in a window.
+    pub inner: Inner,
+    /// What crosses the network.
+    pub codec: Codec,
+    /// What enters the state.
+    pub accept: Accept,
+    /// How it enters.
+    pub outer: Outer,
+    /// 0: training of a window starts from the deltas of the last one.
+    pub lag: u32,
+    /// How a delta is judged.
+    pub score: Score,
+    /// How scores become weights.
+    pub fold: Fold,
+}
+
+/// The moments of a window, in blocks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Clock {
+    /// Length of a window.
+    pub blocks: u64,
+    /// From the start of a window to its commit block.
+    pub commit_offset: u64,
+    /// From the start of the *next* window to the deadline of the deltas.
+    pub deadline_offset: u64,
+    /// From the start of the *next* window to the block by which its state is published.
+    pub state_offset: u64,
+    /// How many blocks later each next validator in stake may publish instead.
+    pub state_grace: u64,
+}
+
+/// A Llama: RMSNorm, RoPE, SwiGLU, grouped-query attention.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// Number of tokens that there are.
+    pub vocab_size: u64,
+    /// Width.
+    pub hidden_size: u64,
+    /// Width inside the feed-forward part.
+    pub intermediate_size: u64,
+    /// Layers.
+    pub num_hidden_layers: u64,
+    /// Query heads.
+    pub num_attention_heads: u64,
+    /// Key and value heads.
+    pub num_key_value_heads: u64,
+    /// Longest sequence.
+    pub max_position_embeddings: u64,
+    /// ε of the norms.
+    pub rms_norm_eps: f64,
+    /// Base of the rotation.
+    pub rope_theta: f64,
+    /// The output layer is the embedding.
+    pub tie_word_embeddings: bool,
+    /// Standard deviation of the first state's matrices.
+    pub initializer_range: f64,
+}
+
+/// The text and how it is cut.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Data {
+    /// Name of the source, as in its manifest.
+    pub source: String,
+    /// Hash of the manifest; `null` stands only in a template whose source is not indexed yet.
+    pub manifest: Option<Hash>,
+    /// Hash of `tokenizer.json`; `null`: plain bytes, with 256 as end of text.
+    pub tokenizer: Option<Hash>,
+    /// Tokens predicted in a sequence, T.
+    pub sequence_length: u64,
+    /// Rows of the source in a page.
+    pub rows_per_page: u64,
+    /// Pages of a uid in a window.
+    pub pages_per_window: u64,
+    /// Uids that the subnet can have.
+    pub max_uids: u64,
+}
+
+/// The inner steps.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Inner {
+    /// `sgd` or `adamw`.
+    pub optimizer: String,
+    /// Steps in a window.
+    pub steps: u64,
+    /// Sequences in a step; `null`: all sequences of the pages, divided among the steps.
+    pub batch: Option<u64>,
+    /// Sequences that go through the model at once; gradients of a step are summed over these.
+    pub micro_batch: u64,
+    /// Learning rate.
+    pub lr: f64,
+    /// AdamW's β₁.
+    pub beta1: f64,
+    /// AdamW's β₂.
+    pub beta2: f64,
+    /// AdamW's ε.
+    pub eps: f64,
+    /// AdamW's decay of the matrices.
+    pub weight_decay: f64,
+    /// Largest norm of a step's gradient; 0: none.
+    pub clip: f64,
+    /// `f32`, or `bf16`: products in bf16 over f32 masters.
+    pub dtype: String,
+}
+
+/// What crosses the network.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Codec {
+    /// `slice` or `dense`.
+    pub name: String,
+    /// One of so many tiles is revealed; 1 for `dense`.
+    pub compression: u64,
+    /// `f32` or `bf16`.
+    pub values: String,
+}
+
+/// What enters the state.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Accept {
+    /// A peer's last judgement within so many windows has to be good; 1: this very window's.
+    pub memory_windows: u64,
+    /// Clip each delta to the median norm.
+    pub clip_to_median: bool,
+}
+
+/// The outer optimizer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Outer {
+    /// `sgd`, `nesterov` or `adamw`.
+    pub optimizer: String,
+    /// Learning rate.
+    pub lr: f64,
+    /// Nesterov's momentum.
+    pub momentum: f64,
+    /// AdamW's β₁.
+    pub beta1: f64,
+    /// AdamW's β₂.
+    pub beta2: f64,
+    /// AdamW's ε.
+    pub eps: f64,
+    /// AdamW's decay of the matrices.
+    pub weight_decay: f64,
+    /// Learning rate at the end of the cosine schedule.
+    pub lr_final: f64,
+    /// Length of the schedule in windows; 0: `lr` for ever.
+    pub lr_windows: u64,
+}
+
+/// How a delta is judged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Score {
+    /// `cosine` or `l2`.
+    pub rule: String,
+    /// Cosine below which nothing is paid.
+    pub threshold: f64,
+    /// Least ratio of the sent to the recomputed norm.
+    pub band_low: f64,
+    /// Greatest such ratio.
+    pub band_high: f64,
+    /// 1: zero below the threshold and outside the band. 0: in proportion to the cosine.
+    pub sharpness: f64,
+    /// Peers audited in a window.
+    pub sample: u64,
+}
+
+/// How scores become weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fold {
+    /// The last so many windows count.
+    pub windows: u64,
+    /// Share of the newest score in the moving average, α.
+    pub alpha: f64,
+    /// Averages are raised to this power.
+    pub power: f64,
+    /// Averages below this are nothing.
+    pub threshold: f64,
+}
+
+/// The block numbers of one window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moments {
+    /// First block.
+    pub start: u64,
+    /// From here commitments are fetched.
+    pub commit: u64,
+    /// Last block.
+    pub end: u64,
+    /// Deltas after this are late.
+    pub deadline: u64,
+    /// The next state is published by this block.
+    pub state: u64,
+}
+
+impl Hparams {
+    /// Read and check.
+    ///
+    /// # Errors
+    /// Exit code 78: absent, an unknown field, a value out of bounds.
+    pub fn load(path: &Path) -> Result<Self, Report> {
+        if !path.exists() {
+            return Err(Report::config(format!("there is no {}", path.display()))
+                .hint("copy the run's own: pipelines/hparams/ has those of known runs")
+                .hint("or say where it is: --hparams FILE, or BZ_HPARAMS; the node's folder is --home or BZ_HOME"));
+        }
+        let hparams: Hparams =
+            serde_json::from_slice(&files::read_capped(path, 1 << 20)?).config(path.display())?;
+        hparams.check().map_err(|e| e.at(path.display()))?;
+        Ok(hparams)
+    }
+
+    /// Check every value against its bounds.
+    ///
+    /// # Errors
+    /// Exit code 78, with the field.
+    pub fn check(&self) -> Result<(), Report> {
+        let bad = |field: &str, why: &str| Err(Report::config(format!("{field}: {why}")));
+        let (c, m, d, i) = (&self.clock, &self.model, &self.data, &self.inner);
+        if self.v != 1 {
+            return bad("v", "this version reads 1").map_err(|e| e.hint("a newer suite reads newer runs"));
+        }
+        if !(4..=1 << 20).contains(&c.blocks) {
+            return bad("clock.blocks", "4 to 1048576");
+        }
+        if c.commit_offset == 0 || c.commit_offset + 1 >= c.blocks {
+            return bad("clock.commit_offset", "inside the window, and before its last block");
+        }
+        if c.deadline_offset == 0 || c.deadline_offset >= c.state_offset || c.state_offset >= c.commit_offset {
+            return bad("clock", "0 < deadline_offset < state_offset < commit_offset");
+        }
+        if c.state_grace == 0 || c.state_grace > c.blocks {
+            return bad("clock.state_grace", "1 to clock.blocks");
+        }
+        if self.start_window.0 > u64::MAX / c.blocks / 2 {
+            return bad("start_window", "beyond any chain");
+        }
+        for (field, value, most) in [
+            ("model.vocab_size", m.vocab_size, 1 << 22),
+            ("model.hidden_size", m.hidden_size, 1 << 16),
+            ("model.intermediate_size", m.intermediate_size, 1 << 18),
+            ("model.num_hidden_layers", m.num_hidden_layers, 1 << 10),
+            ("model.num_attention_heads", m.num_attention_heads, 1 << 12),
+            ("model.num_key_value_heads", m.num_key_value_heads, 1 << 12),
+            ("model.max_position_embeddings", m.max_position_embeddings, 1 << 24),
+            ("data.sequence_length", d.sequence_length, m.max_position_embeddings),
+            ("data.rows_per_page", d.rows_per_page, 1 << 20),
+            ("data.pages_per_window", d.pages_per_window, 1 << 16),
+            ("data.max_uids", d.max_uids, 1 << 16),
+            ("inner.steps", i.steps, 1 << 20),
+            ("inner.micro_batch", i.micro_batch, 1 << 20),
+            ("inner.batch", i.batch.unwrap_or(1), 1 << 20),
+            ("codec.compression", self.codec.compression, 1 << 30),
+            ("accept.memory_windows", self.accept.memory_windows, 1 << 20),
+            ("fold.windows", self.fold.windows, 1 << 20),
+            ("score.sample", self.score.sample, 1 << 16),
+        ] {
+            if value == 0 || value > most {
+                return bad(field, &format!("1 to {most}, this is {value}"));
+            }
+        }
+        if !m.hidden_size.is_multiple_of(m.num_attention_heads) || m.head_dim() % 2 != 0 {
+            return bad("model.num_attention_heads", "divides hidden_size into heads of even width");
+        }
+        if !m.num_attention_heads.is_multiple_of(m.num_key_value_heads) {
+            return bad("model.num_key_value_heads", "divides num_attention_heads");
+        }
+        for (field, value, low, high) in [
+            ("model.rms_norm_eps", m.rms_norm_eps, 1e-12, 1.0),
+            ("model.rope_theta", m.rope_theta, 1.0, 1e12),
+            ("model.initializer_range", m.initializer_range, 1e-6, 10.0),
+            ("inner.lr", i.lr, 0.0, 1e3),
+            ("inner.beta1", i.beta1, 0.0, 0.9999999),
+            ("inner.beta2", i.beta2, 0.0, 0.9999999),
+            ("inner.eps", i.eps, 0.0, 1.0),
+            ("inner.weight_decay", i.weight_decay, 0.0, 1e3),
+            ("inner.clip", i.clip, 0.0, 1e9),
+            ("outer.lr", self.outer.lr, 0.0, 1e6),
+            ("outer.lr_final", self.outer.lr_final, 0.0, 1e6),
+            ("outer.momentum", self.outer.momentum, 0.0, 0.9999999),
+            ("outer.beta1", self.outer.beta1, 0.0, 0.9999999),
+            ("outer.beta2", self.outer.beta2, 0.0, 0.9999999),
+            ("outer.eps", self.outer.eps, 0.0, 1.0),
+            ("outer.weight_decay", self.outer.weight_decay, 0.0, 1e3),
+            ("score.threshold", self.score.threshold, -1.0, 1.0),
+            ("score.band_low", self.score.band_low, 0.0, 1.0),
+            ("score.band_high", self.score.band_high, 1.0, 1e9),
+            ("fold.alpha", self.fold.alpha, 1e-6, 1.0),
+            ("fold.power", self.fold.power, 0.0, 100.0),
+            ("fold.threshold", self.fold.threshold, 0.0, 1.0),
+        ] {
+            if !(low..=high).contains(&value) {
+                return bad(field, &format!("{low} to {high}, this is {value}"));
+            }
+        }
+        for (field, value, known) in [
+            ("inner.optimizer", &i.optimizer, &["sgd", "adamw"][..]),
+            ("inner.dtype", &i.dtype, &["f32", "bf16"]),
+            ("codec.name", &self.codec.name, &["slice", "dense"]),
+            ("codec.values", &self.codec.values, &["f32", "bf16"]),
+            ("outer.optimizer", &self.outer.optimizer, &["sgd", "nesterov", "adamw"]),
+            ("score.rule", &self.score.rule, &["cosine", "l2"]),
+        ] {
+            if !known.contains(&value.as_str()) {
+                return bad(field, &format!("one of {known:?}, this is {value:?}"));
+            }
+        }
+        if ![0.0, 1.0].contains(&self.score.sharpness) {
+            return bad("score.sharpness", "1 (zero below the threshold) or 0 (in proportion)");
+        }
+        if self.codec.name == "dense" && self.codec.compression != 1 {
+            return bad("codec.compression", "dense sends everything: 1");
+        }
+        if self.lag != 0 {
+            return bad("lag", "only 0: training of a window starts from the deltas of the last one");
+        }
+        Ok(())
+    }
+
+    /// The run's name: `blake3::derive_key("boltzmann run v1", genesis ‖ netuid u16-LE ‖ RFC 8785 JSON of this)`.
+    pub fn run(&self, genesis: Hash, netuid: u16) -> Hash {
+        let mut hasher = blake3::Hasher::new_derive_key("boltzmann run v1");
+        hasher.update(&genesis.0).update(&netuid.to_le_bytes());
+        // Hparams hold only numbers, strings and nulls: their canonical form always exists.
+        hasher.update(&serde_json_canonicalizer::to_vec(self).unwrap_or_default());
+        hasher.finalize().into()
+    }
+
+    /// The blocks of a window.
+    pub fn moments(&self, window: Window) -> Moments {
+        let start = window.0.saturating_mul(self.clock.blocks);
+        let next = start.saturating_add(self.clock.blocks);
+        Moments {
+            start,
+            commit: start.saturating_add(self.clock.commit_offset),
+            end: next - 1,
+            deadline: next.saturating_add(self.clock.deadline_offset),
+            state: next.saturating_add(self.clock.state_offset),
+        }
+    }
+
+    /// The window that a block lies in.
+    pub fn window_at(&self, block: u64) -> Window {
+        Window(block / self.clock.blocks)
+    }
+}
+
+impl Model {
+    /// Width of a head.
+    pub fn head_dim(&self) -> u64 {
+        self.hidden_size / self.num_attention_heads
+    }
+
+    /// Names and shapes of the parameters, sorted by name: the order of everything that is hashed or tiled.
+    /// Source: the names of `LlamaForCausalLM` in Hugging Face transformers.
+    pub fn tensors(&self) -> Vec<(String, Vec<u64>)> {
+        let (width, inner, kv) =
+            (self.hidden_size, self.intermediate_size, self.head_dim() * self.num_key_value_heads);
+        let mut all = vec![
+            ("model.embed_tokens.weight".to_string(), vec![self.vocab_size, width]),
+            ("model.norm.weight".to_string(), vec![width]),
+        ];
+        if !self.tie_word_embeddings {
+            all.push(("lm_head.weight".into(), vec![self.vocab_size, width]));
+        }
+        for layer in 0..self.num_hidden_layers {
+            for (name, shape) in [
+                ("input_layernorm", vec![width]),
+                ("mlp.down_proj", vec![width, inner]),
+                ("mlp.gate_proj", vec![inner, width]),
+                ("mlp.up_proj", vec![inner, width]),
+                ("post_attention_layernorm", vec![width]),
+                ("self_attn.k_proj", vec![kv, width]),
+                ("self_attn.o_proj", vec![width, width]),
+                ("self_attn.q_proj", vec![width, width]),
+                ("self_attn.v_proj", vec![kv, width]),
+            ] {
+                all.push((format!("model.layers.{layer}.{name}.weight"), shape));
+            }
+        }
+        all.sort();
+        all
+    }
+
+    /// Number of parameters.
+    pub fn numel(&self) -> u64 {
+        self.tensors().iter().map(|(_, shape)| shape.iter().product::<u64>()).sum()
+    }
+
+    /// The `config.json` of the state directory.
+    pub fn config_json(&self) -> Value {
+        let mut config = json!({
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "attention_bias": false,
+            "attention_dropout": 0.0,
+            "hidden_act": "silu",
+            "mlp_bias": false,
+            "torch_dtype": "float32",
+            "use_cache": true,
+        });
+        if let (Some(all), Ok(Value::Object(own))) = (config.as_object_mut(), serde_json::to_value(self)) {
+            all.extend(own);
+        }
+        config
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boltzmanns_own_model_has_its_size() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../pipelines/hparams/boltzmann.json");
+        let hparams = Hparams::load(&path).unwrap();
+        // Llama 2048 wide, 16 layers, 8192 inner: 1.2 billion parameters.
+        assert!((1.1e9..1.3e9).contains(&(hparams.model.numel() as f64)), "{}", hparams.model.numel());
+        assert_eq!((hparams.codec.compression, hparams.data.pages_per_window), (100, 3));
+    }
+
+    #[test]
+    fn every_known_runs_hparams_load_and_have_their_own_run() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../pipelines/hparams");
+        let mut runs = std::collections::BTreeSet::new();
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|e| e == "json") {
+                let hparams = Hparams::load(&path).unwrap();
+                assert!(runs.insert(hparams.run(Hash([1; 32]), 2)), "{}", path.display());
+                assert_ne!(hparams.run(Hash([1; 32]), 2), hparams.run(Hash([1; 32]), 3));
+                assert_ne!(hparams.run(Hash([1; 32]), 2), hparams.run(Hash([2; 32]), 2));
+            }
+        }
+        assert!(runs.len() >= 3);
+    }
+
+    #[test]
+    fn unknown_and_wrong_values_are_named() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../pipelines/hparams/demo.json");
+        let good: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("h.json");
+        for (pointer, value, named) in [
+            ("/clock/blocks", json!(0), "clock.blocks"),
+            ("/clock/commit_offset", json!(1_000_000), "commit_offset"),
+            ("/model/num_attention_heads", json!(7), "num_attention_heads"),
+            ("/inner/lr", json!(-1.0), "inner.lr"),
+            ("/inner/lr", json!(null), "line"),
+            ("/codec/name", json!("zip"), "codec.name"),
+            ("/lag", json!(1), "lag"),
+            ("/score/sharpness", json!(0.5), "sharpness"),
+        ] {
+            let mut wrong = good.clone();
+            *wrong.pointer_mut(pointer).unwrap() = value;
+            std::fs::write(&file, wrong.to_string()).unwrap();
+            let report = Hparams::load(&file).unwrap_err();
+            assert!(report.error.contains(named) && report.code == crate::Code::Config, "{pointer}: {report}");
+        }
+        let mut wrong = good;
+        wrong["inner"]["momentum"] = json!(0.9);
+        std::fs::write(&file, wrong.to_string()).unwrap();
+        assert!(Hparams::load(&file).unwrap_err().error.contains("momentum"));
+    }
+}

@@ -1,0 +1,396 @@
+//! The record types: facts on the pipe. Readers ignore fields and pass on types that they do not know.
+
+use crate::{Hash, Hotkey, Uid, Window};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::path::PathBuf;
+
+/// A record with its name on the wire.
+pub trait Record: Serialize + DeserializeOwned {
+    /// The value of its `type` field.
+    const TYPE: &'static str;
+}
+
+macro_rules! record {
+    ($name:ident, $tag:literal) => {
+        impl Record for $name {
+            const TYPE: &'static str = $tag;
+        }
+    };
+}
+
+/// Which network this is: the hash binds the chain, the subnet and the hparams.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Run {
+    /// See [`crate::Hparams::run`].
+    pub run: Hash,
+    /// Hash of the chain's first block.
+    pub genesis: Hash,
+    /// The subnet.
+    pub netuid: u16,
+    /// The hparams file.
+    pub path: PathBuf,
+    /// The chain is on this machine: buckets on loopback are allowed.
+    #[serde(default)]
+    pub local: bool,
+}
+record!(Run, "run");
+
+/// One window: its blocks, and the hashes that are known so far.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WindowRecord {
+    /// Its number.
+    pub window: Window,
+    /// The run.
+    pub run: Hash,
+    /// The first block.
+    pub start_block: u64,
+    /// From here validators fetch commitments.
+    pub commit_block: u64,
+    /// The last block; commitments that were not seen by then are late.
+    pub end_block: u64,
+    /// Deltas uploaded after this block, which lies in the next window, are late.
+    pub deadline_block: u64,
+    /// By this block of the next window its state is published.
+    pub state_block: u64,
+    /// The last finalized block when this was written.
+    pub block: u64,
+    /// Hash of the start block: who trains on which pages.
+    pub seed: Option<Hash>,
+    /// Hash of the end block: which tiles are revealed, who is audited.
+    pub reveal: Option<Hash>,
+    /// The chain's clock at the deadline block, milliseconds since 1970, once it is there.
+    #[serde(default)]
+    pub deadline_ms: Option<u64>,
+}
+record!(WindowRecord, "window");
+
+/// One neuron of the subnet, as of the window's start block.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its place.
+    pub uid: Uid,
+    /// Its key.
+    pub hotkey: Hotkey,
+    /// Where its bucket is, as it committed it on the chain. Hostile.
+    pub bucket: Option<String>,
+    /// Stake, in the subnet's own token (alpha).
+    pub stake: f64,
+    /// Share of the miners' emission, `0..1`.
+    pub incentive: f64,
+    /// May set weights.
+    pub permit: bool,
+    /// Block of its last weights.
+    pub last_update: u64,
+    /// The wallet given is this one.
+    #[serde(rename = "self")]
+    pub own: bool,
+}
+record!(Peer, "peer");
+
+/// One page: rows that follow each other in the data source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageRef {
+    /// The data source's name.
+    pub source: String,
+    /// The file in which it begins; it runs on into the next one where that ends.
+    pub part: String,
+    /// Its first row in that file.
+    pub row: u64,
+    /// How many rows.
+    pub rows: u64,
+    /// Hash of the rows' content, each with its length before it.
+    pub blake3: Hash,
+}
+
+/// The pages of one uid in one window, tokenized and packed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Pages {
+    /// The window.
+    pub window: Window,
+    /// Whose pages.
+    pub uid: Uid,
+    /// `own`, `audit`, `random`, or `given`.
+    pub role: String,
+    /// Which pages.
+    pub pages: Vec<PageRef>,
+    /// The packed tokens: safetensors with `tokens (sequences, T + 1) I32`.
+    pub path: PathBuf,
+    /// Size of that file.
+    pub bytes: u64,
+    /// Hash of that file.
+    pub blake3: Hash,
+    /// Tokens that are predicted: `sequences · T`.
+    pub tokens: u64,
+}
+record!(Pages, "pages");
+
+impl Pages {
+    /// The hash of the list: `derive_key("boltzmann pages v1", content hash ‖ content hash ‖ …)`.
+    pub fn hash(&self) -> Hash {
+        let all: Vec<u8> = self.pages.iter().flat_map(|page| page.blake3.0).collect();
+        crate::draw::derive("boltzmann pages v1", &all)
+    }
+}
+
+/// What entered a state: one miner's delta.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// Whose.
+    pub uid: Uid,
+    /// Whose.
+    pub hotkey: Hotkey,
+    /// Hash of the delta file.
+    pub blake3: Hash,
+    /// Its share, relative to the others'.
+    pub weight_u16: u16,
+    /// Factor that clips it to the median norm, at most 1.
+    pub scale: f32,
+}
+
+/// What is to enter the next state, decided by `bz-score accept`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Accept {
+    /// The window whose deltas these are.
+    pub window: Window,
+    /// In the order of uids.
+    pub accepted: Vec<Accepted>,
+    /// Norm that the scales clip to, of what was revealed.
+    pub norm_median: f64,
+}
+record!(Accept, "accept");
+
+/// One state of the model: the parameters that a window trains from.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct State {
+    /// The window that trains from it.
+    pub window: Window,
+    /// The run.
+    pub run: Hash,
+    /// Hash over run, window, model, moments and what is pending.
+    pub root: Hash,
+    /// Root of the state that it was made from; `null` for the first.
+    pub prev: Option<Hash>,
+    /// Window of the state that it was made from.
+    pub prev_window: Option<Window>,
+    /// The state directory on this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// What entered, in the order of uids.
+    pub accepted: Vec<Accepted>,
+    /// Hash of the end block of the window that it was made from: which tiles its deltas carry.
+    pub reveal: Option<Hash>,
+    /// Who signed.
+    pub by: Option<Hotkey>,
+    /// sr25519 over the canonical JSON of the other fields, without `path` and `type`; 128 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
+}
+record!(State, "state");
+
+/// The update of one uid in one window, own or recomputed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Train {
+    /// The window.
+    pub window: Window,
+    /// Whose pages.
+    pub uid: Uid,
+    /// Role of the pages.
+    pub role: String,
+    /// The update Δ = θ − θ': safetensors, f32, the names and shapes of the model; absent when not finite.
+    pub path: Option<PathBuf>,
+    /// Size of that file.
+    pub bytes: u64,
+    /// Hash of that file.
+    pub blake3: Option<Hash>,
+    /// Root of θ.
+    pub base: Hash,
+    /// Hash over the content hashes of its pages.
+    pub pages: Hash,
+    /// Inner steps done.
+    pub steps: u64,
+    /// Tokens trained on.
+    pub tokens: u64,
+    /// Nats a token over the pages before; `null` when not finite.
+    pub loss_before: Option<f64>,
+    /// Nats a token over the pages after.
+    pub loss_after: Option<f64>,
+    /// Tokens trained on a second of wall time.
+    pub tokens_per_s: f64,
+    /// CPU seconds of the whole process spent on this record.
+    pub cpu_s: f64,
+    /// `cpu` or `cuda:0`.
+    pub device: String,
+    /// `ok`, or `nonfinite`.
+    pub status: String,
+    /// What was wrong.
+    pub reason: Option<String>,
+}
+record!(Train, "train");
+
+/// A blinded commitment to an update.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Commit {
+    /// The window.
+    pub window: Window,
+    /// The run.
+    pub run: Hash,
+    /// Whose.
+    pub uid: Uid,
+    /// Whose.
+    pub hotkey: Hotkey,
+    /// See `wire::commit`.
+    pub commitment: Hash,
+    /// sr25519 over the canonical JSON of run, window, uid, hotkey and commitment.
+    pub signature: String,
+    /// The commitment file on this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// `ok late missing invalid`, as the fetcher saw it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
+    /// Why not ok.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The finalized block at which the fetcher saw it first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block: Option<u64>,
+}
+record!(Commit, "commit");
+
+/// The delta of one peer in one window.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Delta {
+    /// The window.
+    pub window: Window,
+    /// Whose.
+    pub uid: Uid,
+    /// Whose.
+    pub hotkey: Hotkey,
+    /// The delta file on this machine.
+    pub path: Option<PathBuf>,
+    /// Its size.
+    pub bytes: u64,
+    /// Its hash.
+    pub blake3: Option<Hash>,
+    /// `slice` or `dense`, once it was checked.
+    pub codec: Option<String>,
+    /// Root of the state that it is for.
+    pub base: Option<Hash>,
+    /// `ok late missing invalid`.
+    pub status: String,
+    /// Why not ok.
+    pub reason: Option<String>,
+}
+record!(Delta, "delta");
+
+/// An upload.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Push {
+    /// The window.
+    pub window: Window,
+    /// Whose bucket.
+    pub uid: Option<Uid>,
+    /// Where.
+    pub url: String,
+    /// Size of the object.
+    pub bytes: u64,
+    /// Hash of the object.
+    pub blake3: Hash,
+    /// Seconds that it took.
+    pub wall_s: f64,
+    /// False when the same object was there already, or under `--dry-run`.
+    pub uploaded: bool,
+}
+record!(Push, "push");
+
+/// A download.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Pull {
+    /// The window.
+    pub window: Window,
+    /// Whose bucket.
+    pub uid: Uid,
+    /// Where from.
+    pub url: String,
+    /// Size of the object.
+    pub bytes: u64,
+    /// Hash of the object.
+    pub blake3: Hash,
+    /// Seconds that it took.
+    pub wall_s: f64,
+}
+record!(Pull, "pull");
+
+/// The loss of a state on pages, with and without a delta.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Eval {
+    /// The window.
+    pub window: Window,
+    /// Whose pages.
+    pub uid: Uid,
+    /// Role of the pages.
+    pub role: String,
+    /// Nats a token of the state; `null` when not finite.
+    pub loss_before: Option<f64>,
+    /// Nats a token with the update applied; `null` when there was none or it is not finite.
+    pub loss_after: Option<f64>,
+    /// Tokens predicted.
+    pub tokens: u64,
+    /// `ok`, or `nonfinite`.
+    pub status: String,
+}
+record!(Eval, "eval");
+
+/// What one peer's delta was worth in one window.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Score {
+    /// The window.
+    pub window: Window,
+    /// Whose.
+    pub uid: Uid,
+    /// Whose.
+    pub hotkey: Hotkey,
+    /// `cosine` or `l2`.
+    pub rule: String,
+    /// Inner product with the reference, over what was revealed.
+    pub dot: Option<f64>,
+    /// Norm of what was sent.
+    pub norm: Option<f64>,
+    /// Norm of the recomputed update over the same tiles.
+    pub norm_ref: Option<f64>,
+    /// Values compared.
+    pub numel: u64,
+    /// The measurement.
+    pub raw: Option<f64>,
+    /// What it is worth: `0..1` for `cosine`, at most 0 for `l2`; `null`: not measured.
+    pub score: Option<f64>,
+    /// Why not more.
+    pub reason: Option<String>,
+}
+record!(Score, "score");
+
+/// The weights of a validator.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Weights {
+    /// The last window that they are from.
+    pub window: Window,
+    /// Whom.
+    pub uids: Vec<Uid>,
+    /// Whom, as they were scored.
+    pub hotkeys: Vec<Hotkey>,
+    /// How much, of 1.
+    pub weights: Vec<f64>,
+    /// As the chain has them.
+    #[serde(default)]
+    pub values_u16: Vec<u16>,
+    /// Whether they were sent.
+    #[serde(default)]
+    pub submitted: bool,
+    /// Hash of the extrinsic.
+    #[serde(default)]
+    pub tx: Option<Hash>,
+    /// Why they were not sent.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+record!(Weights, "weights");

@@ -1,0 +1,108 @@
+//! What a person reads when something is wrong, and the exit code that a script reads.
+
+use std::{fmt, io};
+
+/// The exit codes of every tool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Code {
+    /// The answer is no: one named thing failed its check, not yet, too late for this window.
+    No = 1,
+    /// A wrong command line.
+    Usage = 2,
+    /// Bad data in a file or a record.
+    Data = 65,
+    /// A network or a service is not there at this moment: the same command may work later.
+    Again = 75,
+    /// Configuration or wallet.
+    Config = 78,
+    /// A defect of the tool.
+    Bug = 101,
+}
+
+/// An error for a person: what failed, on what, and what to do about it.
+#[derive(Debug)]
+pub struct Report {
+    /// The exit code.
+    pub code: Code,
+    /// What failed, on what.
+    pub error: String,
+    /// What to do, a line each.
+    pub hints: Vec<String>,
+    /// The reader of our output went away: not an error.
+    pub closed_pipe: bool,
+}
+
+impl Report {
+    /// A report without a hint yet.
+    pub fn new(code: Code, error: impl fmt::Display) -> Self {
+        Report { code, error: error.to_string(), hints: Vec::new(), closed_pipe: false }
+    }
+    /// Exit code 1.
+    pub fn no(error: impl fmt::Display) -> Self {
+        Self::new(Code::No, error)
+    }
+    /// Exit code 2.
+    pub fn usage(error: impl fmt::Display) -> Self {
+        Self::new(Code::Usage, error)
+    }
+    /// Exit code 65.
+    pub fn data(error: impl fmt::Display) -> Self {
+        Self::new(Code::Data, error)
+    }
+    /// Exit code 75.
+    pub fn again(error: impl fmt::Display) -> Self {
+        Self::new(Code::Again, error)
+    }
+    /// Exit code 78.
+    pub fn config(error: impl fmt::Display) -> Self {
+        Self::new(Code::Config, error)
+    }
+    /// Add what to do about it.
+    pub fn hint(mut self, hint: impl fmt::Display) -> Self {
+        self.hints.push(hint.to_string());
+        self
+    }
+    /// Put where it happened before what happened.
+    pub fn at(mut self, place: impl fmt::Display) -> Self {
+        self.error = format!("{place}: {}", self.error);
+        self
+    }
+    /// An error of writing the output stream; a closed pipe downstream is no error.
+    pub fn output(error: &io::Error) -> Self {
+        let mut report = Self::again(format!("cannot write the output stream: {error}"));
+        report.closed_pipe = error.kind() == io::ErrorKind::BrokenPipe;
+        report
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.error)?;
+        self.hints.iter().try_for_each(|hint| write!(f, "\nhint: {hint}"))
+    }
+}
+
+impl std::error::Error for Report {}
+
+/// Turns the error of a library or of the system into a [`Report`] that says what was being done.
+pub trait Context<T> {
+    /// Bad data, exit code 65.
+    fn data(self, what: impl fmt::Display) -> Result<T, Report>;
+    /// Configuration or wallet, exit code 78.
+    fn config(self, what: impl fmt::Display) -> Result<T, Report>;
+    /// Something outside is not there now, exit code 75.
+    fn again(self, what: impl fmt::Display) -> Result<T, Report>;
+}
+
+impl<T, E: fmt::Display> Context<T> for Result<T, E> {
+    fn data(self, what: impl fmt::Display) -> Result<T, Report> {
+        self.map_err(|e| Report::data(format!("{what}: {e}")))
+    }
+    fn config(self, what: impl fmt::Display) -> Result<T, Report> {
+        self.map_err(|e| Report::config(format!("{what}: {e}")))
+    }
+    fn again(self, what: impl fmt::Display) -> Result<T, Report> {
+        self.map_err(|e| Report::again(format!("{what}: {e}")))
+    }
+}

@@ -1,0 +1,146 @@
+//! A bucket's address: where it is, and whether we may go there.
+
+use record::Report;
+use std::net::IpAddr;
+use url::{Host, Url};
+
+/// `https://ENDPOINT/BUCKET`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// Scheme, host and port.
+    pub endpoint: String,
+    /// The bucket.
+    pub bucket: String,
+    host: Host<String>,
+    secure: bool,
+}
+
+impl Address {
+    /// Read an address.
+    ///
+    /// # Errors
+    /// Exit code 65 when it is none.
+    pub fn parse(text: &str) -> Result<Self, Report> {
+        let shown: String = text.chars().filter(|c| !c.is_control()).take(120).collect();
+        let wrong = |why: &str| {
+            Report::data(format!("{shown:?} is no bucket's address: {why}"))
+                .hint("an address is https://ENDPOINT/BUCKET, such as https://s3.example.org/miner7")
+        };
+        if text.len() > 512 {
+            return Err(wrong("longer than 512 bytes"));
+        }
+        let url = Url::parse(text).map_err(|e| wrong(&e.to_string()))?;
+        if !["http", "https"].contains(&url.scheme()) {
+            return Err(wrong("neither http nor https"));
+        }
+        if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
+            return Err(wrong("it has more than a host and a bucket"));
+        }
+        let host = url.host().ok_or_else(|| wrong("no host"))?.to_owned();
+        let bucket = url.path().trim_matches('/').to_string();
+        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+        if !(3..=63).contains(&bucket.len()) || !bucket.chars().all(fits) || bucket.contains("..") {
+            return Err(wrong("a bucket's name is 3 to 63 of a-z 0-9 - ."));
+        }
+        let port = url.port().map_or(String::new(), |port| format!(":{port}"));
+        let endpoint = format!("{}://{host}{port}", url.scheme());
+        Ok(Address { endpoint, bucket, host, secure: url.scheme() == "https" })
+    }
+
+    /// Whether a peer's bucket may be there; a name is checked again when it is resolved.
+    ///
+    /// # Errors
+    /// Exit code 65 with the reason.
+    pub fn allow(&self, local: bool) -> Result<(), Report> {
+        if !local && !self.secure {
+            return Err(Report::data(format!("{} is not https", self.endpoint)));
+        }
+        let address = match &self.host {
+            Host::Ipv4(ip) => IpAddr::V4(*ip),
+            Host::Ipv6(ip) => IpAddr::V6(*ip),
+            Host::Domain(name) if name == "localhost" || name.ends_with(".localhost") => {
+                IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)
+            }
+            Host::Domain(_) => return Ok(()),
+        };
+        if may_connect(address, local) {
+            Ok(())
+        } else {
+            Err(Report::data(format!("{} points into a private network", self.endpoint)))
+        }
+    }
+
+    /// The address of an object.
+    pub fn url(&self, key: &str) -> String {
+        format!("{}/{}/{key}", self.endpoint, self.bucket)
+    }
+}
+
+/// Whether a peer's bucket may be at this address: on the public internet, or on this machine's loopback when the run is.
+pub fn may_connect(ip: IpAddr, local: bool) -> bool {
+    // An IPv4 address in IPv6 clothes is that IPv4 address.
+    let ip = match ip {
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(ip, IpAddr::V4),
+        IpAddr::V4(_) => ip,
+    };
+    if local {
+        return ip.is_loopback();
+    }
+    match ip {
+        IpAddr::V4(v4) => {
+            let [a, b, c, _] = v4.octets();
+            !(v4.is_private()
+                || v4.is_loopback()
+                || v4.is_link_local()
+                || v4.is_broadcast()
+                || v4.is_multicast()
+                || v4.is_documentation()
+                || a == 0
+                || a >= 240
+                || (a == 100 && (64..128).contains(&b)) // carrier-grade NAT, RFC 6598
+                || (a == 198 && (18..20).contains(&b)) // benchmarks, RFC 2544
+                || (a == 192 && b == 0 && c == 0)) // protocol assignments, RFC 6890
+        }
+        IpAddr::V6(v6) => {
+            let first = v6.segments()[0];
+            // Global unicast is 2000::/3; 2002::/16 and 64:ff9b::/96 hide an IPv4 address, 2001:db8::/32 is for documents.
+            (first & 0xe000) == 0x2000 && first != 0x2002 && !(first == 0x2001 && v6.segments()[1] < 0x0200)
+                && !(first == 0x2001 && v6.segments()[1] == 0x0db8)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_parsed_strictly() {
+        let good = Address::parse("http://127.0.0.1:9100/m-7").unwrap();
+        assert_eq!((good.endpoint.as_str(), good.bucket.as_str()), ("http://127.0.0.1:9100", "m-7"));
+        assert_eq!(good.url("a/b"), "http://127.0.0.1:9100/m-7/a/b");
+        for bad in [
+            "", "m7", "ftp://a/bucket", "https://a", "https://a/b/c", "https://u:p@a.b/bucket", "https://a.b/bucket?x=1",
+            "https://a.b/BUCKET", "https://a.b/../x", "https:///bucket", "file:///etc/passwd", "https://a.b/bu\ncket%00",
+        ] {
+            assert!(Address::parse(bad).is_err(), "{bad:?}");
+        }
+        assert!(Address::parse(&format!("https://a.b/{}", "x".repeat(1000))).is_err());
+    }
+
+    #[test]
+    fn private_networks_are_refused() {
+        for private in [
+            "http://8.8.8.8/bucket", "https://10.0.0.1/bucket", "https://192.168.1.1/bucket", "https://172.16.0.1/bucket",
+            "https://127.0.0.1/bucket", "https://localhost/bucket", "https://169.254.169.254/bucket", "https://0.0.0.0/bucket",
+            "https://[::1]/bucket", "https://[fd00::1]/bucket", "https://[fe80::1]/bucket", "https://[::ffff:10.0.0.1]/bucket",
+            "https://0x7f000001/bucket", "https://2130706433/bucket", "https://100.64.0.1/bucket", "https://[2002:a00:1::]/bucket",
+        ] {
+            assert!(Address::parse(private).unwrap().allow(false).is_err(), "{private}");
+        }
+        assert!(Address::parse("https://8.8.8.8/bucket").unwrap().allow(false).is_ok());
+        assert!(Address::parse("http://127.0.0.1:1/bucket").unwrap().allow(true).is_ok());
+        assert!(Address::parse("http://10.0.0.1/bucket").unwrap().allow(true).is_err());
+        assert!(Address::parse("https://8.8.8.8/bucket").unwrap().allow(true).is_err());
+    }
+}

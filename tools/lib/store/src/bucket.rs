@@ -1,0 +1,319 @@
+//! One bucket: put, get with a cap and a resume, list.
+
+use crate::address::{Address, may_connect};
+use aws_credential_types::Credentials;
+use aws_sdk_s3::{
+    Client,
+    config::{Region, retry::RetryConfig, timeout::TimeoutConfig},
+    error::SdkError,
+    operation::get_object::GetObjectError,
+    primitives::ByteStream,
+};
+use aws_smithy_http_client::{
+    Builder,
+    tls::{Provider, rustls_provider::CryptoMode},
+};
+use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError};
+use record::{Hash, Report, files};
+use std::{
+    fs::File,
+    io::{Seek, Write},
+    path::Path,
+    time::Duration,
+};
+
+/// Attempts at one request.
+const ATTEMPTS: u32 = 6;
+/// Breaks in one body that are resumed.
+const RESUMES: u32 = 8;
+/// Slowest transfer that is waited for, bytes a second, after the first minute.
+const SLOWEST: u64 = 64 << 10;
+/// Upload buffer: small ones cost four times the CPU.
+const BUFFER: usize = 1 << 20;
+
+/// One bucket.
+#[derive(Clone)]
+pub struct Bucket {
+    client: Client,
+    /// Where it is.
+    pub address: Address,
+}
+
+/// Why an object could not be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It is not there.
+    Missing,
+    /// It is larger than may be read.
+    TooLarge(u64),
+    /// The bucket says no.
+    Denied,
+    /// The bucket cannot be reached, or breaks off.
+    Unreachable(String),
+    /// Our own disk.
+    Disk(String),
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Fault::Missing => f.write_str("not there (404)"),
+            Fault::TooLarge(cap) => write!(f, "larger than {cap} bytes"),
+            Fault::Denied => f.write_str("access denied (403)"),
+            Fault::Unreachable(why) => write!(f, "cannot be reached: {why}"),
+            Fault::Disk(why) => f.write_str(why),
+        }
+    }
+}
+
+/// An object that was fetched.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    /// Its size.
+    pub bytes: u64,
+    /// Its hash.
+    pub blake3: Hash,
+    /// When the bucket says that it was written, milliseconds since 1970.
+    pub modified_ms: Option<i64>,
+}
+
+/// Resolves names, and drops every address to which a peer may not send us.
+#[derive(Clone, Debug)]
+struct Resolver {
+    local: bool,
+}
+
+impl ResolveDns for Resolver {
+    fn resolve_dns<'a>(&'a self, name: &'a str) -> DnsFuture<'a> {
+        let local = self.local;
+        DnsFuture::new(async move {
+            let found = tokio::net::lookup_host((name, 0)).await.map_err(ResolveDnsError::new)?;
+            let allowed: Vec<_> = found.map(|a| a.ip()).filter(|ip| may_connect(*ip, local)).collect();
+            if allowed.is_empty() {
+                return Err(ResolveDnsError::new(std::io::Error::other(format!("{name} has no public address"))));
+            }
+            Ok(allowed)
+        })
+    }
+}
+
+fn config(address: &Address, region: &str) -> aws_sdk_s3::config::Builder {
+    aws_sdk_s3::Config::builder()
+        .region(Region::new(region.to_string()))
+        .endpoint_url(&address.endpoint)
+        .force_path_style(true)
+        .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
+        .timeout_config(
+            TimeoutConfig::builder().connect_timeout(Duration::from_secs(5)).read_timeout(Duration::from_secs(30)).build(),
+        )
+}
+
+fn why<E: std::fmt::Debug>(error: &SdkError<E>) -> String {
+    match error {
+        SdkError::TimeoutError(_) => "no answer in time".into(),
+        SdkError::DispatchFailure(failure) => {
+            let mut text = "no connection".to_string();
+            let mut source = failure.as_connector_error().and_then(std::error::Error::source);
+            while let Some(inner) = source {
+                text = inner.to_string();
+                source = inner.source();
+            }
+            text
+        }
+        SdkError::ServiceError(service) => format!("status {}", service.raw().status().as_u16()),
+        SdkError::ResponseError(response) => format!("a wrong answer, status {}", response.raw().status().as_u16()),
+        _ => "the request could not be made".into(),
+    }
+}
+
+fn status<E>(error: &SdkError<E>) -> u16 {
+    error.raw_response().map_or(0, |r| r.status().as_u16())
+}
+
+fn fault<E: std::fmt::Debug>(error: &SdkError<E>) -> Fault {
+    match status(error) {
+        404 => Fault::Missing,
+        401 | 403 => Fault::Denied,
+        _ => Fault::Unreachable(why(error)),
+    }
+}
+
+impl Bucket {
+    /// The own bucket, with its key.
+    ///
+    /// # Errors
+    /// Never; the key is tried when it is used.
+    pub fn own(address: Address, region: &str, access: String, secret: String) -> Result<Self, Report> {
+        let http = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
+        let credentials = Credentials::new(access, secret, None, None, "boltzmann");
+        let config = config(&address, region).http_client(http).credentials_provider(credentials).build();
+        Ok(Bucket { client: Client::from_conf(config), address })
+    }
+
+    /// A peer's bucket: no credentials, no private network unless `local`.
+    ///
+    /// # Errors
+    /// Exit code 65 when the address is none, or points where it may not.
+    pub fn peer(text: &str, local: bool) -> Result<Self, Report> {
+        let address = Address::parse(text)?;
+        address.allow(local)?;
+        let http =
+            Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_with_resolver(Resolver { local });
+        let config = config(&address, "us-east-1").http_client(http).allow_no_auth().build();
+        Ok(Bucket { client: Client::from_conf(config), address })
+    }
+
+    /// Upload a file, unless the same is there already; whether it was sent.
+    ///
+    /// # Errors
+    /// Exit code 78 when the bucket refuses the key, 75 when it cannot be reached.
+    pub async fn put(&self, key: &str, path: &Path) -> Result<bool, Report> {
+        let (bytes, blake3) = files::digest(path)?;
+        let url = self.address.url(key);
+        let head = self.client.head_object().bucket(&self.address.bucket).key(key).send().await;
+        if let Ok(head) = head
+            && head.content_length() == Some(bytes as i64)
+            && head.metadata().and_then(|m| m.get("blake3")) == Some(&blake3.to_string())
+        {
+            return Ok(false);
+        }
+        let body = ByteStream::read_from().path(path).buffer_size(BUFFER).build().await;
+        let body = body.map_err(|e| Report::data(format!("cannot read {}: {e}", path.display())))?;
+        let request = self
+            .client
+            .put_object()
+            .bucket(&self.address.bucket)
+            .key(key)
+            .metadata("blake3", blake3.to_string())
+            .body(body);
+        request.send().await.map_err(|error| match status(&error) {
+            401 | 403 => Report::config(format!("cannot write {url}: access denied ({})", status(&error)))
+                .hint("the key in BZ_ACCESS_KEY and BZ_SECRET_KEY has to be one that writes this bucket"),
+            404 => Report::config(format!("cannot write {url}: there is no such bucket (404)"))
+                .hint("create it, or correct BZ_BUCKET"),
+            _ => Report::again(format!("cannot write {url}: {}", why(&error)))
+                .hint("the bucket may be down: the same command sends it again"),
+        })?;
+        Ok(true)
+    }
+
+    /// Fetch an object of at most `cap` bytes into a file, which appears only when it is whole.
+    ///
+    /// # Errors
+    /// Why it could not be had.
+    pub async fn get(&self, key: &str, cap: u64, path: &Path) -> Result<Fetched, Fault> {
+        let limit = Duration::from_secs(60 + cap / SLOWEST);
+        match tokio::time::timeout(limit, self.get_whole(key, cap, path)).await {
+            Ok(result) => result,
+            Err(_) => Err(Fault::Unreachable(format!("not done after {} s", limit.as_secs()))),
+        }
+    }
+
+    async fn get_whole(&self, key: &str, cap: u64, path: &Path) -> Result<Fetched, Fault> {
+        let disk = |e: std::io::Error| Fault::Disk(files::io_report("write", path, &e).to_string());
+        let folder = path.parent().unwrap_or_else(|| Path::new("."));
+        std::fs::create_dir_all(folder).map_err(disk)?;
+        let part = path.with_extension(format!("part-{}", std::process::id()));
+        let mut file = File::create(&part).map_err(disk)?;
+        let result = self.download(key, cap, &mut file, &disk).await;
+        let finished = result.and_then(|fetched| {
+            file.sync_all().and_then(|()| std::fs::rename(&part, path)).map_err(disk)?;
+            Ok(fetched)
+        });
+        if finished.is_err() {
+            // What is left of a broken download is of no use.
+            let _ = std::fs::remove_file(&part);
+        }
+        finished
+    }
+
+    async fn download(
+        &self,
+        key: &str,
+        cap: u64,
+        file: &mut File,
+        disk: &impl Fn(std::io::Error) -> Fault,
+    ) -> Result<Fetched, Fault> {
+        let (mut done, mut etag, mut breaks) = (0u64, None::<String>, 0);
+        let mut hasher = blake3::Hasher::new();
+        loop {
+            let mut request = self.client.get_object().bucket(&self.address.bucket).key(key);
+            if done > 0 {
+                // The same object, from where it broke off.
+                request = request.range(format!("bytes={done}-")).set_if_match(etag.clone());
+            }
+            let answer = match request.send().await {
+                Ok(answer) => answer,
+                Err(SdkError::ServiceError(e)) if matches!(e.err(), GetObjectError::NoSuchKey(_)) => {
+                    return Err(Fault::Missing);
+                }
+                Err(error) if status(&error) == 412 && done > 0 => {
+                    // It was replaced meanwhile: from the start.
+                    (done, etag) = (0, None);
+                    hasher = blake3::Hasher::new();
+                    file.set_len(0).and_then(|()| file.rewind()).map_err(disk)?;
+                    breaks += 1;
+                    if breaks > RESUMES {
+                        return Err(Fault::Unreachable("it changes while it is read".into()));
+                    }
+                    continue;
+                }
+                Err(error) => return Err(fault(&error)),
+            };
+            let length = answer.content_length().and_then(|l| u64::try_from(l).ok());
+            let whole = length.map(|l| l.saturating_add(done));
+            if whole.is_some_and(|whole| whole > cap) {
+                return Err(Fault::TooLarge(cap));
+            }
+            etag = etag.or(answer.e_tag().map(str::to_string));
+            let modified_ms = answer.last_modified().and_then(|t| t.to_millis().ok());
+            let mut body = answer.body;
+            let broken = loop {
+                match body.next().await {
+                    Some(Ok(chunk)) => {
+                        done += chunk.len() as u64;
+                        if done > cap {
+                            return Err(Fault::TooLarge(cap));
+                        }
+                        hasher.update(&chunk);
+                        file.write_all(&chunk).map_err(disk)?;
+                    }
+                    Some(Err(error)) => break Some(error.to_string()),
+                    None if whole.is_some_and(|whole| whole != done) => break Some("the body is cut short".into()),
+                    None => break None,
+                }
+            };
+            let Some(broken) = broken else {
+                return Ok(Fetched { bytes: done, blake3: hasher.finalize().into(), modified_ms });
+            };
+            breaks += 1;
+            if breaks > RESUMES {
+                return Err(Fault::Unreachable(broken));
+            }
+            tokio::time::sleep(Duration::from_millis(100 << breaks.min(5))).await;
+        }
+    }
+
+    /// The folders directly under a prefix, at most a thousand.
+    ///
+    /// # Errors
+    /// Why they could not be listed.
+    pub async fn folders(&self, prefix: &str) -> Result<Vec<String>, Fault> {
+        let request = self.client.list_objects_v2().bucket(&self.address.bucket).prefix(prefix).delimiter("/");
+        let answer = request.send().await.map_err(|e| fault(&e))?;
+        let names = answer.common_prefixes().iter().filter_map(|p| p.prefix());
+        Ok(names.map(|p| p.trim_end_matches('/').to_string()).collect())
+    }
+
+    /// Whether an object is there.
+    ///
+    /// # Errors
+    /// When the bucket does not answer.
+    pub async fn has(&self, key: &str) -> Result<bool, Fault> {
+        match self.client.head_object().bucket(&self.address.bucket).key(key).send().await {
+            Ok(_) => Ok(true),
+            Err(error) if status(&error) == 404 => Ok(false),
+            Err(error) => Err(fault(&error)),
+        }
+    }
+}

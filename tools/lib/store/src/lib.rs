@@ -1,0 +1,80 @@
+//! Buckets, behind blocking calls: the own one is written with a key, peers' are read without any.
+//!
+//! A peer's address is hostile: it is reached without credentials, without redirects, and never on a private network
+//! unless the run itself is on this machine. What comes from it is bounded before it is read. tokio lives inside this
+//! crate.
+
+mod address;
+mod bucket;
+
+pub use address::Address;
+pub use bucket::{Bucket, Fault, Fetched};
+
+use record::{Context, Report};
+use std::future::Future;
+
+/// The own bucket and its key.
+#[derive(clap::Args, Clone)]
+pub struct OwnArgs {
+    /// Address of the own bucket, such as https://ENDPOINT/BUCKET
+    #[arg(long, env = "BZ_BUCKET", value_name = "URL", hide_env_values = true)]
+    pub bucket: Option<String>,
+    /// Region of the own bucket, where its provider asks for one
+    #[arg(long, env = "BZ_REGION", value_name = "NAME", default_value = "us-east-1")]
+    pub region: String,
+}
+
+impl OwnArgs {
+    /// The own bucket, to be written with the key in BZ_ACCESS_KEY and BZ_SECRET_KEY.
+    ///
+    /// # Errors
+    /// Exit code 78 when it is not configured.
+    pub fn open(&self) -> Result<Bucket, Report> {
+        let missing = |name: &str| {
+            Report::config(format!("{name} is not set"))
+                .hint("the own bucket is BZ_BUCKET, its key BZ_ACCESS_KEY and BZ_SECRET_KEY; see .env.example")
+        };
+        let address = self.bucket.as_deref().ok_or_else(|| missing("BZ_BUCKET"))?;
+        let address = Address::parse(address).map_err(|e| e.at("BZ_BUCKET"))?;
+        let secret = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty()).ok_or_else(|| missing(name));
+        Bucket::own(address, &self.region, secret("BZ_ACCESS_KEY")?, secret("BZ_SECRET_KEY")?)
+    }
+}
+
+/// Where many buckets are read side by side.
+pub struct Pool {
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Pool {
+    /// A pool of I/O threads.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn new() -> Result<Self, Report> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .again("cannot start a runtime")?;
+        Ok(Pool { runtime })
+    }
+
+    /// Run one piece of work to its end.
+    pub fn run<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
+    }
+
+    /// Run all pieces of work side by side; the results in their order. One that panics is `None`: it costs no other
+    /// its place.
+    pub fn all<T: Send + 'static>(&self, work: Vec<impl Future<Output = T> + Send + 'static>) -> Vec<Option<T>> {
+        self.runtime.block_on(async {
+            let handles: Vec<_> = work.into_iter().map(tokio::spawn).collect();
+            let mut results = Vec::with_capacity(handles.len());
+            for handle in handles {
+                results.push(handle.await.ok());
+            }
+            results
+        })
+    }
+}

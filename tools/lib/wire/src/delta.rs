@@ -1,0 +1,345 @@
+//! Delta files: what a miner reveals of its update. `FORMAT.md` has every byte.
+
+use crate::{
+    commit::{self, Binding, Domain},
+    layout::{Layout, TILE},
+    tensors::{Mapped, Out, Update, write},
+    tree::{self, Tree},
+};
+use rayon::prelude::*;
+use record::{Context, Hash, Hotkey, Report, Uid, Window, hparams::Codec};
+use safetensors::Dtype;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// The metadata of a delta file, under the key `boltzmann`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Meta {
+    /// Version of the format: 1.
+    pub v: u32,
+    /// The run.
+    pub run: Hash,
+    /// The window.
+    pub window: Window,
+    /// Whose.
+    pub uid: Uid,
+    /// Whose.
+    pub hotkey: Hotkey,
+    /// Root of the state that it was trained from.
+    pub base: Hash,
+    /// Hash of its pages.
+    pub pages: Hash,
+    /// The codec and its parameters.
+    pub codec: Codec,
+    /// Root of the tree over all tiles of the update.
+    pub root: Hash,
+    /// BLAKE3 of the file's bytes after the header.
+    pub data: Hash,
+    /// sr25519 over the RFC 8785 JSON of the other fields; 128 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
+}
+
+/// What a delta has to be, to be this peer's in this window.
+#[derive(Clone, Debug)]
+pub struct Expected {
+    /// The run.
+    pub run: Hash,
+    /// The window.
+    pub window: Window,
+    /// Whose.
+    pub uid: Uid,
+    /// Whose.
+    pub hotkey: Hotkey,
+    /// Root of the state that it has to be for.
+    pub base: Hash,
+    /// The run's codec.
+    pub codec: Codec,
+    /// What was committed to in time; absent when a state is replayed, where the publisher's list vouches for it.
+    pub commitment: Option<Hash>,
+    /// Hash of the window's end block; absent when a state is replayed and `codec` is dense.
+    pub reveal: Hash,
+}
+
+/// A delta of which every byte has been checked.
+pub struct Delta {
+    mapped: Mapped,
+    /// Its metadata.
+    pub meta: Meta,
+    /// The tiles that it carries, ascending.
+    pub tiles: Vec<usize>,
+    layout: Layout,
+}
+
+fn values_dtype(codec: &Codec) -> Dtype {
+    if codec.values == "bf16" { Dtype::BF16 } else { Dtype::F32 }
+}
+
+/// No delta of this run is larger, in bytes: its values, its proof, and what names them.
+pub fn size_cap(layout: &Layout, codec: &Codec) -> u64 {
+    let width = if codec.values == "bf16" { 2 } else { 4 };
+    let names: usize = layout.tensors.iter().map(|t| t.name.len() + 128).sum();
+    let header = 8192 + if codec.name == "dense" { names } else { 0 };
+    let values = if codec.name == "dense" { layout.numel() } else { layout.revealed_count(codec.compression) * TILE };
+    // A tile's path to the root has at most one node a level.
+    let levels = (layout.tiles.next_power_of_two().trailing_zeros() + 1) as usize;
+    let proof = if codec.name == "dense" { 0 } else { layout.revealed_count(codec.compression) * levels * 64 };
+    (header + values * width + proof) as u64
+}
+
+fn tiles_of(layout: &Layout, codec: &Codec, run: Hash, reveal: Hash) -> Vec<usize> {
+    if codec.name == "dense" { (0..layout.tiles).collect() } else { layout.revealed(codec.compression, run, reveal) }
+}
+
+/// Make the delta file of an update: the tiles that the reveal draws, their proof, the signed metadata.
+///
+/// # Errors
+/// Exit code 65 when the update is wrong or not finite; what the file system refuses.
+pub fn make(
+    path: &Path,
+    update: &Update,
+    layout: &Layout,
+    binding: &Binding,
+    (uid, codec, reveal): (Uid, &Codec, Hash),
+    sign: impl FnOnce(&[u8]) -> [u8; 64],
+) -> Result<Meta, Report> {
+    let tree = Tree::of_update(update, layout, &codec.values)?;
+    if tree.root != binding.root {
+        return Err(Report::data("the update is not the one that was committed to")
+            .hint("it was trained again since: run bz-train and bz-delta commit of one window together"));
+    }
+    let tensors = update.tensors(layout)?;
+    let narrow = codec.values == "bf16";
+    let encode = |values: &mut dyn Iterator<Item = f32>, out: &mut Vec<u8>| {
+        for value in values {
+            if narrow {
+                out.extend(half::bf16::from_f32(value).to_le_bytes());
+            } else {
+                out.extend(value.to_le_bytes());
+            }
+        }
+    };
+    let mut parts: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
+    if codec.name == "dense" {
+        for (tensor, data) in layout.tensors.iter().zip(&tensors) {
+            let mut bytes = Vec::with_capacity(data.len());
+            encode(&mut data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)), &mut bytes);
+            parts.push((tensor.name.clone(), values_dtype(codec), tensor.shape.clone(), bytes));
+        }
+    } else {
+        let tiles = layout.revealed(codec.compression, binding.run, reveal);
+        let mut bytes = Vec::with_capacity(tiles.len() * TILE * 4);
+        let mut tile = [0f32; TILE];
+        for index in &tiles {
+            let which = layout.tensor_of(*index);
+            layout.tensors[which].gather(*index, tensors[which], &mut tile);
+            encode(&mut tile.iter().copied(), &mut bytes);
+        }
+        let proof = tree.proof(&tiles);
+        parts.push(("proof".into(), Dtype::U8, vec![proof.len()], proof));
+        parts.push(("tiles".into(), values_dtype(codec), vec![tiles.len(), TILE], bytes));
+    }
+    // The order in the file: wider types first, then by name, as safetensors lays them.
+    parts.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
+    let mut hasher = blake3::Hasher::new();
+    parts.iter().for_each(|(_, _, _, bytes)| {
+        hasher.update_rayon(bytes);
+    });
+    let mut meta = Meta {
+        v: 1,
+        run: binding.run,
+        window: binding.window,
+        uid,
+        hotkey: binding.hotkey,
+        base: binding.base,
+        pages: binding.pages,
+        codec: codec.clone(),
+        root: binding.root,
+        data: hasher.finalize().into(),
+        signature: None,
+    };
+    meta.signature = Some(hex::encode(sign(&commit::signed_bytes(Domain::Delta, &meta)?)));
+    let json = serde_json_canonicalizer::to_string(&meta).data("the metadata has no JSON form")?;
+    let outs = parts
+        .iter()
+        .map(|(name, dtype, shape, data)| Out { name: name.clone(), dtype: *dtype, shape: shape.clone(), data })
+        .collect();
+    write(path, outs, ("boltzmann", json))?;
+    Ok(meta)
+}
+
+/// The metadata of a delta file, its signature checked, and nothing else believed: for `bz-delta show`.
+///
+/// # Errors
+/// Exit code 65.
+pub fn read_meta(path: &Path) -> Result<(Mapped, Meta), Report> {
+    let mapped = Mapped::open(path)?;
+    let json = match (mapped.metadata.len(), mapped.metadata.get("boltzmann")) {
+        (1, Some(json)) => json,
+        _ => return Err(Report::data("the metadata does not have exactly the key `boltzmann`")),
+    };
+    let meta: Meta = serde_json::from_str(json).data("the metadata")?;
+    if serde_json_canonicalizer::to_string(&meta).data("the metadata")? != *json {
+        return Err(Report::data("the metadata is not canonical JSON (RFC 8785)"));
+    }
+    let signature = meta.signature.clone().ok_or_else(|| Report::data("the delta is not signed"))?;
+    let unsigned = Meta { signature: None, ..meta.clone() };
+    commit::verify(meta.hotkey, &commit::signed_bytes(Domain::Delta, &unsigned)?, &signature)?;
+    Ok((mapped, meta))
+}
+
+impl Delta {
+    /// Open a delta file and check all of it: size, header, metadata, signature, commitment, shapes, hash, finiteness,
+    /// proof; what costs little first.
+    ///
+    /// # Errors
+    /// Exit code 65 with the first thing that is wrong.
+    pub fn open(path: &Path, layout: &Layout, expected: &Expected) -> Result<Self, Report> {
+        let bytes = std::fs::metadata(path).map_err(|e| record::files::io_report("open", path, &e))?.len();
+        let cap = size_cap(layout, &expected.codec);
+        if bytes > cap {
+            return Err(Report::data(format!("{bytes} bytes, at most {cap} in this run")));
+        }
+        let (mapped, meta) = read_meta(path)?;
+        let same = |field: &str, same: bool| {
+            if same { Ok(()) } else { Err(Report::data(format!("it is of another {field}"))) }
+        };
+        same("format version", meta.v == 1)?;
+        same("run", meta.run == expected.run)?;
+        same("window", meta.window == expected.window)?;
+        same("uid", meta.uid == expected.uid)?;
+        same("hotkey", meta.hotkey == expected.hotkey)?;
+        same("base state", meta.base == expected.base)?;
+        same("codec", meta.codec == expected.codec)?;
+        if let Some(commitment) = expected.commitment {
+            let binding = Binding {
+                run: meta.run,
+                window: meta.window,
+                hotkey: meta.hotkey,
+                base: meta.base,
+                pages: meta.pages,
+                root: meta.root,
+            };
+            if binding.commitment(&meta.codec) != commitment {
+                return Err(Report::data("it is not what was committed to"));
+            }
+        }
+        let tiles = tiles_of(layout, &meta.codec, meta.run, expected.reveal);
+        let delta = Delta { mapped, meta, tiles, layout: layout.clone() };
+        delta.check_data()?;
+        Ok(delta)
+    }
+
+    fn check_data(&self) -> Result<(), Report> {
+        let dense = self.meta.codec.name == "dense";
+        if dense {
+            self.parts()?;
+        } else {
+            let proof = tree::proof_len(self.layout.tiles, &self.tiles);
+            self.mapped.tensor("proof", Dtype::U8, &[proof])?;
+            self.mapped.tensor("tiles", values_dtype(&self.meta.codec), &[self.tiles.len(), TILE])?;
+        }
+        let expected = if dense { self.layout.tensors.len() } else { 2 };
+        if self.mapped.len() != expected {
+            return Err(Report::data(format!("{} tensors, expected {expected}", self.mapped.len())));
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_rayon(self.mapped.data());
+        if self.meta.data != hasher.finalize().into() {
+            return Err(Report::data("its data does not have the hash that its metadata says"));
+        }
+        let nonfinite = (0..self.tiles.len()).into_par_iter().find_map_first(|place| {
+            let mut tile = [0f32; TILE];
+            self.tile(place, &mut tile);
+            tile.iter().any(|v| !v.is_finite()).then(|| self.tiles[place])
+        });
+        if let Some(tile) = nonfinite {
+            let name = &self.layout.tensors[self.layout.tensor_of(tile)].name;
+            return Err(Report::data(format!("a value in {name} is not finite")));
+        }
+        if dense {
+            let tree = Tree::build(self.layout.tiles, |place, tile| {
+                self.tile(place, tile);
+                Ok(())
+            })?;
+            if tree.root == self.meta.root {
+                return Ok(());
+            }
+            return Err(Report::data("its values do not have the root that was committed to"));
+        }
+        let proof = self.mapped.tensor("proof", Dtype::U8, &[tree::proof_len(self.layout.tiles, &self.tiles)])?;
+        tree::verify(self.meta.root, self.layout.tiles, &self.tiles, proof, |place, tile| self.tile(place, tile))
+    }
+
+    fn parts(&self) -> Result<Vec<&[u8]>, Report> {
+        let dtype = values_dtype(&self.meta.codec);
+        self.layout.tensors.iter().map(|t| self.mapped.tensor(&t.name, dtype, &t.shape)).collect()
+    }
+
+    /// The values of the tile at this place of [`Delta::tiles`].
+    pub fn tile(&self, place: usize, out: &mut [f32; TILE]) {
+        let dtype = values_dtype(&self.meta.codec);
+        let widen = |bytes: &[u8], out: &mut [f32]| {
+            if dtype == Dtype::BF16 {
+                for (value, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                    *value = half::bf16::from_le_bytes(*b).to_f32();
+                }
+            } else {
+                for (value, b) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                    *value = f32::from_le_bytes(*b);
+                }
+            }
+        };
+        out.fill(0.0);
+        if self.meta.codec.name == "dense" {
+            let tensor = &self.layout.tensors[self.layout.tensor_of(self.tiles[place])];
+            // Shapes were checked in `open`.
+            if let Ok(data) = self.mapped.tensor(&tensor.name, dtype, &tensor.shape) {
+                tensor.gather_with(self.tiles[place], data, if dtype == Dtype::BF16 { 2 } else { 4 }, out, widen);
+            }
+        } else if let Ok(data) = self.mapped.tensor("tiles", dtype, &[self.tiles.len(), TILE]) {
+            let width = data.len() / self.tiles.len();
+            widen(&data[place * width..(place + 1) * width], out);
+        }
+    }
+
+    /// Euclidean norm of what was sent.
+    pub fn norm(&self) -> f64 {
+        crate::similarity::sum_tiles(self.tiles.len(), |place| {
+            let mut tile = [0f32; TILE];
+            self.tile(place, &mut tile);
+            crate::similarity::products(&tile, &tile)[0]
+        })
+        .sqrt()
+    }
+}
+
+/// Join the parts of one update: the mean weighted by tokens. Exact only for gradients, of which each part is a mean.
+///
+/// # Errors
+/// Exit code 65 when a part is wrong.
+pub fn sum(path: &Path, parts: &[(Update, u64)], layout: &Layout) -> Result<(), Report> {
+    let total: u64 = parts.iter().map(|(_, tokens)| tokens).sum();
+    let all = parts.iter().map(|(update, _)| update.tensors(layout)).collect::<Result<Vec<_>, _>>()?;
+    let sums: Vec<Vec<u8>> = (0..layout.tensors.len())
+        .into_par_iter()
+        .map(|which| {
+            let mut sum = vec![0f64; layout.tensors[which].numel()];
+            for (part, (_, tokens)) in all.iter().zip(parts) {
+                let share = *tokens as f64 / total.max(1) as f64;
+                for (sum, bytes) in sum.iter_mut().zip(part[which].as_chunks::<4>().0) {
+                    *sum += share * f64::from(f32::from_le_bytes(*bytes));
+                }
+            }
+            sum.into_iter().flat_map(|v| (v as f32).to_le_bytes()).collect()
+        })
+        .collect();
+    let outs = layout
+        .tensors
+        .iter()
+        .zip(&sums)
+        .map(|(t, data)| Out { name: t.name.clone(), dtype: Dtype::F32, shape: t.shape.clone(), data })
+        .collect();
+    write(path, outs, ("format", "pt".into()))
+}

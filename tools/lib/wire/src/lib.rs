@@ -1,0 +1,27 @@
+//! What crosses the network, and what it does to the model: tiles and their hash tree, commitments, delta files,
+//! aggregation into a state, and how alike two updates are. `FORMAT.md` beside this has every byte.
+//!
+//! Pure Rust: no libtorch, no network, no secret key. Every byte of a delta is hostile until [`delta::Delta::open`]
+//! has checked it.
+
+pub mod commit;
+pub mod delta;
+pub mod layout;
+pub mod outer;
+pub mod similarity;
+pub mod state;
+pub mod tensors;
+pub mod tree;
+
+pub use layout::{Layout, TILE};
+
+/// Use so many CPU threads; the results are the same with any number.
+///
+/// # Errors
+/// Exit code 2 when threads were used already.
+pub fn threads(count: usize) -> Result<(), record::Report> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(count.max(1))
+        .build_global()
+        .map_err(|e| record::Report::usage(format!("--threads {count}: {e}")))
+}

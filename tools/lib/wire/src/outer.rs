@@ -1,0 +1,230 @@
+//! The outer optimizer: θ_{w+1} from θ_w and the accepted deltas.
+//!
+//! f32, a fixed order, and nothing but `+ − × ÷ √`: the same bits on every machine whatever its threads. Moments move
+//! only where a tile was revealed.
+
+use crate::{
+    delta::Delta,
+    layout::{Layout, TILE},
+};
+use rayon::prelude::*;
+use record::{Report, Window, hparams::Outer};
+
+/// A state's values in memory: a vector a tensor, in the layout's order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Values {
+    /// The parameters θ.
+    pub model: Vec<Vec<f32>>,
+    /// First moments (momentum); empty for SGD.
+    pub first: Vec<Vec<f32>>,
+    /// Second moments; empty but for AdamW.
+    pub second: Vec<Vec<f32>>,
+    /// How often each tile has moved, for AdamW's bias correction; empty otherwise.
+    pub moved: Vec<u32>,
+}
+
+impl Values {
+    /// The moments of a first state: zero.
+    pub fn fresh(model: Vec<Vec<f32>>, layout: &Layout, outer: &Outer) -> Self {
+        let zeros = || layout.tensors.iter().map(|t| vec![0f32; t.numel()]).collect::<Vec<_>>();
+        let adamw = outer.optimizer == "adamw";
+        Values {
+            model,
+            first: if outer.optimizer == "sgd" { Vec::new() } else { zeros() },
+            second: if adamw { zeros() } else { Vec::new() },
+            moved: if adamw { vec![0; layout.tiles] } else { Vec::new() },
+        }
+    }
+}
+
+/// One delta and what it counts.
+pub struct Entry<'a> {
+    /// The delta.
+    pub delta: &'a Delta,
+    /// Its share, relative to the others'.
+    pub weight: u16,
+    /// Its clip, at most 1.
+    pub scale: f32,
+}
+
+/// `cos x` for `0 ≤ x ≤ π` by its Taylor series in f64: the library's own may differ between machines.
+fn cosine(x: f64) -> f64 {
+    let (mut sum, mut term) = (1.0, 1.0);
+    for k in 1..=16 {
+        term *= -x * x / f64::from(2 * k * (2 * k - 1));
+        sum += term;
+    }
+    sum
+}
+
+/// The outer learning rate of a window: constant, or a cosine from `lr` to `lr_final` over `lr_windows`.
+pub fn learning_rate(outer: &Outer, start: Window, window: Window) -> f32 {
+    if outer.lr_windows == 0 {
+        return outer.lr as f32;
+    }
+    let done = window.0.saturating_sub(start.0).min(outer.lr_windows) as f64 / outer.lr_windows as f64;
+    (outer.lr_final + (outer.lr - outer.lr_final) * 0.5 * (1.0 + cosine(std::f64::consts::PI * done))) as f32
+}
+
+/// `base^n` by multiplications in a fixed order.
+fn power(base: f32, n: u32) -> f32 {
+    let (mut result, mut square, mut n) = (1f32, base, n);
+    while n > 0 {
+        if n & 1 == 1 {
+            result *= square;
+        }
+        square *= square;
+        n >>= 1;
+    }
+    result
+}
+
+#[derive(Clone)]
+struct Tile {
+    model: [f32; TILE],
+    first: [f32; TILE],
+    second: [f32; TILE],
+}
+
+/// Tiles that are in memory at once, beside the state itself.
+const BATCH: usize = 512;
+
+/// Apply the mean of the deltas, weighted and clipped, in the order given.
+///
+/// SGD: `θ ← θ − lr·g`. Nesterov: `m ← μm + g`, `θ ← θ − lr·(g + μm)` (source: PyTorch's SGD with nesterov).
+/// AdamW: `m ← β₁m + (1−β₁)g`, `v ← β₂v + (1−β₂)g²`, `θ ← θ − lr·(λθ + m̂/(√v̂ + ε))`, λ on matrices only
+/// (source: Loshchilov and Hutter 2019, algorithm 2).
+///
+/// # Errors
+/// Exit code 65 when the deltas do not carry the same tiles, or the result is not finite.
+pub fn apply(
+    values: &mut Values,
+    layout: &Layout,
+    outer: &Outer,
+    lr: f32,
+    entries: &[Entry<'_>],
+) -> Result<(), Report> {
+    let Some(head) = entries.first() else { return Ok(()) };
+    let tiles = &head.delta.tiles;
+    if entries.iter().any(|entry| entry.delta.tiles != *tiles) {
+        return Err(Report::data("the accepted deltas do not carry the same tiles"));
+    }
+    let total: f32 = entries.iter().map(|entry| f32::from(entry.weight)).sum();
+    if total <= 0.0 {
+        return Err(Report::data("the accepted deltas have no weight"));
+    }
+    for places in (0..tiles.len()).collect::<Vec<_>>().chunks(BATCH) {
+        let moved: Vec<Tile> =
+            places.par_iter().map(|place| step(values, layout, outer, lr, entries, *place, total)).collect();
+        for (place, tile) in places.iter().zip(&moved) {
+            let index = tiles[*place];
+            let which = layout.tensor_of(index);
+            let tensor = &layout.tensors[which];
+            if !tile.model.iter().all(|v| v.is_finite()) {
+                return Err(Report::data(format!("the next state is not finite in {}", tensor.name))
+                    .hint("a delta of this size should not have been accepted"));
+            }
+            tensor.scatter(index, &tile.model, &mut values.model[which]);
+            if let Some(first) = values.first.get_mut(which) {
+                tensor.scatter(index, &tile.first, first);
+            }
+            if let Some(second) = values.second.get_mut(which) {
+                tensor.scatter(index, &tile.second, second);
+            }
+            if let Some(moved) = values.moved.get_mut(index) {
+                *moved = moved.saturating_add(1);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn step(
+    values: &Values,
+    layout: &Layout,
+    outer: &Outer,
+    lr: f32,
+    entries: &[Entry<'_>],
+    place: usize,
+    total: f32,
+) -> Tile {
+    let index = entries.first().map_or(0, |entry| entry.delta.tiles[place]);
+    let which = layout.tensor_of(index);
+    let tensor = &layout.tensors[which];
+    let mut gradient = [0f32; TILE];
+    let mut sent = [0f32; TILE];
+    for entry in entries {
+        entry.delta.tile(place, &mut sent);
+        let share = f32::from(entry.weight) * entry.scale;
+        gradient.iter_mut().zip(&sent).for_each(|(g, s)| *g += share * s);
+    }
+    gradient.iter_mut().for_each(|g| *g /= total);
+
+    let mut tile = Tile { model: [0.0; TILE], first: [0.0; TILE], second: [0.0; TILE] };
+    let gather = |from: &[Vec<f32>], out: &mut [f32; TILE]| {
+        if let Some(data) = from.get(which) {
+            tensor.gather(index, bytemuck::cast_slice(data), out);
+        }
+    };
+    gather(&values.model, &mut tile.model);
+    gather(&values.first, &mut tile.first);
+    gather(&values.second, &mut tile.second);
+    match outer.optimizer.as_str() {
+        "nesterov" => {
+            let momentum = outer.momentum as f32;
+            for i in 0..TILE {
+                tile.first[i] = momentum * tile.first[i] + gradient[i];
+                tile.model[i] -= lr * (gradient[i] + momentum * tile.first[i]);
+            }
+        }
+        "adamw" => {
+            let (b1, b2, eps) = (outer.beta1 as f32, outer.beta2 as f32, outer.eps as f32);
+            let decay = if tensor.is_matrix() { outer.weight_decay as f32 } else { 0.0 };
+            let moved = values.moved.get(index).map_or(1, |n| n.saturating_add(1));
+            let (c1, c2) = (1.0 - power(b1, moved), 1.0 - power(b2, moved));
+            for i in 0..TILE {
+                tile.first[i] = b1 * tile.first[i] + (1.0 - b1) * gradient[i];
+                tile.second[i] = b2 * tile.second[i] + (1.0 - b2) * (gradient[i] * gradient[i]);
+                let step = (tile.first[i] / c1) / ((tile.second[i] / c2).sqrt() + eps);
+                tile.model[i] -= lr * (decay * tile.model[i] + step);
+            }
+        }
+        _ => tile.model.iter_mut().zip(&gradient).for_each(|(p, g)| *p -= lr * g),
+    }
+    tile
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cosine_schedule_is_a_cosine() {
+        for i in 0..=100 {
+            let x = std::f64::consts::PI * f64::from(i) / 100.0;
+            assert!((cosine(x) - x.cos()).abs() < 1e-12, "{x}");
+        }
+        let outer = Outer {
+            optimizer: "sgd".into(),
+            lr: 7.5e-5,
+            momentum: 0.0,
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            weight_decay: 0.0,
+            lr_final: 1e-5,
+            lr_windows: 5000,
+        };
+        let at = |w| learning_rate(&outer, Window(10), Window(w));
+        assert_eq!((at(0), at(10), at(5010), at(9999)), (7.5e-5, 7.5e-5, 1e-5, 1e-5));
+        assert!((at(2510) - 4.25e-5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn power_is_power() {
+        for n in [0, 1, 2, 3, 10, 1000] {
+            let exact = 0.95f64.powi(n);
+            assert!((f64::from(power(0.95, n as u32)) - exact).abs() < 1e-5 * exact + 1e-12);
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! How alike two updates are, over the tiles that were revealed.
+
+use crate::{
+    delta::Delta,
+    layout::{Layout, TILE},
+    tensors::Update,
+};
+use rayon::prelude::*;
+use record::Report;
+
+/// Sums over what a delta carries, against a recomputed update.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Measured {
+    /// ⟨δ, ĝ⟩.
+    pub dot: f64,
+    /// ‖δ‖.
+    pub norm: f64,
+    /// ‖ĝ‖ over the same tiles.
+    pub norm_ref: f64,
+    /// ‖δ − ĝ‖.
+    pub distance: f64,
+    /// Values compared, without padding.
+    pub numel: u64,
+}
+
+impl Measured {
+    /// ⟨δ, ĝ⟩ / (‖δ‖‖ĝ‖); `None` when either is zero.
+    pub fn cosine(&self) -> Option<f64> {
+        let cosine = self.dot / (self.norm * self.norm_ref);
+        cosine.is_finite().then_some(cosine)
+    }
+}
+
+/// `[⟨a,b⟩, ⟨b,b⟩, ‖a−b‖²]` of one tile in f64, in a fixed order whatever the machine.
+pub(crate) fn products(a: &[f32; TILE], b: &[f32; TILE]) -> [f64; 3] {
+    const LANES: usize = 32;
+    let mut sums = [[0f64; LANES]; 3];
+    for (x, y) in a.as_chunks::<LANES>().0.iter().zip(b.as_chunks::<LANES>().0) {
+        for lane in 0..LANES {
+            let (x, y) = (f64::from(x[lane]), f64::from(y[lane]));
+            sums[0][lane] += x * y;
+            sums[1][lane] += y * y;
+            sums[2][lane] += (x - y) * (x - y);
+        }
+    }
+    sums.map(|lanes| lanes.iter().sum())
+}
+
+/// Sum over tiles in their order, each measured on any thread: the same bits on any number of threads.
+pub(crate) fn sum_tiles(count: usize, measure: impl Fn(usize) -> f64 + Sync + Send) -> f64 {
+    let each: Vec<f64> = (0..count).into_par_iter().map(measure).collect();
+    each.iter().sum()
+}
+
+/// Compare a delta with the recomputed update.
+///
+/// # Errors
+/// Exit code 65 when the update does not fit the model.
+pub fn measure(delta: &Delta, reference: &Update, layout: &Layout) -> Result<Measured, Report> {
+    let tensors = reference.tensors(layout)?;
+    let each: Vec<[f64; 5]> = (0..delta.tiles.len())
+        .into_par_iter()
+        .map(|place| {
+            let (mut sent, mut own) = ([0f32; TILE], [0f32; TILE]);
+            delta.tile(place, &mut sent);
+            let which = layout.tensor_of(delta.tiles[place]);
+            layout.tensors[which].gather(delta.tiles[place], tensors[which], &mut own);
+            let [dot, own2, distance] = products(&sent, &own);
+            let sent2 = products(&sent, &sent)[0];
+            [dot, sent2, own2, distance, layout.tensors[which].tile_numel(delta.tiles[place]) as f64]
+        })
+        .collect();
+    let mut sums = [0f64; 5];
+    for tile in &each {
+        sums.iter_mut().zip(tile).for_each(|(sum, value)| *sum += value);
+    }
+    let [dot, sent2, own2, distance, numel] = sums;
+    Ok(Measured {
+        dot,
+        norm: sent2.sqrt(),
+        norm_ref: own2.sqrt(),
+        distance: distance.sqrt(),
+        numel: numel as u64,
+    })
+}

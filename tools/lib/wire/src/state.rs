@@ -1,0 +1,186 @@
+//! States: Hugging Face model directories with the outer optimizer's moments beside them.
+//!
+//! `config.json`, `model.safetensors` (f32, Llama names), `tokenizer.json` where the run has one, `outer.safetensors`
+//! (moments), `state.json` (the record).
+
+use crate::{
+    layout::Layout,
+    outer::Values,
+    tensors::{Mapped, Out, write},
+};
+use rand_chacha::{ChaCha12Rng, rand_core::RngCore, rand_core::SeedableRng};
+use rayon::prelude::*;
+use record::{Context, Hash, Hparams, Report, Window, files, records::State};
+use safetensors::Dtype;
+use std::path::Path;
+
+const FIRST: &str = "first.";
+const SECOND: &str = "second.";
+const MOVED: &str = "moved";
+
+/// The first state's parameters from the run's seed: norms 1, matrices normal with `initializer_range`.
+///
+/// A normal value is the sum of twelve uniform ones less 6 (Irwin and Hall), in integers, so that no library's
+/// logarithm enters; the stream is ChaCha12 under a key of seed and name, a tensor its own.
+pub fn first(hparams: &Hparams, layout: &Layout) -> Vec<Vec<f32>> {
+    let scale = hparams.model.initializer_range / f64::from(1u32 << 31) / 2.0;
+    layout
+        .tensors
+        .par_iter()
+        .map(|tensor| {
+            if !tensor.is_matrix() {
+                return vec![1.0; tensor.numel()];
+            }
+            let mut hasher = blake3::Hasher::new_derive_key("boltzmann init v1");
+            hasher.update(&hparams.init_seed.to_le_bytes()).update(tensor.name.as_bytes());
+            let mut rng = ChaCha12Rng::from_seed(*hasher.finalize().as_bytes());
+            let mut normal = || {
+                let sum: i64 = (0..12).map(|_| i64::from(rng.next_u32())).sum();
+                ((sum - (6i64 << 32)) as f64 * scale) as f32
+            };
+            (0..tensor.numel()).map(|_| normal()).collect()
+        })
+        .collect()
+}
+
+/// The tensors of a state in the order in which they are hashed.
+fn parts<'a>(layout: &'a Layout, values: &'a Values) -> Vec<(String, &'a [usize], &'a [u8])> {
+    let mut parts = Vec::new();
+    for (prefix, all) in [("", &values.model), (FIRST, &values.first), (SECOND, &values.second)] {
+        for (tensor, data) in layout.tensors.iter().zip(all) {
+            parts.push((format!("{prefix}{}", tensor.name), tensor.shape.as_slice(), bytemuck::cast_slice(data)));
+        }
+    }
+    if !values.moved.is_empty() {
+        parts.push((MOVED.into(), std::slice::from_ref(&layout.tiles), bytemuck::cast_slice(&values.moved)));
+    }
+    parts
+}
+
+/// The root: `derive_key("boltzmann state v1", run ‖ window u64-LE ‖ for every tensor: u32-LE length of its name, name,
+/// u32-LE number of dimensions, each u64-LE, its little-endian bytes ‖ the pending list as RFC 8785 JSON)`.
+/// First the model's tensors by name, then first moments, second moments, `moved`. With lag 0 nothing is pending: `[]`.
+pub fn root(layout: &Layout, values: &Values, run: Hash, window: Window) -> Hash {
+    let mut hasher = blake3::Hasher::new_derive_key("boltzmann state v1");
+    hasher.update(&run.0).update(&window.0.to_le_bytes());
+    for (name, shape, data) in parts(layout, values) {
+        hasher.update(&(name.len() as u32).to_le_bytes()).update(name.as_bytes());
+        hasher.update(&(shape.len() as u32).to_le_bytes());
+        shape.iter().for_each(|d| {
+            hasher.update(&(*d as u64).to_le_bytes());
+        });
+        hasher.update_rayon(data);
+    }
+    hasher.update(b"[]");
+    hasher.finalize().into()
+}
+
+/// Write a state directory; the record last, so that a directory with a record is whole.
+///
+/// # Errors
+/// When the file system refuses.
+pub fn save(
+    dir: &Path,
+    hparams: &Hparams,
+    layout: &Layout,
+    values: &Values,
+    record: &State,
+    tokenizer: Option<&Path>,
+) -> Result<(), Report> {
+    files::create_dir(dir)?;
+    files::write_json(&dir.join("config.json"), &hparams.model.config_json())?;
+    if let Some(tokenizer) = tokenizer {
+        let bytes = files::read_capped(tokenizer, 256 << 20)?;
+        files::write_atomic(&dir.join("tokenizer.json"), |f| std::io::Write::write_all(f, &bytes))?;
+    }
+    let (model, outer): (Vec<_>, Vec<_>) = parts(layout, values)
+        .into_iter()
+        .map(|(name, shape, data)| {
+            let dtype = if name == MOVED { Dtype::U32 } else { Dtype::F32 };
+            Out { name, dtype, shape: shape.to_vec(), data }
+        })
+        .partition(|out| ![FIRST, SECOND, MOVED].iter().any(|p| out.name.starts_with(p)));
+    // transformers opens only files that say `pt`.
+    write(&dir.join("model.safetensors"), model, ("format", "pt".into()))?;
+    write(&dir.join("outer.safetensors"), outer, ("format", "pt".into()))?;
+    files::write_json(&dir.join("state.json"), record)
+}
+
+/// The record of a state directory.
+///
+/// # Errors
+/// Exit code 65 when there is none.
+pub fn record_of(dir: &Path) -> Result<State, Report> {
+    let mut state: State = files::read_json(&dir.join("state.json")).map_err(|e| {
+        e.hint(format!("{} is no finished state: bz-state init or bz-state apply makes one", dir.display()))
+    })?;
+    state.path = Some(dir.to_path_buf());
+    Ok(state)
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+}
+
+/// Read a state directory's values, checked against the model.
+///
+/// # Errors
+/// Exit code 65 when a tensor is missing or wrong.
+pub fn load(dir: &Path, hparams: &Hparams, layout: &Layout) -> Result<Values, Report> {
+    let path = dir.join("model.safetensors");
+    let model = Mapped::open(&path)?;
+    let model = model.of_layout(layout, &[""], 0).map_err(|e| e.at(path.display()))?.into_iter().map(floats).collect();
+    let mut values = Values { model, first: Vec::new(), second: Vec::new(), moved: Vec::new() };
+    let (prefixes, more): (&[&str], usize) = match hparams.outer.optimizer.as_str() {
+        "nesterov" => (&[FIRST], 0),
+        "adamw" => (&[FIRST, SECOND], 1),
+        _ => (&[], 0),
+    };
+    let path = dir.join("outer.safetensors");
+    let outer = Mapped::open(&path)?;
+    let mut moments: Vec<Vec<f32>> =
+        outer.of_layout(layout, prefixes, more).map_err(|e| e.at(path.display()))?.into_iter().map(floats).collect();
+    if more == 1 {
+        values.second = moments.split_off(layout.tensors.len());
+        let moved = outer.tensor(MOVED, Dtype::U32, &[layout.tiles]).map_err(|e| e.at(path.display()))?;
+        values.moved = moved.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect();
+    }
+    values.first = moments;
+    Ok(values)
+}
+
+/// Read a state directory and compare it with its record.
+///
+/// # Errors
+/// Exit code 65 when they differ, or it is another run's.
+pub fn load_checked(
+    dir: &Path,
+    hparams: &Hparams,
+    layout: &Layout,
+    run: Hash,
+) -> Result<(State, Values), Report> {
+    let state = record_of(dir)?;
+    if state.run != run {
+        return Err(Report::config(format!("{} is a state of run {}, this is run {run}", dir.display(), state.run))
+            .hint("one folder serves one run: use another BZ_HOME"));
+    }
+    let values = load(dir, hparams, layout)?;
+    let found = root(layout, &values, run, state.window);
+    if found != state.root {
+        return Err(Report::data(format!("{} has root {found}, its record says {}", dir.display(), state.root))
+            .hint("its files were damaged: remove the directory and run bz-state again"));
+    }
+    Ok((state, values))
+}
+
+/// Remove all but the last `keep` states of a node, never the newest.
+///
+/// # Errors
+/// When the file system refuses.
+pub fn prune(home: &record::Home, keep: usize) -> Result<(), Report> {
+    let states = home.states();
+    for window in states.iter().take(states.len().saturating_sub(keep.max(1))) {
+        std::fs::remove_dir_all(home.state(*window)).again(format!("cannot remove the state of window {window}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,256 @@
+//! Safetensors files of f32, mapped, with exactly the names and shapes that are expected.
+
+use crate::layout::Layout;
+use memmap2::Mmap;
+use record::{Context, Report, files};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use std::{collections::HashMap, fs::File, io::Write, ops::Range, path::Path};
+
+/// The largest header that is read, in bytes; a header names tensors, it does not hold them.
+pub const HEADER_CAP: u64 = 4 << 20;
+
+/// A mapped file of which the header has been checked against the file's length.
+pub struct Mapped {
+    map: Mmap,
+    tensors: HashMap<String, (Dtype, Vec<usize>, Range<usize>)>,
+    /// The file's free metadata.
+    pub metadata: HashMap<String, String>,
+    data_start: usize,
+}
+
+impl Mapped {
+    /// Map a safetensors file. No length in it is believed before it was compared with the file's own.
+    ///
+    /// # Errors
+    /// Exit code 65 when it is truncated, its header is too large, or its parts overlap or leave gaps.
+    #[allow(unsafe_code)]
+    pub fn open(path: &Path) -> Result<Self, Report> {
+        let file = File::open(path).map_err(|e| files::io_report("open", path, &e))?;
+        // SAFETY: the files of a node are written beside their place and renamed, never changed in place, so the
+        // mapped bytes stay as they are.
+        let map = unsafe { Mmap::map(&file) }.map_err(|e| files::io_report("map", path, &e))?;
+        let Some((length, _)) = map.split_first_chunk::<8>() else {
+            return Err(Report::data(format!("{} is cut short: it has no header", path.display())));
+        };
+        let header = u64::from_le_bytes(*length);
+        if header > HEADER_CAP {
+            return Err(Report::data(format!(
+                "{} claims a header of {header} bytes, at most {HEADER_CAP} are read",
+                path.display()
+            )));
+        }
+        let (_, meta) = SafeTensors::read_metadata(&map).data(path.display())?;
+        let data_start = 8 + header as usize;
+        let tensors = meta
+            .tensors()
+            .into_iter()
+            .map(|(name, info)| {
+                let range = data_start + info.data_offsets.0..data_start + info.data_offsets.1;
+                (name, (info.dtype, info.shape.clone(), range))
+            })
+            .collect();
+        let metadata = meta.metadata().clone().unwrap_or_default();
+        Ok(Mapped { map, tensors, metadata, data_start })
+    }
+
+    /// All bytes after the header.
+    pub fn data(&self) -> &[u8] {
+        &self.map[self.data_start..]
+    }
+
+    /// Bytes before the data.
+    pub fn header_bytes(&self) -> usize {
+        self.data_start
+    }
+
+    /// Number of tensors.
+    pub fn len(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+
+    /// The bytes of a tensor, which has to be of this type and shape.
+    ///
+    /// # Errors
+    /// Exit code 65 with what is there instead.
+    pub fn tensor(&self, name: &str, dtype: Dtype, shape: &[usize]) -> Result<&[u8], Report> {
+        match self.tensors.get(name) {
+            None => Err(Report::data(format!("tensor {name} is missing"))),
+            Some((d, s, range)) if *d == dtype && s == shape => Ok(&self.map[range.clone()]),
+            Some((d, s, _)) => {
+                Err(Report::data(format!("tensor {name} is {d:?} {s:?}, expected {dtype:?} {shape:?}")))
+            }
+        }
+    }
+
+    /// The shape of a tensor, if there is one of that name.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|(_, shape, _)| shape.as_slice())
+    }
+
+    /// The f32 bytes of all tensors of a layout, in its order, their names prefixed; nothing else may be there.
+    ///
+    /// # Errors
+    /// Exit code 65 with the first tensor that is missing or wrong.
+    pub fn of_layout(&self, layout: &Layout, prefixes: &[&str], more: usize) -> Result<Vec<&[u8]>, Report> {
+        let mut all = Vec::with_capacity(layout.tensors.len() * prefixes.len());
+        for prefix in prefixes {
+            for tensor in &layout.tensors {
+                all.push(self.tensor(&format!("{prefix}{}", tensor.name), Dtype::F32, &tensor.shape)?);
+            }
+        }
+        if self.len() != all.len() + more {
+            return Err(Report::data(format!("{} tensors, expected {}", self.len(), all.len() + more)));
+        }
+        Ok(all)
+    }
+}
+
+/// A mapped update: the model's tensors, f32.
+pub struct Update {
+    mapped: Mapped,
+}
+
+impl Update {
+    /// Open an update and check it against the model.
+    ///
+    /// # Errors
+    /// Exit code 65 when a tensor is missing, too many or of another shape.
+    pub fn open(path: &Path, layout: &Layout) -> Result<Self, Report> {
+        let mapped = Mapped::open(path)?;
+        mapped.of_layout(layout, &[""], 0).map_err(|e| e.at(path.display()))?;
+        Ok(Update { mapped })
+    }
+
+    /// The tensors' bytes in the layout's order.
+    ///
+    /// # Errors
+    /// Never after [`Update::open`].
+    pub fn tensors(&self, layout: &Layout) -> Result<Vec<&[u8]>, Report> {
+        self.mapped.of_layout(layout, &[""], 0)
+    }
+}
+
+/// One tensor to be written.
+pub struct Out<'a> {
+    /// Its name.
+    pub name: String,
+    /// Its type.
+    pub dtype: Dtype,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Its little-endian bytes.
+    pub data: &'a [u8],
+}
+
+/// Write a safetensors file atomically; the same tensors and metadata give the same bytes.
+///
+/// # Errors
+/// When the file system refuses.
+pub fn write(path: &Path, tensors: Vec<Out<'_>>, metadata: (&str, String)) -> Result<(), Report> {
+    let views = tensors
+        .iter()
+        .map(|t| TensorView::new(t.dtype, t.shape.clone(), t.data).map(|view| (t.name.as_str(), view)))
+        .collect::<Result<Vec<_>, _>>()
+        .data("a tensor does not have the size of its shape")?;
+    // One key only: with more, the order in the file would be that of a hash map.
+    let metadata = HashMap::from([(metadata.0.to_string(), metadata.1)]);
+    files::write_atomic(path, |file| {
+        // Small enough to build in memory only for the header; the data is written as it lies.
+        let (header, order) = header(&views, metadata)?;
+        let mut file = std::io::BufWriter::with_capacity(1 << 20, file);
+        file.write_all(&header)?;
+        for index in order {
+            file.write_all(views[index].1.data())?;
+        }
+        file.flush()
+    })
+}
+
+/// The header that the `safetensors` crate itself makes, and the order in which it lays the tensors.
+fn header(
+    views: &[(&str, TensorView<'_>)],
+    metadata: HashMap<String, String>,
+) -> std::io::Result<(Vec<u8>, Vec<usize>)> {
+    let mut order: Vec<usize> = (0..views.len()).collect();
+    order.sort_by(|a, b| {
+        let (a, b) = (&views[*a], &views[*b]);
+        b.1.dtype().cmp(&a.1.dtype()).then(a.0.cmp(b.0))
+    });
+    let mut offset = 0;
+    let infos = order
+        .iter()
+        .map(|index| {
+            let (name, view) = &views[*index];
+            let start = offset;
+            offset += view.data().len();
+            let info = safetensors::tensor::TensorInfo {
+                dtype: view.dtype(),
+                shape: view.shape().to_vec(),
+                data_offsets: (start, offset),
+            };
+            ((*name).to_string(), info)
+        })
+        .collect();
+    let meta = safetensors::tensor::Metadata::new(Some(metadata), infos).map_err(std::io::Error::other)?;
+    let mut json = serde_json::to_vec(&meta)?;
+    // Tensors start at a multiple of 8 bytes, as the format asks.
+    json.resize(json.len().next_multiple_of(8), b' ');
+    let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(json);
+    Ok((bytes, order))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_files_are_those_of_the_safetensors_crate() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.safetensors");
+        let (a, b) = ([0u8; 12], [1u8; 5]);
+        let out = |name: &str, dtype, shape: &[usize], data| Out { name: name.into(), dtype, shape: shape.to_vec(), data };
+        write(
+            &path,
+            vec![out("x", Dtype::U8, &[5], &b), out("y", Dtype::F32, &[3], &a)],
+            ("format", "pt".into()),
+        )
+        .unwrap();
+        let views = vec![
+            ("x", TensorView::new(Dtype::U8, vec![5], &b).unwrap()),
+            ("y", TensorView::new(Dtype::F32, vec![3], &a).unwrap()),
+        ];
+        let theirs = safetensors::serialize(views, Some(HashMap::from([("format".into(), "pt".into())]))).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), theirs);
+        assert_eq!(Mapped::open(&path).unwrap().tensor("x", Dtype::U8, &[5]).unwrap(), b);
+    }
+
+    #[test]
+    fn hostile_files_are_refused_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.safetensors");
+        let open = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            Mapped::open(&path).err().map(|r| r.error).unwrap_or_default()
+        };
+        assert!(open(b"").contains("cut short"));
+        assert!(open(&(10_000_000_000u64).to_le_bytes()).contains("claims a header"));
+        assert!(open(&(100u64).to_le_bytes()).ne(""), "a header beyond the file");
+        let with = |json: &str, data: usize| {
+            let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
+            bytes.extend(json.as_bytes());
+            bytes.resize(bytes.len() + data, 0);
+            bytes
+        };
+        assert!(open(&with("{\"a\":{\"dtype\":\"F32\",\"shape\":[1000000000000],\"data_offsets\":[0,4]}}", 4)) != "");
+        assert!(open(&with("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 3)) != "");
+        assert!(open(&with("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 5)) != "");
+        assert!(open(&with("nonsense", 0)) != "");
+        assert!(open(&with("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4)) == "");
+    }
+}
