@@ -37,7 +37,7 @@ root=$(cd "$root" && pwd)
 if [ ! -f "$root/text/manifest.json" ]; then
   rm -rf "$root/text" "$root/heldout"
   mkdir -p "$root/text" "$root/heldout"
-  cargo metadata --format-version 1 --offline --locked 2>/dev/null |
+  cargo metadata --format-version 1 --offline --locked --filter-platform x86_64-unknown-linux-gnu |
     jq -r '.packages[] | select(.source != null) | .manifest_path | rtrimstr("/Cargo.toml")' | sort |
     while read -r package; do find "$package" -type f \( -name '*.rs' -o -name '*.md' \) -size +4k -size -256k; done |
     LC_ALL=C sort | awk 'NR % 4 == 0' | head -n 4000 |
@@ -150,7 +150,7 @@ honest_min=$(for node in $honest; do weight_of "$node"; done | jq -s min)
 cheat_max=$(for node in $cheats; do weight_of "$node"; done | jq -s max)
 per_delta=$(cat "$validator"/windows/*/pulled | jq -s '[.[] | select(.type == "delta" and .status == "ok").bytes] | max')
 dense=$(jq 'select(.type == "train").bytes' "$root/nodes/honest-1/windows/$last/commit" | head -n 1)
-train_s=$(cat "$root"/nodes/*/windows/*/{commit,scores} 2>/dev/null | jq -s '[.[] | select(.type == "step" and .tool == "bz-train").wall_s] | add')
+train_s=$(cat "$root"/nodes/*/windows/*/{commit,scores} 2>/dev/null | jq -s '[.[] | select(.type == "train" and .tokens_per_s > 0) | .tokens / .tokens_per_s] | add | . * 10 | round / 10')
 jq -n --argjson windows "$((last - first + 1))" --argjson loss_first "$(cat "$root/loss_first")" --argjson loss_last "$loss" \
   --argjson honest_weight_min "$honest_min" --argjson cheat_weight "$cheat_max" --argjson roots_equal $roots_equal \
   --argjson bytes_per_delta "$per_delta" --argjson dense_bytes "$dense" --argjson wall_s $(($(date +%s) - began)) \

@@ -6,6 +6,10 @@ dir=$1
 shift
 mkdir -p "$dir"
 bz-localnet --dir "$dir" up --interval "${BZ_INTERVAL:-1}" >"$dir/up.json"
+# While nodes join, a block is made as soon as one is asked for.
+while bz-localnet --dir "$dir" new-block >/dev/null 2>&1; do sleep 0.05; done &
+hurry=$!
+trap 'kill $hurry 2>/dev/null' EXIT
 for node in "$@"; do
   home=$dir/nodes/$node
   mkdir -p "$home"

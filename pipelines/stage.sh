@@ -24,6 +24,7 @@ finish() {
   shift
   for status in "$@"; do
     place=$((place + 1))
+    if [ "$status" -eq 1 ]; then return 1; fi # the answer is no: the tool has said why
     if [ "$status" -ne 0 ]; then
       echo "$(basename "$0"): ${receipt##*/windows/}: stage $place of $# failed with status $status" >&2
       return "$status"

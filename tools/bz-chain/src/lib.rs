@@ -52,7 +52,9 @@ pub fn run(args: Args) -> Result<(), Report> {
         Action::Whoami => print_json(&json!({"hotkey": hotkey, "netuid": args.chain.netuid, "uid": uid})),
         Action::Register => {
             if let Some(uid) = uid {
-                return print_json(&json!({"hotkey": hotkey, "uid": uid, "registered": false, "reason": "it is registered already"}));
+                return print_json(
+                    &json!({"hotkey": hotkey, "uid": uid, "registered": false, "reason": "it is registered already"}),
+                );
             }
             let cold = args.wallet.open_coldkey()?;
             let sign = |message: &[u8]| cold.sign(message);

@@ -32,7 +32,8 @@ fn own(common: &Common, wallet: &WalletArgs, inputs: &Inputs) -> Result<Own, Rep
     let trains = inputs.latest(window.window, |t: &Train| (t.window, (t.role.clone(), t.uid)))?;
     let train = trains.into_iter().find(|((role, _), _)| role == "own").map(|(_, train)| train);
     let train = train.ok_or_else(|| {
-        Report::data(format!("the input has no own `train` record of window {}", window.window)).hint("bz-pages | bz-train")
+        Report::data(format!("the input has no own `train` record of window {}", window.window))
+            .hint("bz-pages | bz-train")
     })?;
     if train.status != "ok" {
         return Err(Report::no(format!("the update is {}: {}", train.status, train.reason.unwrap_or_default()))

@@ -5,11 +5,7 @@ use codec::{Decode, Encode};
 use record::{Context, Report, files};
 use serde::{Deserialize, Serialize};
 use sp_core::H256;
-use sp_runtime::{
-    BuildStorage,
-    traits::Header as _,
-    transaction_validity::TransactionSource,
-};
+use sp_runtime::{BuildStorage, traits::Header as _, transaction_validity::TransactionSource};
 use std::{
     collections::VecDeque,
     fs::{File, OpenOptions},
@@ -127,8 +123,12 @@ impl Blocks {
             let extrinsics = block.extrinsics.iter().filter_map(|x| hex::decode(x).ok()).collect();
             let found = hex::encode(self.execute(block.time_ms, extrinsics)?);
             if found != block.hash {
-                return Err(Report::data(format!("block {} of {} does not run as it did", index + 1, self.path.display()))
-                    .hint("another version made it: remove the folder and start anew"));
+                return Err(Report::data(format!(
+                    "block {} of {} does not run as it did",
+                    index + 1,
+                    self.path.display()
+                ))
+                .hint("another version made it: remove the folder and start anew"));
             }
         }
         Ok(())
@@ -174,7 +174,8 @@ impl Blocks {
     /// # Errors
     /// Why it is refused, as nodes say it.
     pub fn submit(&mut self, extrinsic: Vec<u8>) -> Result<(), String> {
-        let decoded = UncheckedExtrinsic::decode(&mut &extrinsic[..]).map_err(|e| format!("Transaction is malformed: {e}"))?;
+        let decoded =
+            UncheckedExtrinsic::decode(&mut &extrinsic[..]).map_err(|e| format!("Transaction is malformed: {e}"))?;
         if self.pool.len() >= POOL {
             return Err("the pool is full".into());
         }

@@ -101,15 +101,8 @@ pub mod pallet {
     }
 
     #[pallet::storage]
-    pub type CommitmentOf<T: Config> = StorageDoubleMap<
-        _,
-        Identity,
-        u16,
-        Twox64Concat,
-        T::AccountId,
-        Registration<BlockNumberFor<T>>,
-        OptionQuery,
-    >;
+    pub type CommitmentOf<T: Config> =
+        StorageDoubleMap<_, Identity, u16, Twox64Concat, T::AccountId, Registration<BlockNumberFor<T>>, OptionQuery>;
     #[pallet::storage]
     pub type LastCommitment<T: Config> =
         StorageDoubleMap<_, Identity, u16, Twox64Concat, T::AccountId, BlockNumberFor<T>, OptionQuery>;

@@ -118,9 +118,7 @@ pub fn module(node: Arc<Node>) -> Result<RpcModule<Node>, RegisterMethodError> {
     method(m, "system_name", |_, _| Ok(json!("bz-localnet")))?;
     method(m, "system_version", |_, _| Ok(json!(env!("CARGO_PKG_VERSION"))))?;
     method(m, "system_health", |_, _| Ok(json!({"peers": 0, "isSyncing": false, "shouldHavePeers": false})))?;
-    method(m, "system_properties", |_, _| {
-        Ok(json!({"ss58Format": 42, "tokenDecimals": 9, "tokenSymbol": "TAO"}))
-    })?;
+    method(m, "system_properties", |_, _| Ok(json!({"ss58Format": 42, "tokenDecimals": 9, "tokenSymbol": "TAO"})))?;
     method(m, "state_getRuntimeVersion", |_, _| Ok(version_json()))?;
     method(m, "state_getMetadata", |_, node| Ok(json!(node.metadata)))?;
     chain_methods(m)?;
@@ -307,7 +305,9 @@ fn subscriptions(m: &mut RpcModule<Node>) -> Result<(), RegisterMethodError> {
         m.register_subscription(subscribe, notify, unsubscribe, |_, pending, node, _| async move {
             let mut heads = node.heads.subscribe();
             let header = |number: usize| node.blocks().made.get(number).map(|block| header_json(&block.header));
-            let first = header(node.blocks().last());
+            // The lock is let go before it is taken again.
+            let last = node.blocks().last();
+            let first = header(last);
             let sink = pending.accept().await?;
             if let Some(first) = first {
                 sink.send(message(&first)?).await?;

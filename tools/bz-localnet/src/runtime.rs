@@ -35,13 +35,8 @@ pub type UncheckedExtrinsic =
 /// A block.
 pub type Block = generic::Block<Header, UncheckedExtrinsic>;
 /// What runs blocks.
-pub type Executive = frame_executive::Executive<
-    Runtime,
-    Block,
-    frame_system::ChainContext<Runtime>,
-    Runtime,
-    AllPalletsWithSystem,
->;
+pub type Executive =
+    frame_executive::Executive<Runtime, Block, frame_system::ChainContext<Runtime>, Runtime, AllPalletsWithSystem>;
 
 /// Clients cache metadata by genesis and spec version: raise it when a pallet changes.
 pub const VERSION: RuntimeVersion = RuntimeVersion {

@@ -385,9 +385,8 @@ pub mod pallet {
             let share = u64::from(MaxWeightsLimit::<T>::get(netuid));
             ensure!(only_self || most * 65535 <= share * sum.max(1), Error::<T>::MaxWeightExceeded);
             // Source: Subtensor's max-upscale: the largest becomes 65535, the others in proportion, rounded.
-            let upscaled = weights.iter().map(|w| {
-                if most == 0 { *w } else { ((u64::from(*w) * 65535 + most / 2) / most) as u16 }
-            });
+            let upscaled =
+                weights.iter().map(|w| if most == 0 { *w } else { ((u64::from(*w) * 65535 + most / 2) / most) as u16 });
             Weights::<T>::insert(netuid, uid, dests.iter().copied().zip(upscaled).collect::<Vec<_>>());
             LastUpdate::<T>::mutate(netuid, |all| {
                 if let Some(last) = all.get_mut(usize::from(uid)) {
@@ -401,7 +400,12 @@ pub mod pallet {
         /// Stake TAO of the coldkey on a hotkey.
         #[pallet::call_index(2)]
         #[pallet::weight((frame_support::weights::Weight::from_parts(1, 0), DispatchClass::Normal, Pays::No))]
-        pub fn add_stake(origin: OriginFor<T>, hotkey: T::AccountId, netuid: u16, amount_staked: u64) -> DispatchResult {
+        pub fn add_stake(
+            origin: OriginFor<T>,
+            hotkey: T::AccountId,
+            netuid: u16,
+            amount_staked: u64,
+        ) -> DispatchResult {
             let coldkey = ensure_signed(origin)?;
             ensure!(NetworksAdded::<T>::get(netuid), Error::<T>::SubnetNotExists);
             let owner = Owner::<T>::get(&hotkey).ok_or(Error::<T>::HotKeyAccountNotExists)?;

@@ -224,7 +224,11 @@ impl Work<'_> {
         // The same pages were made already by a run that was cut short: their record is in the stream, or they are
         // made again, which gives the same bytes.
         let have = inputs.all::<Pages>()?.into_iter().any(|p| {
-            p.uid == uid && p.role == role && p.window == self.window.window && p.path == path && !self.args.common.force
+            p.uid == uid
+                && p.role == role
+                && p.window == self.window.window
+                && p.path == path
+                && !self.args.common.force
         });
         if have && path.exists() {
             return Ok(());

@@ -3,8 +3,7 @@
 
 use crate::Context;
 use record::{
-    Hash, Hotkey, Report, Stream, Window,
-    files,
+    Hash, Hotkey, Report, Stream, Window, files,
     records::{Commit, Peer},
 };
 use std::path::{Path, PathBuf};
@@ -16,7 +15,7 @@ const CAP: u64 = 16 << 10;
 
 /// `bz-pull --commits`.
 pub(crate) fn pull(context: &mut Context<'_>, stream: &mut Stream<'_>) -> Result<(), Report> {
-    let folder = context.common.home().window(context.window.window).join("commits");
+    let folder = context.common.home().window(context.window.window).join("fetched");
     files::create_dir(&folder)?;
     let mut open: Vec<(Peer, String)> = Vec::new();
     for peer in context.peers.iter().filter(|peer| !peer.own) {
@@ -80,7 +79,7 @@ pub(crate) fn pull(context: &mut Context<'_>, stream: &mut Stream<'_>) -> Result
 }
 
 fn kept_path(folder: &Path, hotkey: Hotkey) -> PathBuf {
-    folder.join(format!("{hotkey}.json"))
+    folder.join(format!("{hotkey}.commit.json"))
 }
 
 fn kept(folder: &Path, peer: &Peer, window: Window) -> Option<Commit> {
@@ -94,7 +93,7 @@ fn fetch(context: &Context<'_>, open: &[(Peer, String)], folder: &Path) -> Vec<R
         .map(|(peer, _)| {
             let (bucket, peer) = (context.bucket(peer), peer.clone());
             let (run, window) = (context.run, context.window.window);
-            let path = folder.join(format!("{}.fetched", peer.hotkey));
+            let path = folder.join(format!("{}.commit.part", peer.hotkey));
             async move { one(bucket?, &peer, run, window, &path).await }
         })
         .collect();

@@ -21,7 +21,7 @@ pub(crate) fn pull(context: &Context<'_>, inputs: &Inputs, stream: &mut Stream<'
             .hint("bz-window --wait deadline")
     })?;
     let commits = inputs.latest(window, |c: &Commit| (c.window, c.hotkey))?;
-    let folder = context.common.home().window(window).join("deltas");
+    let folder = context.common.home().window(window).join("fetched");
     files::create_dir(&folder)?;
     let cap = delta::size_cap(&Layout::new(&context.hparams.model), &context.hparams.codec);
     let mut work = Vec::new();
@@ -34,7 +34,7 @@ pub(crate) fn pull(context: &Context<'_>, inputs: &Inputs, stream: &mut Stream<'
             stream.emit(&failed(context, peer, &status, format!("its commitment: {why}")))?;
             continue;
         }
-        let path = folder.join(format!("{}.safetensors", peer.hotkey));
+        let path = folder.join(format!("{}.delta.safetensors", peer.hotkey));
         let bucket = context.bucket(peer);
         let key = format!("{}/{window}/{}/delta.safetensors", context.run, peer.hotkey);
         let (to, have) = (path.clone(), path.exists() && !context.common.force);

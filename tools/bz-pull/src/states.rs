@@ -73,12 +73,20 @@ fn known(context: &Context<'_>, window: Window, root: Option<Hash>) -> bool {
     here.is_some_and(|state| state.run == context.run && root.is_none_or(|root| root == state.root))
 }
 
-/// Whether the state of a window is here as another published it; our own may still have to be published.
+/// Whether the state of a window is here and published: by another, or by us, which our own bucket shows.
 fn followed(context: &Context<'_>, window: Window) -> bool {
     let path = context.common.home().state(window).join("state.json");
-    let own = context.peers.iter().find(|peer| peer.own).map(|peer| peer.hotkey);
-    let here: Option<State> = files::read_json(&path).ok();
-    here.is_some_and(|state| state.run == context.run && state.by != own)
+    let Ok(here) = files::read_json::<State>(&path) else { return false };
+    if here.run != context.run {
+        return false;
+    }
+    match context.peers.iter().find(|peer| peer.own && here.by == Some(peer.hotkey)) {
+        None => true,
+        Some(own) => {
+            let published = context.bucket(own).and_then(|bucket| record_of(context, own, &bucket, window));
+            published.is_ok_and(|record| record.root == here.root)
+        }
+    }
 }
 
 /// Validators, the most stake first.
@@ -155,8 +163,10 @@ fn fetch_accepted(context: &Context<'_>, record: &State, bucket: &Bucket) -> Res
     for (result, (hash, entry)) in context.pool.all(work).into_iter().zip(&wanted) {
         let result = result.unwrap_or_else(|| Err("the fetch failed inside".into()));
         result.map_err(|why| {
-            Report::again(format!("the delta of uid {} ({hash}) that made the state of window {}: {why}", entry.uid,
-                record.window))
+            Report::again(format!(
+                "the delta of uid {} ({hash}) that made the state of window {}: {why}",
+                entry.uid, record.window
+            ))
             .hint("its publisher's bucket may be down: the same command tries again")
         })?;
     }

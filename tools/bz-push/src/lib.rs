@@ -105,6 +105,10 @@ fn state_objects(
     let mut objects = vec![(state.window, None, format!("{run}/hparams.json"), common.hparams_path())];
     for entry in &state.accepted {
         let path = deltas.iter().rfind(|d| d.blake3 == Some(entry.blake3)).and_then(|d| d.path.clone());
+        // A state that was made before a kill is published from what was fetched for it.
+        let kept = state.prev_window.map(|w| common.home().window(w).join("fetched"));
+        let kept = kept.map(|dir| dir.join(format!("{}.delta.safetensors", entry.hotkey)));
+        let path = path.or(kept.filter(|path| files::digest(path).is_ok_and(|(_, hash)| hash == entry.blake3)));
         let path = path.ok_or_else(|| {
             Report::data(format!("the delta of uid {} ({}) is not in the input", entry.uid, entry.blake3))
                 .hint("a state is published with the deltas that made it: push the stream of bz-state apply")

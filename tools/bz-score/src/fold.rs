@@ -142,7 +142,12 @@ mod tests {
 
     #[test]
     fn a_replaced_hotkey_starts_anew_and_old_windows_do_not_count() {
-        let all = [score(1, 1, 1, Some(1.0)), score(9, 1, 7, Some(1.0)), score(9, 2, 2, Some(1.0)), score(2, 2, 2, Some(1.0))];
+        let all = [
+            score(1, 1, 1, Some(1.0)),
+            score(9, 1, 7, Some(1.0)),
+            score(9, 2, 2, Some(1.0)),
+            score(2, 2, 2, Some(1.0)),
+        ];
         let folded = weights(&all, &RULE);
         assert_eq!(folded.hotkeys, [Hotkey([7; 32]), Hotkey([2; 32])]);
         assert_eq!(folded.weights, [0.5, 0.5]);

@@ -175,9 +175,17 @@ mod tests {
     #[test]
     fn no_shortcut_of_the_measured_table_is_paid() {
         // Cosine and norm ratio of shortcuts against the honest update, as measured on a real network.
-        for (cosine, ratio) in
-            [(0.82, 1.01), (0.85, 0.96), (0.97, 0.70), (0.95, 0.70), (0.83, 0.29), (0.66, 1.03), (0.86, 0.86), (0.0, 1.0), (1.0, 1e6)]
-        {
+        for (cosine, ratio) in [
+            (0.82, 1.01),
+            (0.85, 0.96),
+            (0.97, 0.70),
+            (0.95, 0.70),
+            (0.83, 0.29),
+            (0.66, 1.03),
+            (0.86, 0.86),
+            (0.0, 1.0),
+            (1.0, 1e6),
+        ] {
             for rule in ["cosine", "l2"] {
                 let judged = score(cosine, ratio, rule, 1.0);
                 assert_eq!(judged.score, Some(0.0), "{rule} {cosine} {ratio}");

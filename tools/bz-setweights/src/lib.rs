@@ -1,11 +1,7 @@
 //! Set weights on the chain: looks first, never twice.
 
 use chain::{Chain, ChainArgs, Signer, weights};
-use record::{
-    Report, Stream,
-    cli::Common,
-    records::Weights,
-};
+use record::{Report, Stream, cli::Common, records::Weights};
 use wallet::WalletArgs;
 
 /// Set weights on the chain: looks first, never twice.
@@ -118,6 +114,9 @@ fn refusal(args: &Args, rules: &weights::Rules, record: &Weights, count: usize) 
     }
     let next = rules.last_update.saturating_add(rules.rate_limit);
     (rules.block < next).then(|| {
-        format!("too early: weights were set at block {}, the next may be set at {next}, it is {}", rules.last_update, rules.block)
+        format!(
+            "too early: weights were set at block {}, the next may be set at {next}, it is {}",
+            rules.last_update, rules.block
+        )
     })
 }

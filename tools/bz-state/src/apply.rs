@@ -23,12 +23,7 @@ struct Maker<'a> {
 }
 
 /// `bz-state apply`.
-pub(crate) fn apply(
-    common: &Common,
-    wallet: &WalletArgs,
-    keep: usize,
-    stream: &mut Stream<'_>,
-) -> Result<(), Report> {
+pub(crate) fn apply(common: &Common, wallet: &WalletArgs, keep: usize, stream: &mut Stream<'_>) -> Result<(), Report> {
     let inputs = stream.read()?;
     let (hparams, run) = common.run(&inputs)?;
     let layout = Layout::new(&hparams.model);
@@ -120,7 +115,10 @@ impl Maker<'_> {
             return Err(Report::data(format!("the published state of window {} has no predecessor", record.window)));
         };
         if base >= record.window || record.run != self.run {
-            return Err(Report::data(format!("the published state of window {} is of another run or order", record.window)));
+            return Err(Report::data(format!(
+                "the published state of window {} is of another run or order",
+                record.window
+            )));
         }
         let here = self.present(base)?;
         if here.root != prev {
@@ -188,10 +186,8 @@ impl Maker<'_> {
                 .map_err(|e| e.at(format!("the delta of uid {}", entry.uid)))?;
             opened.push((delta, entry));
         }
-        let entries: Vec<Entry<'_>> = opened
-            .iter()
-            .map(|(delta, entry)| Entry { delta, weight: entry.weight_u16, scale: entry.scale })
-            .collect();
+        let entries: Vec<Entry<'_>> =
+            opened.iter().map(|(delta, entry)| Entry { delta, weight: entry.weight_u16, scale: entry.scale }).collect();
         let lr = outer::learning_rate(&self.hparams.outer, self.hparams.start_window, base);
         outer::apply(&mut values, &self.layout, &self.hparams.outer, lr, &entries)?;
         let record = finish(State {

@@ -129,7 +129,8 @@ fn verify(common: &Common, paths: &[PathBuf]) -> Result<(), Report> {
         let record = state::record_of(path)?;
         state::load_checked(path, &hparams, &layout, record.run).map_err(|e| Report { code: record::Code::No, ..e })?;
         if record.by.is_some() {
-            wire::commit::verify_state(&record).map_err(|e| Report { code: record::Code::No, ..e.at(path.display()) })?;
+            wire::commit::verify_state(&record)
+                .map_err(|e| Report { code: record::Code::No, ..e.at(path.display()) })?;
         }
         print_json(&record)?;
     }

@@ -11,7 +11,10 @@ use record::{
     progress::Progress,
     records::{Pages, State, Train},
 };
-use std::{path::{Path, PathBuf}, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
 use tch::Device;
 
 /// Run the inner steps over pages: the update of a window, or the recomputed one.
@@ -102,7 +105,8 @@ fn finished(path: &Path, args: &Args) -> Result<Option<Train>, Report> {
 fn state_dir(args: &Args, window: Window) -> Result<(PathBuf, State), Report> {
     let dir = args.state.clone().unwrap_or_else(|| args.common.home().state(window));
     let state: State = files::read_json(&dir.join("state.json")).map_err(|e| {
-        e.at("the state to train from").hint("bz-state init makes the first one, bz-pull --state | bz-state apply the next")
+        e.at("the state to train from")
+            .hint("bz-state init makes the first one, bz-pull --state | bz-state apply the next")
     })?;
     Ok((dir, state))
 }
@@ -113,8 +117,12 @@ fn one(args: &Args, hparams: &Hparams, device: Device, pages: &Pages, path: &Pat
     let (dir, state) = state_dir(args, pages.window)?;
     let sequences = Sequences::open(&pages.path, hparams.model.vocab_size, device)?;
     if sequences.length as u64 != hparams.data.sequence_length {
-        return Err(Report::data(format!("{}: sequences of {}, the run's have {}", pages.path.display(),
-            sequences.length, hparams.data.sequence_length)));
+        return Err(Report::data(format!(
+            "{}: sequences of {}, the run's have {}",
+            pages.path.display(),
+            sequences.length,
+            hparams.data.sequence_length
+        )));
     }
     let llama = Llama::new(&hparams.model, data::load_state(&dir, &hparams.model, device)?, device, true)?;
     let label = format!("window {} uid {}", pages.window, pages.uid);

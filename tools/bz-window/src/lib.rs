@@ -70,8 +70,11 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     let last = chain.finalized()?;
     let window = which(&args, before.as_ref(), &hparams, last)?;
     if window < hparams.start_window {
-        return Err(Report::no(format!("window {window} lies before the run, which starts at {}", hparams.start_window))
-            .hint(format!("bz-window --window {} --wait start", hparams.start_window)));
+        return Err(Report::no(format!(
+            "window {window} lies before the run, which starts at {}",
+            hparams.start_window
+        ))
+        .hint(format!("bz-window --window {} --wait start", hparams.start_window)));
     }
     let moments = hparams.moments(window);
     let target = match args.wait {
@@ -140,8 +143,8 @@ fn which(args: &Args, before: Option<&WindowRecord>, hparams: &Hparams, last: u6
         (None, Some(before)) => Ok(before.window),
         (None | Some("now"), _) => Ok(hparams.window_at(last)),
         (Some("next"), _) => Ok(Window(hparams.window_at(last).0 + 1)),
-        (Some(number), _) => number.parse().map_err(|_| {
-            Report::usage(format!("--window {number}: not a window")).hint("a number, `now`, or `next`")
-        }),
+        (Some(number), _) => number
+            .parse()
+            .map_err(|_| Report::usage(format!("--window {number}: not a window")).hint("a number, `now`, or `next`")),
     }
 }

@@ -105,8 +105,7 @@ impl Chain {
             .build()
             .again("cannot start a runtime")?;
         let rpc = runtime.block_on(dial(&url))?;
-        let mut chain =
-            Chain { runtime, rpc, api: OnceCell::new(), url, genesis: Hash([0; 32]), netuid: args.netuid };
+        let mut chain = Chain { runtime, rpc, api: OnceCell::new(), url, genesis: Hash([0; 32]), netuid: args.netuid };
         chain.genesis = chain.block_hash(0)?.ok_or_else(|| unreachable(&chain.url, "it has no first block"))?;
         Ok(chain)
     }

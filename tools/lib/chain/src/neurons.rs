@@ -80,8 +80,7 @@ impl Chain {
         let mut stakes = BTreeMap::new();
         for hotkey in hotkeys {
             let address = dynamic::storage::<([u8; 32], u16), u64>(PALLET, "TotalHotkeyAlpha");
-            let value =
-                self.wait("a stake", async { at.storage().try_fetch(address, (hotkey.0, netuid)).await })?;
+            let value = self.wait("a stake", async { at.storage().try_fetch(address, (hotkey.0, netuid)).await })?;
             stakes.insert(*hotkey, value.map(|v| v.decode().again("a stake")).transpose()?.unwrap_or(0));
         }
         Ok(stakes)

@@ -87,9 +87,9 @@ impl Chain {
             }
             report
         })?;
-        let done = self.runtime.block_on(async {
-            tokio::time::timeout(FINAL_WITHIN, sent.wait_for_finalized_success()).await
-        });
+        let done = self
+            .runtime
+            .block_on(async { tokio::time::timeout(FINAL_WITHIN, sent.wait_for_finalized_success()).await });
         match done {
             Ok(Ok(_)) => Ok(hash),
             Ok(Err(TransactionFinalizedSuccessError::SuccessError(TransactionEventsError::ExtrinsicFailed(error)))) => {

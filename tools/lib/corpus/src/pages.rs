@@ -5,11 +5,7 @@
 //! uid costs O(1). The random pages come from the places beyond those of all uids, drawn by the end block's hash, so
 //! they meet no own page.
 
-use crate::{
-    pack::Packer,
-    source::Source,
-    tokens::Tokens,
-};
+use crate::{pack::Packer, source::Source, tokens::Tokens};
 use record::{Hash, Permutation, Report, Uid, hparams::Data, records::PageRef};
 
 /// Number of whole pages in a source.

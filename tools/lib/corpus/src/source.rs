@@ -211,8 +211,12 @@ impl Source {
             let path = self.folder.join(&part.path);
             let size = std::fs::metadata(&path).map_err(|e| files::io_report("open", &path, &e))?.len();
             if size != part.bytes {
-                return Err(Report::data(format!("{} has {size} bytes, its manifest says {}", path.display(), part.bytes))
-                    .hint("the file was changed since: get the run's own text again"));
+                return Err(Report::data(format!(
+                    "{} has {size} bytes, its manifest says {}",
+                    path.display(),
+                    part.bytes
+                ))
+                .hint("the file was changed since: get the run's own text again"));
             }
             let before = texts.len();
             match part.format {
@@ -391,10 +395,9 @@ mod tests {
         let file = |name: &str| File::create(folder.path().join(name)).unwrap();
         file("a.jsonl").write_all(lines.as_bytes()).unwrap();
         file("b.jsonl.zst").write_all(&zstd::encode_all(lines.as_bytes(), 3).unwrap()).unwrap();
-        let schema = parquet::schema::parser::parse_message_type(
-            "message m { REQUIRED INT32 n; REQUIRED BINARY body (UTF8); }",
-        )
-        .unwrap();
+        let schema =
+            parquet::schema::parser::parse_message_type("message m { REQUIRED INT32 n; REQUIRED BINARY body (UTF8); }")
+                .unwrap();
         let mut writer = parquet::file::writer::SerializedFileWriter::new(
             file("c.parquet"),
             std::sync::Arc::new(schema),

@@ -26,9 +26,8 @@ impl Tokens {
             Report::config("the run has a tokenizer, and none was named")
                 .hint("--tokenizer FILE, BZ_TOKENIZER, or tokenizer.json in the node's folder")
         })?;
-        let (_, found) = files::digest(path).map_err(|e| {
-            e.hint("put the run's tokenizer.json into the node's folder, or name it with --tokenizer")
-        })?;
+        let (_, found) = files::digest(path)
+            .map_err(|e| e.hint("put the run's tokenizer.json into the node's folder, or name it with --tokenizer"))?;
         if found != expected {
             return Err(Report::config(format!("{} is {found}, the run's tokenizer is {expected}", path.display()))
                 .hint("get the run's own tokenizer.json"));
@@ -54,9 +53,7 @@ impl Tokens {
     pub fn vocab_size(&self) -> u64 {
         match self {
             Tokens::Bytes => u64::from(BYTE_END) + 1,
-            Tokens::File(tokenizer, end) => {
-                (tokenizer.get_vocab_size(true) as u64).max(u64::from(*end) + 1)
-            }
+            Tokens::File(tokenizer, end) => (tokenizer.get_vocab_size(true) as u64).max(u64::from(*end) + 1),
         }
     }
 
@@ -68,7 +65,8 @@ impl Tokens {
         match self {
             Tokens::Bytes => Ok(text.bytes().map(u32::from).chain([BYTE_END]).collect()),
             Tokens::File(tokenizer, end) => {
-                let encoding = tokenizer.encode_fast(text, false).map_err(|e| Report::data(format!("tokenizer: {e}")))?;
+                let encoding =
+                    tokenizer.encode_fast(text, false).map_err(|e| Report::data(format!("tokenizer: {e}")))?;
                 Ok(encoding.get_ids().iter().copied().chain([*end]).collect())
             }
         }

@@ -34,7 +34,10 @@ impl Sequences {
         let (count, width) = match (view.dtype(), view.shape()) {
             (Dtype::I32, [count, width]) if *count > 0 && *width > 1 => (*count as i64, *width as i64),
             (dtype, shape) => {
-                return Err(Report::data(format!("{}: tokens are {dtype:?} {shape:?}, not (S, T+1) I32", path.display())));
+                return Err(Report::data(format!(
+                    "{}: tokens are {dtype:?} {shape:?}, not (S, T+1) I32",
+                    path.display()
+                )));
             }
         };
         let values = view.data().as_chunks::<4>().0.iter().map(|b| i64::from(i32::from_le_bytes(*b)));

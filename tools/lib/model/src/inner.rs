@@ -58,8 +58,7 @@ pub fn train(
     let batch = inner.batch.map_or((pages.count / inner.steps as i64).max(1), |b| b as i64);
     let before: BTreeMap<String, Tensor> = model.params.iter().map(|(n, t)| (n.clone(), t.detach().copy())).collect();
     let loss_before = evaluate(&model, pages, inner, batch)?;
-    let mut trained =
-        Trained { update: None, loss_before, loss_after: f64::NAN, steps: 0, tokens: 0, reason: None };
+    let mut trained = Trained { update: None, loss_before, loss_after: f64::NAN, steps: 0, tokens: 0, reason: None };
     // Matrices are decayed, norms are not: two groups.
     let (matrices, vectors): (Vec<_>, Vec<_>) =
         model.params.values().map(Tensor::shallow_clone).partition(|t| t.dim() > 1);
@@ -88,7 +87,8 @@ pub fn train(
         }
         if inner.optimizer == "sgd" && inner.steps == 1 {
             // The gradient itself: θ − (θ − g) would lose its low bits.
-            let scaled: BTreeMap<String, Tensor> = model.params.iter().map(|(n, p)| (n.clone(), p.grad() * inner.lr)).collect();
+            let scaled: BTreeMap<String, Tensor> =
+                model.params.iter().map(|(n, p)| (n.clone(), p.grad() * inner.lr)).collect();
             gradient = Some(scaled);
         }
         groups.iter_mut().try_for_each(|group| group.step(inner))?;
@@ -129,13 +129,8 @@ impl Group {
     fn step(&mut self, inner: &Inner) -> Result<(), Report> {
         let grads: Vec<Tensor> = self.params.iter().map(Tensor::grad).collect();
         if inner.optimizer == "adamw" {
-            let c = shim::AdamW {
-                lr: inner.lr,
-                beta1: inner.beta1,
-                beta2: inner.beta2,
-                decay: self.decay,
-                eps: inner.eps,
-            };
+            let c =
+                shim::AdamW { lr: inner.lr, beta1: inner.beta1, beta2: inner.beta2, decay: self.decay, eps: inner.eps };
             return shim::fused_adamw([&self.params, &grads, &self.first, &self.second, &self.steps], &c);
         }
         no_grad(|| {

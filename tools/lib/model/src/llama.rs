@@ -46,8 +46,7 @@ impl Llama {
                 .ok_or_else(|| Report::data(format!("the state has no tensor {name}")))
         };
         let embed_vd = get("model.embed_tokens.weight")?;
-        let head_vd =
-            if model.tie_word_embeddings { embed_vd.shallow_clone() } else { get("lm_head.weight")? };
+        let head_vd = if model.tie_word_embeddings { embed_vd.shallow_clone() } else { get("lm_head.weight")? };
         let layers = (0..model.num_hidden_layers)
             .map(|index| {
                 let get = |part: &str| get(&format!("model.layers.{index}.{part}.weight"));

@@ -51,10 +51,7 @@ pub(crate) struct AdamW {
 }
 
 /// One step of AdamW over all parameters at once. The five lists are of one length.
-pub(crate) fn fused_adamw(
-    [params, grads, first, second, steps]: [&[Tensor]; 5],
-    c: &AdamW,
-) -> Result<(), Report> {
+pub(crate) fn fused_adamw([params, grads, first, second, steps]: [&[Tensor]; 5], c: &AdamW) -> Result<(), Report> {
     let n = params.len();
     if [grads, first, second, steps].iter().any(|list| list.len() != n) {
         return Err(Report::new(Code::Bug, "AdamW's lists differ in length"));

@@ -237,8 +237,7 @@ impl Hparams {
                 .hint("copy the run's own: pipelines/hparams/ has those of known runs")
                 .hint("or say where it is: --hparams FILE, or BZ_HPARAMS; the node's folder is --home or BZ_HOME"));
         }
-        let hparams: Hparams =
-            serde_json::from_slice(&files::read_capped(path, 1 << 20)?).config(path.display())?;
+        let hparams: Hparams = serde_json::from_slice(&files::read_capped(path, 1 << 20)?).config(path.display())?;
         hparams.check().map_err(|e| e.at(path.display()))?;
         Ok(hparams)
     }
@@ -387,8 +386,7 @@ impl Model {
     /// Names and shapes of the parameters, sorted by name: the order of everything that is hashed or tiled.
     /// Source: the names of `LlamaForCausalLM` in Hugging Face transformers.
     pub fn tensors(&self) -> Vec<(String, Vec<u64>)> {
-        let (width, inner, kv) =
-            (self.hidden_size, self.intermediate_size, self.head_dim() * self.num_key_value_heads);
+        let (width, inner, kv) = (self.hidden_size, self.intermediate_size, self.head_dim() * self.num_key_value_heads);
         let mut all = vec![
             ("model.embed_tokens.weight".to_string(), vec![self.vocab_size, width]),
             ("model.norm.weight".to_string(), vec![width]),

@@ -160,7 +160,9 @@ mod tests {
 
     #[test]
     fn a_wrong_letter_or_length_is_refused() {
-        for text in ["5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQZ", "", "5Grw", &"1".repeat(64), &"x".repeat(10_000)] {
+        for text in
+            ["5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQZ", "", "5Grw", &"1".repeat(64), &"x".repeat(10_000)]
+        {
             assert!(text.parse::<Hotkey>().is_err(), "{text}");
         }
         assert!("00".parse::<Hash>().is_err());

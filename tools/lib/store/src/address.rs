@@ -104,7 +104,9 @@ pub fn may_connect(ip: IpAddr, local: bool) -> bool {
         IpAddr::V6(v6) => {
             let first = v6.segments()[0];
             // Global unicast is 2000::/3; 2002::/16 and 64:ff9b::/96 hide an IPv4 address, 2001:db8::/32 is for documents.
-            (first & 0xe000) == 0x2000 && first != 0x2002 && !(first == 0x2001 && v6.segments()[1] < 0x0200)
+            (first & 0xe000) == 0x2000
+                && first != 0x2002
+                && !(first == 0x2001 && v6.segments()[1] < 0x0200)
                 && !(first == 0x2001 && v6.segments()[1] == 0x0db8)
         }
     }
@@ -120,8 +122,18 @@ mod tests {
         assert_eq!((good.endpoint.as_str(), good.bucket.as_str()), ("http://127.0.0.1:9100", "m-7"));
         assert_eq!(good.url("a/b"), "http://127.0.0.1:9100/m-7/a/b");
         for bad in [
-            "", "m7", "ftp://a/bucket", "https://a", "https://a/b/c", "https://u:p@a.b/bucket", "https://a.b/bucket?x=1",
-            "https://a.b/BUCKET", "https://a.b/../x", "https:///bucket", "file:///etc/passwd", "https://a.b/bu\ncket%00",
+            "",
+            "m7",
+            "ftp://a/bucket",
+            "https://a",
+            "https://a/b/c",
+            "https://u:p@a.b/bucket",
+            "https://a.b/bucket?x=1",
+            "https://a.b/BUCKET",
+            "https://a.b/../x",
+            "https:///bucket",
+            "file:///etc/passwd",
+            "https://a.b/bu\ncket%00",
         ] {
             assert!(Address::parse(bad).is_err(), "{bad:?}");
         }
@@ -131,10 +143,22 @@ mod tests {
     #[test]
     fn private_networks_are_refused() {
         for private in [
-            "http://8.8.8.8/bucket", "https://10.0.0.1/bucket", "https://192.168.1.1/bucket", "https://172.16.0.1/bucket",
-            "https://127.0.0.1/bucket", "https://localhost/bucket", "https://169.254.169.254/bucket", "https://0.0.0.0/bucket",
-            "https://[::1]/bucket", "https://[fd00::1]/bucket", "https://[fe80::1]/bucket", "https://[::ffff:10.0.0.1]/bucket",
-            "https://0x7f000001/bucket", "https://2130706433/bucket", "https://100.64.0.1/bucket", "https://[2002:a00:1::]/bucket",
+            "http://8.8.8.8/bucket",
+            "https://10.0.0.1/bucket",
+            "https://192.168.1.1/bucket",
+            "https://172.16.0.1/bucket",
+            "https://127.0.0.1/bucket",
+            "https://localhost/bucket",
+            "https://169.254.169.254/bucket",
+            "https://0.0.0.0/bucket",
+            "https://[::1]/bucket",
+            "https://[fd00::1]/bucket",
+            "https://[fe80::1]/bucket",
+            "https://[::ffff:10.0.0.1]/bucket",
+            "https://0x7f000001/bucket",
+            "https://2130706433/bucket",
+            "https://100.64.0.1/bucket",
+            "https://[2002:a00:1::]/bucket",
         ] {
             assert!(Address::parse(private).unwrap().allow(false).is_err(), "{private}");
         }

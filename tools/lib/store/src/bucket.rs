@@ -104,7 +104,10 @@ fn config(address: &Address, region: &str) -> aws_sdk_s3::config::Builder {
         .force_path_style(true)
         .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
         .timeout_config(
-            TimeoutConfig::builder().connect_timeout(Duration::from_secs(5)).read_timeout(Duration::from_secs(30)).build(),
+            TimeoutConfig::builder()
+                .connect_timeout(Duration::from_secs(5))
+                .read_timeout(Duration::from_secs(30))
+                .build(),
         )
 }
 

@@ -124,14 +124,8 @@ mod tests {
     fn every_part_changes_the_commitment() {
         let codec = Codec { name: "slice".into(), compression: 4, values: "f32".into() };
         let h = |b| Hash([b; 32]);
-        let good = Binding {
-            run: h(1),
-            window: Window(2),
-            hotkey: Hotkey([3; 32]),
-            base: h(4),
-            pages: h(5),
-            root: h(6),
-        };
+        let good =
+            Binding { run: h(1), window: Window(2), hotkey: Hotkey([3; 32]), base: h(4), pages: h(5), root: h(6) };
         let mut seen = std::collections::BTreeSet::from([good.commitment(&codec)]);
         for other in [
             Binding { run: h(9), ..good },

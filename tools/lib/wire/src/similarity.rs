@@ -75,11 +75,5 @@ pub fn measure(delta: &Delta, reference: &Update, layout: &Layout) -> Result<Mea
         sums.iter_mut().zip(tile).for_each(|(sum, value)| *sum += value);
     }
     let [dot, sent2, own2, distance, numel] = sums;
-    Ok(Measured {
-        dot,
-        norm: sent2.sqrt(),
-        norm_ref: own2.sqrt(),
-        distance: distance.sqrt(),
-        numel: numel as u64,
-    })
+    Ok(Measured { dot, norm: sent2.sqrt(), norm_ref: own2.sqrt(), distance: distance.sqrt(), numel: numel as u64 })
 }

@@ -153,12 +153,7 @@ pub fn load(dir: &Path, hparams: &Hparams, layout: &Layout) -> Result<Values, Re
 ///
 /// # Errors
 /// Exit code 65 when they differ, or it is another run's.
-pub fn load_checked(
-    dir: &Path,
-    hparams: &Hparams,
-    layout: &Layout,
-    run: Hash,
-) -> Result<(State, Values), Report> {
+pub fn load_checked(dir: &Path, hparams: &Hparams, layout: &Layout, run: Hash) -> Result<(State, Values), Report> {
     let state = record_of(dir)?;
     if state.run != run {
         return Err(Report::config(format!("{} is a state of run {}, this is run {run}", dir.display(), state.run))

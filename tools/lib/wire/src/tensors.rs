@@ -81,9 +81,7 @@ impl Mapped {
         match self.tensors.get(name) {
             None => Err(Report::data(format!("tensor {name} is missing"))),
             Some((d, s, range)) if *d == dtype && s == shape => Ok(&self.map[range.clone()]),
-            Some((d, s, _)) => {
-                Err(Report::data(format!("tensor {name} is {d:?} {s:?}, expected {dtype:?} {shape:?}")))
-            }
+            Some((d, s, _)) => Err(Report::data(format!("tensor {name} is {d:?} {s:?}, expected {dtype:?} {shape:?}"))),
         }
     }
 
@@ -214,13 +212,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.safetensors");
         let (a, b) = ([0u8; 12], [1u8; 5]);
-        let out = |name: &str, dtype, shape: &[usize], data| Out { name: name.into(), dtype, shape: shape.to_vec(), data };
-        write(
-            &path,
-            vec![out("x", Dtype::U8, &[5], &b), out("y", Dtype::F32, &[3], &a)],
-            ("format", "pt".into()),
-        )
-        .unwrap();
+        let out =
+            |name: &str, dtype, shape: &[usize], data| Out { name: name.into(), dtype, shape: shape.to_vec(), data };
+        write(&path, vec![out("x", Dtype::U8, &[5], &b), out("y", Dtype::F32, &[3], &a)], ("format", "pt".into()))
+            .unwrap();
         let views = vec![
             ("x", TensorView::new(Dtype::U8, vec![5], &b).unwrap()),
             ("y", TensorView::new(Dtype::F32, vec![3], &a).unwrap()),

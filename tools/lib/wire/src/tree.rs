@@ -6,15 +6,12 @@ use crate::{
 };
 use bao_tree::{
     BaoTree, BlockSize, ByteRanges, ChunkNum, ChunkRanges,
-    io::{
-        BaoContentItem, round_up_to_chunks,
-        sync::DecodeResponseIter,
-    },
+    io::{BaoContentItem, round_up_to_chunks, sync::DecodeResponseIter},
     iter::BaoChunk,
 };
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
-use record::{Hash, Report};
 use rayon::prelude::*;
+use record::{Hash, Report};
 
 /// 16 KiB groups: 2⁴ chunks of 1 KiB.
 const GROUP: BlockSize = BlockSize::from_chunk_log(4);

@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Speed, side by side, as JSON lines into target/bench/: start-up, window overhead, training beside eager PyTorch.
+# bench.sh takes window overhead from the last demo (make demo first). PyTorch runs from the same wheels, .libtorch/.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=target/bench
+mkdir -p $out
+python=${PYTHON:-python3}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+echo "bench: start-up" >&2
+: >$out/start.jsonl
+"$python" - "$out/start.jsonl" <<'PY'
+import json, resource, subprocess, sys, time
+
+def best(command, runs=11):
+    times = []
+    for _ in range(runs):
+        start = time.time()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append((time.time() - start, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime))
+    return min(t[0] for t in times) * 1e3, min(t[1] for t in times) * 1e3
+
+peer, peer_cpu = best([sys.executable, "-c", "import argparse, json"], 5)
+with open(sys.argv[1], "w") as out:
+    for tool in "window pages delta state push pull score setweights chain localnet train eval".split():
+        wall, cpu = best([f"bz-{tool}", "--help"])
+        line = {"bench": f"start.bz-{tool}", "unit": "ms", "ours": round(wall, 2), "cpu_ms": round(cpu, 2),
+                "peer": round(peer, 2), "peer_name": "python3 -c 'import argparse, json'", "ratio": round(peer / wall, 2)}
+        print(json.dumps(line)); out.write(json.dumps(line) + "\n")
+PY
+
+demo=target/demo
+if [ -f $demo/summary.json ]; then
+  echo "bench: window overhead, from the last demo" >&2
+  # All seconds that the stages of one honest miner's windows took beyond waiting and training.
+  jq -cn --slurpfile all <(cat $demo/nodes/honest-1/windows/*/{commit,receipt} | jq -c 'select(.type == "step" or .type == "end" or .type == "train")') '
+    ($all | map(select(.type == "train").cpu_s) | add) as $train
+    | ($all | map(select(.type == "train")) | length) as $windows
+    | {bench: "window.train_cpu", unit: "CPU s a window", windows: $windows, ours: ($train / $windows * 1000 | round / 1000)}' | tee $out/window.jsonl
+fi
+
+echo "bench: one window of a miner, stage by stage, and training beside eager PyTorch" >&2
+mkdir -p "$work/text" "$work/home"
+git ls-files '*.rs' '*.md' | while read -r f; do cat "$f"; done >"$work/text/all.txt"
+manifest=$(bz-pages index --data "$work/text" --name bench </dev/null 2>/dev/null | jq -r 'select(.manifest).manifest')
+: >$out/train.jsonl
+for dtype in f32 bf16; do
+  jq --arg m "$manifest" --arg d $dtype '.data.manifest = $m | .data.rows_per_page = 8 | .data.pages_per_window = 1 | .data.max_uids = 1
+    | .inner.steps = 24 | .inner.dtype = $d | .model.hidden_size = 256 | .model.intermediate_size = 704 | .model.num_hidden_layers = 4
+    | .data.sequence_length = 256 | .inner.batch = 8' pipelines/hparams/demo.json >"$work/home/hparams.json"
+  export BZ_HOME=$work/home
+  rm -rf "$work/home/states" "$work/home/windows"
+  # The state of the bench needs no chain: records of its own.
+  run=$(bz-delta check --hparams "$work/home/hparams.json" <<<'{"type":"run","run":"'"$(printf '0%.0s' {1..64})"'","genesis":"'"$(printf '0%.0s' {1..64})"'","netuid":1,"path":"x"}' 2>&1 >/dev/null | grep -oE 'gives run [0-9a-f]{64}' | cut -d' ' -f3)
+  zero=$(printf '0%.0s' {1..64})
+  {
+    echo '{"type":"run","run":"'"$run"'","genesis":"'"$zero"'","netuid":1,"path":"x"}'
+    echo '{"type":"window","window":0,"run":"'"$run"'","start_block":0,"commit_block":20,"end_block":23,"deadline_block":29,"state_block":36,"block":1,"seed":"'"$zero"'","reveal":null}'
+  } >"$work/window"
+  bz-state init <"$work/window" >/dev/null
+  bz-pages --role given --page 0 --data "$work/text" <"$work/window" >"$work/pages"
+  for threads in 1 2; do
+    ours=$(bz-train --force --quiet --device cpu --threads $threads <"$work/pages" | jq -c 'select(.type == "train")')
+    peer=null
+    if [ $dtype = f32 ]; then
+      peer=$(PYTHONPATH=.libtorch OMP_WAIT_POLICY=PASSIVE "$python" scripts/peer_llama.py "$work/home/hparams.json" "$work/home/states/0" \
+        "$(jq -r 'select(.type == "pages").path' "$work/pages")" $threads 2>"$work/error") || { tail -n 1 "$work/error" >&2; peer=null; }
+    fi
+    jq -cn --argjson o "$ours" --argjson p "$peer" --arg n "train.3m.$dtype.cpu.eager" --argjson t $threads '{bench: $n, unit: "tokens/CPU s", threads: $t,
+      ours: ($o.tokens / $o.cpu_s | round), ours_wall: ($o.tokens_per_s), loss: [$o.loss_before, $o.loss_after]}
+      + if $p == null then {peer: null, peer_name: null, ratio: null} else {peer: ($p.tokens / $p.cpu_s | round), peer_name: "torch 2.11 eager",
+      peer_loss: [$p.loss_before, $p.loss_after], ratio: (($o.tokens / $o.cpu_s) / ($p.tokens / $p.cpu_s) * 100 | round / 100)} end' | tee -a $out/train.jsonl
+  done
+done

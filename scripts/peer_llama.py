@@ -1,0 +1,84 @@
+"""The same Llama in eager PyTorch, as people write it: the peer that bench.sh times beside bz-train.
+
+peer_llama.py HPARAMS STATE_DIR PAGES THREADS  -> one JSON line: tokens, cpu_s, wall_s, loss_before, loss_after
+"""
+import json, resource, struct, sys, time
+
+import torch
+import torch.nn.functional as F
+
+hparams, state, pages, threads = sys.argv[1:]
+torch.set_num_threads(int(threads))
+h = json.load(open(hparams))
+m, inner = h["model"], h["inner"]
+
+
+def tensors(path):
+    data = open(path, "rb").read()
+    (n,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + n])
+    kinds = {"F32": torch.float32, "I32": torch.int32}
+    for name, t in header.items():
+        if name != "__metadata__":
+            a, b = t["data_offsets"]
+            part = bytearray(data[8 + n + a : 8 + n + b])
+            yield name, torch.frombuffer(part, dtype=kinds[t["dtype"]]).view(t["shape"])
+
+
+params = {n: t.clone().requires_grad_(True) for n, t in tensors(f"{state}/model.safetensors")}
+tokens = dict(tensors(pages))["tokens"].long()
+heads, kv = m["num_attention_heads"], m["num_key_value_heads"]
+width = m["hidden_size"] // heads
+length = tokens.shape[1] - 1
+inverse = m["rope_theta"] ** (-torch.arange(0, width, 2).float() / width)
+angles = torch.outer(torch.arange(length).float(), inverse)
+cos, sin = angles.cos(), angles.sin()
+
+
+def rotate(x):
+    a, b = x.chunk(2, -1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+
+
+def loss_of(rows):
+    x, y = rows[:, :-1], rows[:, 1:]
+    norm = lambda v, w: F.rms_norm(v, (m["hidden_size"],), w, m["rms_norm_eps"])
+    r = F.embedding(x, params["model.embed_tokens.weight"])
+    for i in range(m["num_hidden_layers"]):
+        p = lambda s: params[f"model.layers.{i}.{s}.weight"]
+        a = norm(r, p("input_layernorm"))
+        split = lambda w, k: F.linear(a, w).view(*x.shape, k, width).transpose(1, 2)
+        q, k, v = (
+            rotate(split(p("self_attn.q_proj"), heads)),
+            rotate(split(p("self_attn.k_proj"), kv)),
+            split(p("self_attn.v_proj"), kv),
+        )
+        k, v = (t.repeat_interleave(heads // kv, 1) for t in (k, v))
+        o = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(*x.shape, -1)
+        r = r + F.linear(o, p("self_attn.o_proj"))
+        f = norm(r, p("post_attention_layernorm"))
+        r = r + F.linear(F.silu(F.linear(f, p("mlp.gate_proj"))) * F.linear(f, p("mlp.up_proj")), p("mlp.down_proj"))
+    head = params.get("lm_head.weight", params["model.embed_tokens.weight"])
+    return F.cross_entropy(F.linear(norm(r, params["model.norm.weight"]), head).flatten(0, 1), y.flatten())
+
+
+matrices = [p for p in params.values() if p.dim() > 1]
+vectors = [p for p in params.values() if p.dim() == 1]
+groups = [{"params": matrices, "weight_decay": inner["weight_decay"]}, {"params": vectors, "weight_decay": 0.0}]
+adamw = torch.optim.AdamW(groups, lr=inner["lr"], betas=(inner["beta1"], inner["beta2"]), eps=inner["eps"], fused=True)
+batch, steps = inner["batch"], inner["steps"]
+used = lambda: (lambda r: r.ru_utime + r.ru_stime)(resource.getrusage(resource.RUSAGE_SELF))
+rows = lambda first: tokens[[(first + i) % len(tokens) for i in range(batch)]]
+with torch.no_grad():
+    before = loss_of(rows(0)).item()
+wall, cpu = time.time(), used()
+for step in range(steps):
+    adamw.zero_grad()
+    loss_of(rows(step * batch)).backward()
+    if inner["clip"] > 0:
+        torch.nn.utils.clip_grad_norm_(params.values(), inner["clip"])
+    adamw.step()
+wall, cpu = time.time() - wall, used() - cpu
+with torch.no_grad():
+    after = loss_of(rows(0)).item()
+print(json.dumps({"tokens": steps * batch * length, "cpu_s": cpu, "wall_s": wall, "loss_before": before, "loss_after": after}))

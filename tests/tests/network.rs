@@ -1,0 +1,409 @@
+//! A real network, end to end: chain, store, two miners, a validator, the very pipelines. Then: every stage of a finished
+//! window again, kills, and peers that are hostile.
+
+use serde_json::Value;
+use std::{
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+fn root() -> PathBuf {
+    std::fs::canonicalize(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).unwrap()
+}
+
+fn bins() -> PathBuf {
+    std::env::current_exe().unwrap().ancestors().nth(2).unwrap().to_path_buf()
+}
+
+/// A network in a folder of its own; it is stopped with the value.
+struct Network {
+    folder: tempfile::TempDir,
+}
+
+const WAIT: Duration = Duration::from_secs(240);
+
+impl Network {
+    fn up(nodes: &[&str]) -> Self {
+        let network = Network { folder: tempfile::tempdir().unwrap() };
+        let text = network.path("text");
+        std::fs::create_dir(&text).unwrap();
+        // Real text: this repository's own sources.
+        let files = Command::new("git").args(["ls-files", "*.rs", "*.md"]).current_dir(root()).output().unwrap();
+        let mut all = String::new();
+        for name in String::from_utf8(files.stdout).unwrap().lines() {
+            all.push_str(&std::fs::read_to_string(root().join(name)).unwrap_or_default());
+        }
+        assert!(all.len() > 100_000, "the repository's text is here");
+        while all.len() < 600_000 {
+            all = format!("{all}{all}");
+        }
+        std::fs::write(text.join("all.txt"), all).unwrap();
+        let manifest = network.tool("bz-pages index --name test --data", &[text.to_str().unwrap()]);
+        let manifest: Value = manifest
+            .lines()
+            .filter_map(|l| serde_json::from_str(l).ok())
+            .find(|v: &Value| v["type"] == "manifest")
+            .unwrap();
+        let out = network
+            .command(&root().join("pipelines/localnet.sh"))
+            .arg(network.folder.path())
+            .args(nodes)
+            .env("BZ_INTERVAL", "0.4")
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let block = network.status()["block"].as_u64().unwrap();
+        let demo = root().join("pipelines/hparams/demo.json");
+        let mut hparams: Value = serde_json::from_slice(&std::fs::read(demo).unwrap()).unwrap();
+        hparams["start_window"] = (block / 24 + 1).into();
+        hparams["data"]["manifest"] = manifest["manifest"].clone();
+        hparams["data"]["rows_per_page"] = 1.into();
+        hparams["data"]["pages_per_window"] = 1.into();
+        hparams["data"]["max_uids"] = 32.into();
+        hparams["inner"]["steps"] = 2.into();
+        hparams["inner"]["batch"] = 4.into();
+        hparams["model"]["hidden_size"] = 64.into();
+        hparams["model"]["intermediate_size"] = 96.into();
+        for node in nodes {
+            std::fs::write(network.home(node).join("hparams.json"), hparams.to_string()).unwrap();
+        }
+        network
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn home(&self, node: &str) -> PathBuf {
+        self.path("nodes").join(node)
+    }
+
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        let path = format!("{}:{}", bins().display(), std::env::var("PATH").unwrap());
+        command.env("PATH", path).env("BZ_DATA", self.path("text")).env("BZ_THREADS", "1").env("OMP_NUM_THREADS", "1");
+        command.stdin(Stdio::null());
+        command
+    }
+
+    fn node(&self, node: &str, program: &Path) -> Command {
+        let mut command = self.command(program);
+        command.env("BZ_ENV", self.home(node).join("env")).env("BZ_HOME", self.home(node));
+        command
+    }
+
+    /// A tool with the settings of no node.
+    fn tool(&self, line: &str, more: &[&str]) -> String {
+        let mut words = line.split(' ');
+        let out = self.command(&bins().join(words.next().unwrap())).args(words).args(more).output().unwrap();
+        assert!(out.status.success(), "{line}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap()
+    }
+
+    /// A shell line as a node; its output, and its status.
+    fn shell(&self, node: &str, line: &str) -> (String, String, i32) {
+        let script = format!("set -o pipefail; set -a; . \"$BZ_ENV\"; set +a; {line}");
+        let out = self.node(node, Path::new("/bin/bash")).args(["-c", &script]).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (text(&out.stdout), text(&out.stderr), out.status.code().unwrap_or(-1))
+    }
+
+    fn status(&self) -> Value {
+        let out = self.tool("bz-localnet status --dir", &[self.folder.path().to_str().unwrap()]);
+        serde_json::from_str(&out).unwrap()
+    }
+
+    fn start_window(&self) -> u64 {
+        read(&self.home("validator").join("hparams.json"))["start_window"].as_u64().unwrap()
+    }
+
+    fn loops(&self, node: &str, role: &str, last: u64) -> Child {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.home(node).join("log")).unwrap();
+        self.node(node, &root().join("pipelines/loop.sh"))
+            .args([role, &last.to_string()])
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap()
+    }
+
+    fn receipt(&self, node: &str, window: u64, name: &str) -> PathBuf {
+        self.home(node).join("windows").join(window.to_string()).join(name)
+    }
+
+    fn records(&self, node: &str, window: u64, name: &str, kind: &str) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.receipt(node, window, name)).unwrap();
+        let all = text.lines().map(|l| serde_json::from_str::<Value>(l).unwrap());
+        all.filter(|v| v["type"] == kind).collect()
+    }
+
+    fn wait_for(&self, path: &Path) {
+        let since = Instant::now();
+        while !path.exists() {
+            if since.elapsed() > WAIT {
+                let mut logs = String::new();
+                for entry in std::fs::read_dir(self.path("nodes")).unwrap() {
+                    let path = entry.unwrap().path().join("log");
+                    let log = std::fs::read_to_string(&path).unwrap_or_default();
+                    let tail: Vec<&str> = log.lines().rev().take(12).collect();
+                    logs +=
+                        &format!("{}:\n{}\n", path.display(), tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+                }
+                panic!("{} did not come\n{logs}", path.display());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn root_of(&self, node: &str, window: u64) -> Option<String> {
+        let path = self.home(node).join("states").join(window.to_string()).join("state.json");
+        path.exists().then(|| read(&path)["root"].as_str().unwrap().to_string())
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        let dir = self.folder.path().to_str().unwrap();
+        let _ = self.command(&bins().join("bz-localnet")).args(["down", "--dir", dir]).status();
+    }
+}
+
+fn read(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// Stop a loop and the stages that it runs, as a power cut would.
+fn kill_hard(child: &mut Child) {
+    let _ = Command::new("pkill").args(["-9", "-P", &child.id().to_string()]).status();
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+#[test]
+fn a_network_trains_survives_kills_and_every_stage_can_be_run_again() {
+    let network = Network::up(&["validator", "miner-a", "miner-b"]);
+    let first = network.start_window();
+    let last = first + 3;
+    let mut validator = network.loops("validator", "validator", last);
+    let mut a = network.loops("miner-a", "miner", last);
+    let mut b = network.loops("miner-b", "miner", last);
+
+    // The first window goes through undisturbed.
+    network.wait_for(&network.receipt("validator", first, "weights"));
+    let scores = network.records("validator", first, "scores", "score");
+    let good = scores.iter().filter(|s| s["score"].as_f64().unwrap_or(0.0) > 0.99).count();
+    assert_eq!(good, 2, "both miners reproduce: {scores:?}");
+    assert_eq!(network.root_of("validator", first), network.root_of("miner-a", first));
+
+    // Kill the chain, a miner, and the validator, and start them again.
+    let server = network.status()["pid"].as_u64().unwrap();
+    let before = network.status()["block"].as_u64().unwrap();
+    assert!(Command::new("kill").args(["-9", &server.to_string()]).status().unwrap().success());
+    kill_hard(&mut a);
+    kill_hard(&mut validator);
+    let (_, error, code) = network.shell("miner-b", "bz-window --window now");
+    assert_eq!(code, 75, "{error}");
+    network.tool("bz-localnet up --interval 0.4 --dir", &[network.folder.path().to_str().unwrap()]);
+    assert!(network.status()["block"].as_u64().unwrap() >= before, "no block is lost");
+    validator = network.loops("validator", "validator", last);
+    a = network.loops("miner-a", "miner", last);
+    network.wait_for(&network.receipt("validator", last, "weights"));
+    for child in [&mut validator, &mut a, &mut b] {
+        child.wait().unwrap();
+    }
+    for window in first..=last {
+        let roots: Vec<_> =
+            ["validator", "miner-a", "miner-b"].iter().filter_map(|n| network.root_of(n, window)).collect();
+        assert!(roots.windows(2).all(|pair| pair[0] == pair[1]), "window {window}: {roots:?}");
+    }
+    let paid: Vec<Value> = network.records("validator", last, "weights", "weights");
+    let sum: f64 = paid[0]["weights"].as_array().unwrap().iter().map(|w| w.as_f64().unwrap()).sum();
+    assert!((sum - 1.0).abs() < 1e-9, "{paid:?}");
+
+    stages_give_the_same_bytes(&network, first);
+    the_debugging_pipes_work(&network, first);
+    hostile_peers_are_named(&network, last);
+    thread_counts_give_one_root(&network, first);
+}
+
+/// Every stage of a finished window, run alone into another place, gives the same bytes, signatures and times apart.
+fn stages_give_the_same_bytes(network: &Network, window: u64) {
+    let home = network.home("miner-a");
+    let folder = home.join("windows").join(window.to_string());
+    let pages = network.records("miner-a", window, "commit", "pages").remove(0);
+    let train = network.records("miner-a", window, "commit", "train").remove(0);
+    let commit = network.records("miner-a", window, "commit", "commit").remove(0);
+    let delta = network.records("miner-a", window, "receipt", "delta").remove(0);
+    let line = format!(
+        "bz-pages -o {}/again.pages < {}/commit | jq -c 'select(.type==\"pages\")' | tail -n 1",
+        folder.display(),
+        folder.display()
+    );
+    let (out, error, code) = network.shell("miner-a", &line);
+    assert_eq!(code, 0, "{error}");
+    let again: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&again["blake3"], &again["pages"]), (&pages["blake3"], &pages["pages"]));
+    let line = format!(
+        "bz-train --device cpu -o {}/again.update < {}/commit | jq -c 'select(.type==\"train\")' | tail -n 1",
+        folder.display(),
+        folder.display()
+    );
+    let (out, error, code) = network.shell("miner-a", &line);
+    assert_eq!(code, 0, "{error}");
+    let again: Value = serde_json::from_str(&out).unwrap();
+    for field in ["blake3", "loss_before", "loss_after", "base", "steps"] {
+        assert_eq!(again[field], train[field], "{field}");
+    }
+    let line = format!(
+        "bz-delta commit --force -o {0}/again.json < {0}/commit | jq -c 'select(.type==\"commit\")' | tail -n 1",
+        folder.display()
+    );
+    let (out, error, code) = network.shell("miner-a", &line);
+    assert_eq!(code, 0, "{error}");
+    assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["commitment"], commit["commitment"]);
+    // The delta's data does not hold the signature.
+    let line = format!(
+        "bz-delta make --force -o {0}/again.delta < {0}/receipt > /dev/null && bz-delta show {0}/again.delta && bz-delta show {1}",
+        folder.display(),
+        delta["path"].as_str().unwrap()
+    );
+    let (out, error, code) = network.shell("miner-a", &line);
+    assert_eq!(code, 0, "{error}");
+    let shown: Vec<Value> = out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(
+        (&shown[0]["meta"]["data"], &shown[0]["meta"]["root"]),
+        (&shown[1]["meta"]["data"], &shown[1]["meta"]["root"])
+    );
+    // A finished stage that is run again does nothing: the very record comes out, and nothing is uploaded.
+    let line = format!(
+        "bz-delta make < {0}/receipt | bz-push | jq -c 'select(.type==\"push\")' | tail -n 2",
+        folder.display()
+    );
+    let (out, error, code) = network.shell("miner-a", &line);
+    assert_eq!(code, 0, "{error}");
+    assert!(out.lines().all(|l| serde_json::from_str::<Value>(l).unwrap()["uploaded"] == false), "{out}");
+    // The validator's stages.
+    let folder = network.home("validator").join("windows").join(window.to_string());
+    let line = format!(
+        "bz-delta check < {0}/pulled | bz-score | jq -cS 'select(.type==\"score\")' | sort -u | wc -l; jq -cS 'select(.type==\"score\")' {0}/scores | sort -u > {0}/a; bz-score < {0}/scores | jq -cS 'select(.type==\"score\")' | sort -u | diff - {0}/a",
+        folder.display()
+    );
+    let (out, error, code) = network.shell("validator", &line);
+    assert_eq!(code, 0, "{out} {error}");
+    let accept = network.records("validator", window, "state", "accept").remove(0);
+    let line = format!("bz-score accept < {}/scores | jq -c 'select(.type==\"accept\")'", folder.display());
+    let (out, error, code) = network.shell("validator", &line);
+    assert_eq!(code, 0, "{error}");
+    assert_eq!(serde_json::from_str::<Value>(&out).unwrap(), accept);
+}
+
+/// The pipes of the design's debugging section, as written.
+fn the_debugging_pipes_work(network: &Network, window: u64) {
+    let (out, error, code) = network.shell(
+        "validator",
+        &format!("cd $BZ_HOME/windows/{window}; jq -r 'select(.type==\"delta\" and .uid==2) | [.status,.reason] | @tsv' pulled"),
+    );
+    assert!(code == 0 && out.contains("ok"), "{out} {error}");
+    let (out, error, code) =
+        network.shell("validator", "cd $BZ_HOME; cat windows/*/scores | jq -c 'select(.uid != 2)' | bz-score fold | bz-setweights --dry-run | jq -c 'select(.type==\"weights\")'");
+    assert_eq!(code, 0, "{error}");
+    let weights: Value = serde_json::from_str(&out).unwrap();
+    assert!(!weights["uids"].as_array().unwrap().contains(&2.into()) && weights["submitted"] == false, "{out}");
+    let (out, error, code) =
+        network.shell("validator", &format!("jq -c 'select(.type==\"run\" or .type==\"window\")' $BZ_HOME/windows/{window}/pulled | bz-pages --uid 3 | jq -c 'select(.type==\"pages\") | .pages[]'"));
+    assert!(code == 0 && out.contains("all.txt"), "{out} {error}");
+}
+
+/// Peers whose bucket is down, private, or no address at all; a commitment of another; an object that is too large.
+fn hostile_peers_are_named(network: &Network, window: u64) {
+    let folder = network.home("validator").join("windows").join(window.to_string());
+    let hotkey = |node: &str| {
+        read(&network.path(&format!("wallets/{node}/hotkeys/defaultpub.txt")))["ss58Address"]
+            .as_str()
+            .unwrap()
+            .to_string()
+    };
+    let (a, b) = (hotkey("miner-a"), hotkey("miner-b"));
+    let pull = |change: &str| {
+        let line = format!(
+            "rm -rf $BZ_HOME/windows/{window}/fetched; jq -c '{change}' {0}/commits | bz-window --wait deadline | bz-pull --deltas | bz-delta check | jq -c 'select(.type==\"delta\")'",
+            folder.display()
+        );
+        let (out, error, code) = network.shell("validator", &line);
+        assert_eq!(code, 0, "{change}: {error}");
+        let all: Vec<Value> = out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let of = |key: &str| all.iter().rfind(|d| d["hotkey"] == key).unwrap().clone();
+        (of(&a), of(&b))
+    };
+    let address = |url: &str| format!("if .type==\"peer\" and .hotkey==\"{a}\" then .bucket=\"{url}\" else . end");
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    for (url, words) in [
+        ("http://10.0.0.1/bucket".to_string(), "private network"),
+        ("http://169.254.169.254/latest".to_string(), "private network"),
+        ("file:///etc/passwd".to_string(), "no bucket"),
+        ("nonsense".to_string(), "no bucket"),
+        (format!("http://127.0.0.1:{closed}/bucket"), "cannot be reached"),
+    ] {
+        let (bad, good) = pull(&address(&url));
+        assert_eq!(
+            (bad["status"].as_str(), good["status"].as_str()),
+            (Some("missing"), Some("ok")),
+            "{url}: {bad} {good}"
+        );
+        assert!(bad["reason"].as_str().unwrap().contains(words), "{url}: {bad}");
+    }
+    // Who committed to something else than it sends is found out; so is who sends another's file.
+    let (bad, good) =
+        pull(&format!("if .type==\"commit\" and .hotkey==\"{a}\" then .commitment=\"{}\" else . end", "07".repeat(32)));
+    assert!(bad["status"] == "invalid" && bad["reason"].as_str().unwrap().contains("not what was committed"), "{bad}");
+    assert_eq!(good["status"], "ok");
+    let run = network.records("validator", window, "commits", "run").remove(0)["run"].as_str().unwrap().to_string();
+    let stored =
+        |node: &str, key: &str| network.path(&format!("buckets/{node}/{run}/{window}/{key}/delta.safetensors"));
+    let honest = std::fs::read(stored("miner-a", &a)).unwrap();
+    std::fs::copy(stored("miner-b", &b), stored("miner-a", &a)).unwrap();
+    // The store's own time stamps are now: the copy is late as well as false, so the deadline is moved.
+    let later = "if .type==\"window\" then .deadline_ms=99999999999999 else . end";
+    let pull_late = || {
+        let line = format!(
+            "rm -rf $BZ_HOME/windows/{window}/fetched; bz-window --wait deadline < {0}/commits | jq -c '{later}' | bz-pull --deltas | bz-delta check | jq -c 'select(.type==\"delta\")'",
+            folder.display()
+        );
+        let (out, error, code) = network.shell("validator", &line);
+        assert_eq!(code, 0, "{error}");
+        out.lines().map(|l| serde_json::from_str::<Value>(l).unwrap()).rfind(|d| d["hotkey"] == *a).unwrap()
+    };
+    let bad = pull_late();
+    assert!(bad["status"] == "invalid" && bad["reason"].as_str().unwrap().contains("another uid"), "{bad}");
+    std::fs::write(stored("miner-a", &a), vec![0; 64 << 20]).unwrap();
+    let bad = pull_late();
+    assert!(bad["status"] == "invalid" && bad["reason"].as_str().unwrap().contains("larger than"), "{bad}");
+    std::fs::write(stored("miner-a", &a), &honest[..honest.len() / 2]).unwrap();
+    assert_eq!(pull_late()["status"], "invalid");
+    std::fs::write(stored("miner-a", &a), &honest).unwrap();
+    assert_eq!(pull_late()["status"], "ok");
+    // What was uploaded after the deadline is late.
+    let (late, good) = pull(".");
+    assert_eq!((late["status"].as_str(), good["status"].as_str()), (Some("late"), Some("ok")), "{late}");
+    // Nobody writes another's bucket.
+    let (_, error, code) = network.shell("miner-a", &format!("export BZ_BUCKET=${{BZ_BUCKET%miner-a}}miner-b; bz-delta make < $BZ_HOME/windows/{window}/receipt | bz-push --force"));
+    assert!(code == 78 && error.contains("access denied (403)"), "{code} {error}");
+}
+
+/// Two nodes with 1 and 2 threads replay the run to the same root.
+fn thread_counts_give_one_root(network: &Network, window: u64) {
+    let replay = |threads: usize| {
+        let line = format!(
+            "export BZ_HOME=$BZ_HOME/replay-{threads}; mkdir -p $BZ_HOME; cp $BZ_HOME/../hparams.json $BZ_HOME; \
+             bz-window --window {} | bz-pull --state | bz-state apply --threads {threads} | jq -r 'select(.type==\"state\").root' | tail -n 1",
+            window + 3
+        );
+        let (out, error, code) = network.shell("miner-a", &line);
+        assert_eq!(code, 0, "{error}");
+        out
+    };
+    let (one, two) = (replay(1), replay(2));
+    assert_eq!(one, two);
+    assert_eq!(one.trim(), network.root_of("validator", window + 3).unwrap(), "a newcomer replays to the same root");
+}

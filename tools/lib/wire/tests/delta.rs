@@ -1,0 +1,432 @@
+//! Delta files from end to end: what is honest passes to the bit, and every forgery is named.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use record::{
+    Hash, Hotkey, Hparams, Uid, Window,
+    hparams::{Codec, Model, Outer},
+};
+use safetensors::{Dtype, tensor::TensorView};
+use schnorrkel::{ExpansionMode, Keypair, MiniSecretKey};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
+use wire::{
+    Layout, TILE,
+    commit::{self, Binding, Domain},
+    delta::{self, Delta, Expected, Meta},
+    outer::{self, Entry, Values},
+    similarity, state,
+    tensors::Update,
+    tree::Tree,
+};
+
+fn model() -> Model {
+    Model {
+        vocab_size: 100,
+        hidden_size: 96,
+        intermediate_size: 200,
+        num_hidden_layers: 2,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        max_position_embeddings: 64,
+        rms_norm_eps: 1e-5,
+        rope_theta: 1e4,
+        tie_word_embeddings: false,
+        initializer_range: 0.02,
+    }
+}
+
+fn codec(name: &str, values: &str) -> Codec {
+    Codec { name: name.into(), compression: if name == "dense" { 1 } else { 4 }, values: values.into() }
+}
+
+fn pair(seed: u8) -> Keypair {
+    MiniSecretKey::from_bytes(&[seed; 32]).unwrap().expand_to_keypair(ExpansionMode::Ed25519)
+}
+
+/// One miner's update and what it is bound to.
+struct Case {
+    folder: tempfile::TempDir,
+    layout: Layout,
+    codec: Codec,
+    pair: Keypair,
+    binding: Binding,
+    expected: Expected,
+}
+
+/// A generator that needs no crate: enough to fill tensors.
+fn noise(seed: u64) -> impl FnMut() -> f32 {
+    let mut s = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    move || {
+        s ^= s << 13;
+        s ^= s >> 7;
+        s ^= s << 17;
+        (s >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+    }
+}
+
+fn write_update(path: &Path, layout: &Layout, mut value: impl FnMut() -> f32) {
+    let data: Vec<Vec<u8>> =
+        layout.tensors.iter().map(|t| (0..t.numel()).flat_map(|_| value().to_le_bytes()).collect()).collect();
+    let views = layout
+        .tensors
+        .iter()
+        .zip(&data)
+        .map(|(t, d)| (&t.name, TensorView::new(Dtype::F32, t.shape.clone(), d).unwrap()));
+    std::fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+impl Case {
+    fn new(seed: u8, codec: Codec) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(&model());
+        write_update(&folder.path().join("update"), &layout, noise(seed.into()));
+        let pair = pair(seed);
+        let update = Update::open(&folder.path().join("update"), &layout).unwrap();
+        let binding = Binding {
+            run: Hash([1; 32]),
+            window: Window(7),
+            hotkey: Hotkey(pair.public.to_bytes()),
+            base: Hash([2; 32]),
+            pages: Hash([3; 32]),
+            root: Tree::of_update(&update, &layout, &codec.values).unwrap().root,
+        };
+        let expected = Expected {
+            run: binding.run,
+            window: binding.window,
+            uid: Uid(5),
+            hotkey: binding.hotkey,
+            base: binding.base,
+            codec: codec.clone(),
+            commitment: Some(binding.commitment(&codec)),
+            reveal: Hash([4; 32]),
+        };
+        Case { folder, layout, codec, pair, binding, expected }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("delta.safetensors")
+    }
+
+    fn update(&self) -> Update {
+        Update::open(&self.folder.path().join("update"), &self.layout).unwrap()
+    }
+
+    fn make(&self) -> PathBuf {
+        let sign = |message: &[u8]| self.pair.sign_simple(b"substrate", message).to_bytes();
+        let how = (Uid(5), &self.codec, self.expected.reveal);
+        delta::make(&self.path(), &self.update(), &self.layout, &self.binding, how, sign).unwrap();
+        self.path()
+    }
+
+    fn open(&self) -> Result<Delta, String> {
+        Delta::open(&self.path(), &self.layout, &self.expected).map_err(|e| e.error)
+    }
+
+    /// Write the file anew with other parts, properly hashed and signed by its owner: what a cheat would do.
+    fn forge(&self, change: impl FnOnce(&mut Meta, &mut HashMap<String, (Dtype, Vec<usize>, Vec<u8>)>)) {
+        let bytes = std::fs::read(self.make()).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let mut parts: HashMap<_, _> = file
+            .tensors()
+            .into_iter()
+            .map(|(name, view)| (name, (view.dtype(), view.shape().to_vec(), view.data().to_vec())))
+            .collect();
+        let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+        let mut meta: Meta = serde_json::from_str(&header.metadata().as_ref().unwrap()["boltzmann"]).unwrap();
+        change(&mut meta, &mut parts);
+        let views = || parts.iter().map(|(n, (d, s, b))| (n, TensorView::new(*d, s.clone(), b).unwrap()));
+        let data = safetensors::serialize(views(), None).unwrap();
+        let length = u64::from_le_bytes(data[..8].try_into().unwrap()) as usize;
+        meta.data = blake3::hash(&data[8 + length..]).into();
+        meta.signature = None;
+        let message = commit::signed_bytes(Domain::Delta, &meta).unwrap();
+        meta.signature = Some(hex::encode(self.pair.sign_simple(b"substrate", &message).to_bytes()));
+        let json = serde_json_canonicalizer::to_string(&meta).unwrap();
+        let metadata = HashMap::from([("boltzmann".to_string(), json)]);
+        std::fs::write(self.path(), safetensors::serialize(views(), Some(metadata)).unwrap()).unwrap();
+    }
+
+    fn refused(&self, words: &str) {
+        match self.open() {
+            Ok(_) => panic!("it was believed; expected: {words}"),
+            Err(error) => assert!(error.contains(words), "{error:?} does not say {words:?}"),
+        }
+    }
+}
+
+#[test]
+fn an_honest_delta_passes_and_carries_the_updates_own_values() {
+    for (name, values) in [("slice", "f32"), ("slice", "bf16"), ("dense", "f32"), ("dense", "bf16")] {
+        let case = Case::new(9, codec(name, values));
+        let first = std::fs::read(case.make()).unwrap();
+        let delta = case.open().unwrap();
+        assert!(first.len() as u64 <= delta::size_cap(&case.layout, &case.codec), "{name} {values}");
+        let (update, mut sent, mut own) = (case.update(), [0f32; TILE], [0f32; TILE]);
+        let tensors = update.tensors(&case.layout).unwrap();
+        for (place, tile) in delta.tiles.iter().enumerate() {
+            delta.tile(place, &mut sent);
+            let which = case.layout.tensor_of(*tile);
+            case.layout.tensors[which].gather(*tile, tensors[which], &mut own);
+            if values == "bf16" {
+                own.iter_mut().for_each(|v| *v = half::bf16::from_f32(*v).to_f32());
+            }
+            assert_eq!(sent, own, "{name} {values} tile {tile}");
+        }
+        assert_eq!(delta.tiles.len(), case.layout.revealed_count(case.codec.compression));
+        let measured = similarity::measure(&delta, &update, &case.layout).unwrap();
+        assert!(measured.cosine().unwrap() > 0.9999, "{name} {values}");
+        assert!((measured.norm - delta.norm()).abs() < 1e-9 * measured.norm);
+    }
+}
+
+#[test]
+fn what_is_of_another_is_named() {
+    let good = Case::new(9, codec("slice", "f32"));
+    good.make();
+    let changes: [(&str, fn(&mut Expected)); 8] = [
+        ("run", |e| e.run = Hash([9; 32])),
+        ("window", |e| e.window = Window(8)),
+        ("uid", |e| e.uid = Uid(6)),
+        ("hotkey", |e| e.hotkey = Hotkey([9; 32])),
+        ("base", |e| e.base = Hash([9; 32])),
+        ("codec", |e| e.codec.compression = 5),
+        ("not what was committed to", |e| e.commitment = Some(Hash([9; 32]))),
+        ("proof", |e| e.reveal = Hash([9; 32])),
+    ];
+    for (words, change) in changes {
+        let mut expected = good.expected.clone();
+        change(&mut expected);
+        let error = Delta::open(&good.path(), &good.layout, &expected).err().unwrap().error;
+        assert!(error.contains(words), "{words}: {error}");
+    }
+}
+
+#[test]
+fn forgeries_that_are_signed_by_their_maker_are_refused() {
+    let case = Case::new(9, codec("slice", "f32"));
+    case.forge(|_, parts| parts.get_mut("tiles").unwrap().2[100] ^= 1);
+    case.refused("proof");
+    case.forge(|_, parts| parts.get_mut("tiles").unwrap().2[..4].copy_from_slice(&f32::NAN.to_le_bytes()));
+    case.refused("not finite");
+    case.forge(|_, parts| parts.get_mut("tiles").unwrap().2[..4].copy_from_slice(&f32::INFINITY.to_le_bytes()));
+    case.refused("not finite");
+    case.forge(|_, parts| parts.get_mut("proof").unwrap().2[0] ^= 1);
+    case.refused("proof");
+    case.forge(|_, parts| {
+        let (_, shape, bytes) = parts.get_mut("tiles").unwrap();
+        shape[0] -= 1;
+        bytes.truncate(shape[0] * TILE * 4);
+    });
+    case.refused("tensor tiles is F32");
+    case.forge(|_, parts| {
+        parts.insert("more".into(), (Dtype::U8, vec![1], vec![0]));
+    });
+    case.refused("3 tensors, expected 2");
+    case.forge(|meta, _| meta.root = Hash([9; 32]));
+    case.refused("not what was committed to");
+    case.forge(|meta, _| meta.v = 2);
+    case.refused("format version");
+    case.forge(|_, parts| {
+        parts.insert("more".into(), (Dtype::U8, vec![1 << 20], vec![0; 1 << 20]));
+    });
+    case.refused("at most");
+}
+
+#[test]
+fn files_that_are_damaged_are_refused() {
+    let case = Case::new(9, codec("slice", "bf16"));
+    let good = std::fs::read(case.make()).unwrap();
+    let with = |bytes: &[u8]| std::fs::write(case.path(), bytes).unwrap();
+    for length in [0, 7, 8, 100, good.len() / 2, good.len() - 1] {
+        with(&good[..length]);
+        assert!(case.open().is_err(), "cut to {length}");
+    }
+    let mut huge = good.clone();
+    huge[..8].copy_from_slice(&10_000_000_000u64.to_le_bytes());
+    with(&huge);
+    case.refused("claims a header of 10000000000");
+    // One bit anywhere, header and data, is found.
+    let mut dice = noise(3);
+    for _ in 0..200 {
+        let mut bytes = good.clone();
+        let at = ((dice() + 0.5) * (good.len() - 1) as f32) as usize;
+        bytes[at] ^= 1 << ((dice() + 0.5) * 7.0) as u8;
+        with(&bytes);
+        assert!(case.open().is_err(), "bit flipped at {at}");
+    }
+    let text = String::from_utf8_lossy(&good).into_owned();
+    let at = text.find("signature").unwrap();
+    let mut other = good.clone();
+    let digit = &mut other[at + 16];
+    *digit = if *digit == b'0' { b'1' } else { b'0' };
+    with(&other);
+    case.refused("signature");
+}
+
+#[test]
+fn an_update_that_is_not_finite_is_not_committed_to() {
+    let case = Case::new(9, codec("slice", "f32"));
+    let mut value = noise(1);
+    let mut count = 0;
+    write_update(&case.folder.path().join("bad"), &case.layout, || {
+        count += 1;
+        if count == 777 { f32::NAN } else { value() }
+    });
+    let bad = Update::open(&case.folder.path().join("bad"), &case.layout).unwrap();
+    assert!(Tree::of_update(&bad, &case.layout, "f32").err().unwrap().error.contains("not finite in lm_head"));
+}
+
+fn outer_of(optimizer: &str) -> Outer {
+    Outer {
+        optimizer: optimizer.into(),
+        lr: 0.3,
+        momentum: 0.9,
+        beta1: 0.9,
+        beta2: 0.95,
+        eps: 1e-8,
+        weight_decay: 0.1,
+        lr_final: 0.3,
+        lr_windows: 0,
+    }
+}
+
+/// Two windows of two deltas, in f32 by the library on `threads` threads.
+fn run_outer(optimizer: &str, threads: usize, deltas: &[Case]) -> Values {
+    let layout = Layout::new(&model());
+    let outer = outer_of(optimizer);
+    let mut model: Vec<Vec<f32>> = Vec::new();
+    let mut value = noise(77);
+    for tensor in &layout.tensors {
+        model.push((0..tensor.numel()).map(|_| value()).collect());
+    }
+    let mut values = Values::fresh(model, &layout, &outer);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    let opened: Vec<Delta> = deltas.iter().map(|c| c.open().unwrap()).collect();
+    let entries: Vec<Entry<'_>> =
+        opened.iter().zip([60000u16, 30000]).map(|(delta, weight)| Entry { delta, weight, scale: 0.5 }).collect();
+    for _ in 0..2 {
+        pool.install(|| outer::apply(&mut values, &layout, &outer, 0.3, &entries).unwrap());
+    }
+    values
+}
+
+#[test]
+fn the_outer_step_is_the_same_on_any_number_of_threads_and_right_in_float64() {
+    let deltas = [Case::new(1, codec("slice", "f32")), Case::new(2, codec("slice", "f32"))];
+    deltas.iter().for_each(|c| drop(c.make()));
+    let layout = Layout::new(&model());
+    for optimizer in ["sgd", "nesterov", "adamw"] {
+        let one = run_outer(optimizer, 1, &deltas);
+        for threads in [2, 5] {
+            assert_eq!(one, run_outer(optimizer, threads, &deltas), "{optimizer} on {threads} threads");
+        }
+        // The same, value by value, in float64.
+        let outer = outer_of(optimizer);
+        let tensors: Vec<_> = deltas.iter().map(|c| c.update()).collect();
+        let revealed = deltas[0].open().unwrap().tiles;
+        let mut value = noise(77);
+        for (which, tensor) in layout.tensors.iter().enumerate() {
+            let start: Vec<f32> = (0..tensor.numel()).map(|_| value()).collect();
+            let bytes: Vec<&[u8]> = tensors.iter().map(|u| u.tensors(&layout).unwrap()[which]).collect();
+            let mut mask = vec![0f32; tensor.numel()];
+            for tile in revealed.iter().filter(|t| layout.tensor_of(**t) == which) {
+                tensor.scatter(*tile, &[1f32; TILE], &mut mask);
+            }
+            for at in 0..tensor.numel() {
+                let part = |b: &[u8]| f64::from(f32::from_le_bytes(b[at * 4..at * 4 + 4].try_into().unwrap()));
+                let gradient = (60000.0 * 0.5 * part(bytes[0]) + 30000.0 * 0.5 * part(bytes[1])) / 90000.0;
+                let (mut p, mut m, mut v) = (f64::from(start[at]), 0.0, 0.0);
+                for t in 1..=2 {
+                    if mask[at] == 0.0 {
+                        continue;
+                    }
+                    match optimizer {
+                        "sgd" => p -= 0.3 * gradient,
+                        "nesterov" => {
+                            m = outer.momentum * m + gradient;
+                            p -= 0.3 * (gradient + outer.momentum * m);
+                        }
+                        _ => {
+                            m = 0.9 * m + 0.1 * gradient;
+                            v = 0.95 * v + 0.05 * gradient * gradient;
+                            let (mh, vh) = (m / (1.0 - 0.9f64.powi(t)), v / (1.0 - 0.95f64.powi(t)));
+                            let decay = if tensor.is_matrix() { outer.weight_decay } else { 0.0 };
+                            p -= 0.3 * (decay * p + mh / (vh.sqrt() + 1e-8));
+                        }
+                    }
+                }
+                let got = f64::from(one.model[which][at]);
+                assert!((got - p).abs() < 2e-5, "{optimizer} {} [{at}]: {got} {p}", tensor.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_million_times_an_update_that_gets_in_is_named_when_it_breaks_the_state() {
+    let case = Case::new(1, codec("slice", "f32"));
+    write_update(&case.folder.path().join("update"), &case.layout, || 3e38);
+    let huge = Case {
+        binding: Binding { root: Tree::of_update(&case.update(), &case.layout, "f32").unwrap().root, ..case.binding },
+        ..case
+    };
+    let huge = Case {
+        expected: Expected { commitment: Some(huge.binding.commitment(&huge.codec)), ..huge.expected.clone() },
+        ..huge
+    };
+    huge.make();
+    let delta = huge.open().unwrap();
+    let mut values = Values::fresh(
+        huge.layout.tensors.iter().map(|t| vec![0.0; t.numel()]).collect(),
+        &huge.layout,
+        &outer_of("sgd"),
+    );
+    let entry = [Entry { delta: &delta, weight: 1, scale: 1.0 }];
+    let error = outer::apply(&mut values, &huge.layout, &outer_of("sgd"), 1e6, &entry).err().unwrap().error;
+    assert!(error.contains("not finite"), "{error}");
+}
+
+#[test]
+fn the_first_state_comes_from_the_seed_and_survives_its_files() {
+    let hparams = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../pipelines/hparams/demo.json");
+    let mut hparams = Hparams::load(&hparams).unwrap();
+    hparams.model = model();
+    for optimizer in ["sgd", "nesterov", "adamw"] {
+        hparams.outer.optimizer = optimizer.into();
+        let layout = Layout::new(&hparams.model);
+        let values = Values::fresh(state::first(&hparams, &layout), &layout, &hparams.outer);
+        let again = Values::fresh(state::first(&hparams, &layout), &layout, &hparams.outer);
+        assert_eq!(values, again);
+        let all: Vec<f64> = values.model.iter().flatten().map(|v| f64::from(*v)).filter(|v| *v != 1.0).collect();
+        let (n, mean) = (all.len() as f64, all.iter().sum::<f64>() / all.len() as f64);
+        let deviation = (all.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n).sqrt();
+        assert!(mean.abs() < 3e-4 && (deviation - 0.02).abs() < 2e-4, "{mean} {deviation}");
+        let run = Hash([1; 32]);
+        let record = record::records::State {
+            window: Window(3),
+            run,
+            root: state::root(&layout, &values, run, Window(3)),
+            prev: None,
+            prev_window: None,
+            path: None,
+            accepted: vec![],
+            reveal: None,
+            by: None,
+            signature: None,
+        };
+        assert_ne!(record.root, state::root(&layout, &values, run, Window(4)));
+        let folder = tempfile::tempdir().unwrap();
+        state::save(folder.path(), &hparams, &layout, &values, &record, None).unwrap();
+        let (back, loaded) = state::load_checked(folder.path(), &hparams, &layout, run).unwrap();
+        assert_eq!((back.root, loaded), (record.root, values));
+        let path = folder.path().join("model.safetensors");
+        let mut bytes = std::fs::read(&path).unwrap();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let error = state::load_checked(folder.path(), &hparams, &layout, run).err().unwrap();
+        assert!(error.error.contains("its record says"), "{error}");
+    }
+}
