@@ -1,4 +1,5 @@
 //! Bad input, tool by tool: a clear error with its hint, the right exit code, and no finished file harmed.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use serde_json::{Value, json};
 use std::{
@@ -76,7 +77,7 @@ fn streams_that_are_wrong() {
     }
     node.refuses("bz-pages", &[], "{\"type\":\"window\",\"window\":1}\n", 65, "missing field `run`");
     node.refuses("bz-pages", &[], "", 65, "no `window` record");
-    node.refuses("bz-pages", &[], "{\"type\":\"window\",\"window\":-1}\n", 65, "invalid value");
+    node.refuses("bz-pages", &[], "{\"type\":\"window\",\"window\":-1}\n", 65, "invalid number");
     let weights = "{\"type\":\"weights\",\"window\":1,\"uids\":[],\"hotkeys\":[],\"weights\":[]}\n";
     node.refuses("bz-setweights", &[], weights, 65, "not closed by an `end`");
     node.refuses("bz-push", &[], &format!("{RUN}\n"), 65, "not closed by an `end`");

@@ -1,6 +1,7 @@
 //! Golden files: the help of every tool, usage errors, and each exit code that needs no network.
 //!
 //! After a change that is meant: `TRYCMD=overwrite cargo test -p tests --test cli`.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 #[test]
 fn golden_files() {

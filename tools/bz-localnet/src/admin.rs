@@ -1,4 +1,5 @@
 //! AdminUtils: the subnet's settings, by the root key; names and indices of the main net.
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "inside FRAME's macros")]
 
 pub use pallet::*;
 

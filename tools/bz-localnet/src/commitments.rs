@@ -1,5 +1,6 @@
 //! pallet-commitments: what a neuron says of itself, such as where its bucket is. Names, indices and hashers are the
 //! main net's. Left out: timelocked commitments, deposits.
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "inside FRAME's macros")]
 
 use codec::{Decode, DecodeWithMemTracking, Encode, Error as CodecError, Input, Output};
 use scale_info::{

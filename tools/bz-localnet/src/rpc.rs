@@ -264,13 +264,17 @@ fn author_methods(m: &mut RpcModule<Node>) -> Result<(), RegisterMethodError> {
         |params, pending, node, _| async move {
             let extrinsic = match Args::new(&params).bytes(0) {
                 Ok(extrinsic) => extrinsic,
-                Err(error) => return Ok(pending.reject(error).await),
+                Err(error) => {
+                    pending.reject(error).await;
+                    return Ok(());
+                }
             };
             // Listen before it is sent, so that its block is not missed.
             let mut heads = node.heads.subscribe();
             let submitted = node.blocks().submit(extrinsic.clone());
             if let Err(error) = submitted {
-                return Ok(pending.reject(refuse(error)).await);
+                pending.reject(refuse(error)).await;
+                return Ok(());
             }
             let sink = pending.accept().await?;
             sink.send(message(&json!("ready"))?).await?;

@@ -1,4 +1,5 @@
 //! The runtime: the pallets at the main net's indices, and the runtime API that clients call.
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "inside FRAME's macros")]
 
 use crate::{admin, commitments, subtensor};
 use frame_support::{

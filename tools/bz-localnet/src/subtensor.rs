@@ -3,6 +3,7 @@
 //! Source: the metadata of Bittensor's main net, spec 365. Left out: Yuma's clipping and bonds (incentive is the
 //! stake-weighted mean of the validators' weights), commit and reveal, emission, the price of alpha (1 TAO stakes 1),
 //! the adjustment of the burn, pruning of a full subnet.
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "inside FRAME's macros")]
 
 pub use pallet::*;
 
@@ -278,7 +279,7 @@ pub mod pallet {
             for (netuid, _) in NetworksAdded::<T>::iter() {
                 // Source: Subtensor's `should_run_epoch`: every tempo + 1 blocks, shifted by the netuid.
                 let tempo = u64::from(Tempo::<T>::get(netuid));
-                if (block + u64::from(netuid) + 1) % (tempo + 1) == 0 {
+                if (block + u64::from(netuid) + 1).is_multiple_of(tempo + 1) {
                     Self::epoch(netuid);
                     BlocksSinceLastStep::<T>::insert(netuid, 0);
                 } else {
@@ -386,7 +387,7 @@ pub mod pallet {
             ensure!(only_self || most * 65535 <= share * sum.max(1), Error::<T>::MaxWeightExceeded);
             // Source: Subtensor's max-upscale: the largest becomes 65535, the others in proportion, rounded.
             let upscaled =
-                weights.iter().map(|w| if most == 0 { *w } else { ((u64::from(*w) * 65535 + most / 2) / most) as u16 });
+                weights.iter().map(|w| (u64::from(*w) * 65535 + most / 2).checked_div(most).unwrap_or(0) as u16);
             Weights::<T>::insert(netuid, uid, dests.iter().copied().zip(upscaled).collect::<Vec<_>>());
             LastUpdate::<T>::mutate(netuid, |all| {
                 if let Some(last) = all.get_mut(usize::from(uid)) {

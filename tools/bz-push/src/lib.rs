@@ -51,7 +51,7 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     }
     let (_, run) = args.common.run(&inputs)?;
     let own = args.wallet.public()?;
-    let mut sends: Vec<(Window, Option<Uid>, String, PathBuf)> = Vec::new();
+    let mut sends: Vec<Object> = Vec::new();
     let commits: Vec<Commit> = inputs.all()?;
     if let Some(commit) = commits.iter().rfind(|c| c.hotkey == own)
         && let Some(path) = &commit.path
@@ -92,16 +92,14 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     Ok(())
 }
 
+/// One object to send: of which window, whose, under which key, from which file.
+type Object = (Window, Option<Uid>, String, PathBuf);
+
 fn send(pool: &Pool, bucket: &Bucket, key: &str, path: &Path) -> Result<bool, Report> {
     pool.run(bucket.put(key, path))
 }
 
-fn state_objects(
-    common: &Common,
-    run: Hash,
-    state: &State,
-    deltas: &[Delta],
-) -> Result<Vec<(Window, Option<Uid>, String, PathBuf)>, Report> {
+fn state_objects(common: &Common, run: Hash, state: &State, deltas: &[Delta]) -> Result<Vec<Object>, Report> {
     let mut objects = vec![(state.window, None, format!("{run}/hparams.json"), common.hparams_path())];
     for entry in &state.accepted {
         let path = deltas.iter().rfind(|d| d.blake3 == Some(entry.blake3)).and_then(|d| d.path.clone());

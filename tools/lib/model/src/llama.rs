@@ -111,10 +111,11 @@ impl Llama {
             }
             let mixed = Tensor::scaled_dot_product_attention(&query, &key, &value, none, 0.0, true, None, false);
             let mixed_btd = mixed.transpose(1, 2).reshape([batch, length, heads * width]);
-            x_btd = x_btd + mixed_btd.linear(&layer.output_dd, none);
+            // Not in place: the norm's gradient needs what it read.
+            x_btd = x_btd.g_add(&mixed_btd.linear(&layer.output_dd, none));
             let f_btd = self.norm(&x_btd, &layer.feed_norm_d);
             let inner = f_btd.linear(&layer.gate_fd, none).silu() * f_btd.linear(&layer.up_fd, none);
-            x_btd = x_btd + inner.linear(&layer.down_df, none);
+            x_btd = x_btd.g_add(&inner.linear(&layer.down_df, none));
         }
         self.norm(&x_btd, &self.norm_d).linear(&self.head_vd, none)
     }

@@ -63,8 +63,8 @@ impl<'a> Stream<'a> {
             return Ok(());
         }
         self.begun = true;
-        let begin = json!({"type": "begin", "v": 1, "tool": self.tool, "version": self.version});
-        self.line(&begin.to_string())
+        let facts = json!({"v": 1, "tool": self.tool, "version": self.version});
+        self.line(&typed("begin", &facts.to_string()))
     }
 
     /// Read all records, echoing each as it came; an `end` becomes a `step`.
@@ -115,9 +115,9 @@ impl<'a> Stream<'a> {
                     inputs.closed = true;
                     open = None;
                     let mut step = record;
-                    step.insert("type".into(), "step".into());
+                    step.remove("type");
                     let step = serde_json::to_string(&step).unwrap_or_default();
-                    self.line(&step)?;
+                    self.line(&typed("step", &step))?;
                 }
                 Some(_) => {
                     let text = text.to_string();
@@ -143,15 +143,17 @@ impl<'a> Stream<'a> {
         self.line(&line_of(record)?)
     }
 
-    /// Close the stream: what was asked is done.
+    /// Close the stream: what was asked is done. A command that neither read nor wrote records has none to close.
     ///
     /// # Errors
     /// When the output is closed.
     pub fn end(&mut self) -> Result<(), Report> {
-        self.begin()?;
+        if !self.begun {
+            return Ok(());
+        }
         let wall_s = (self.started.elapsed().as_secs_f64() * 1e3).round() / 1e3;
-        let end = json!({"type": "end", "v": 1, "tool": self.tool, "version": self.version, "wall_s": wall_s});
-        self.line(&end.to_string())
+        let end = json!({"v": 1, "tool": self.tool, "version": self.version, "wall_s": wall_s});
+        self.line(&typed("end", &end.to_string()))
     }
 }
 
@@ -161,20 +163,14 @@ impl<'a> Stream<'a> {
 /// When the value has no JSON form.
 pub fn line_of<R: Record>(record: &R) -> Result<String, Report> {
     let body = serde_json::to_string(record).map_err(|e| Report::new(crate::Code::Bug, e))?;
-    let rest = body.strip_prefix('{').unwrap_or(&body);
-    let comma = if rest == "}" { "" } else { "," };
-    Ok(format!("{{\"type\":\"{}\"{comma}{rest}", R::TYPE))
+    Ok(typed(R::TYPE, &body))
 }
 
-/// The last record of a type in a receipt that was kept; `None` where there is no such file or record.
-///
-/// # Errors
-/// When the record is there but wrong.
-pub fn last_in_file<R: Record>(path: &std::path::Path) -> Result<Option<R>, Report> {
-    if !path.exists() {
-        return Ok(None);
-    }
-    Ok(read_file(path)?.all::<R>()?.pop())
+/// A JSON object's text with its type before all else.
+fn typed(kind: &str, object: &str) -> String {
+    let rest = object.strip_prefix('{').unwrap_or(object);
+    let comma = if rest == "}" { "" } else { "," };
+    format!("{{\"type\":\"{kind}\"{comma}{rest}")
 }
 
 /// The records of a receipt that was kept.
@@ -272,7 +268,7 @@ mod tests {
         assert!(inputs.unwrap().closed);
         let lines: Vec<&str> = out.lines().collect();
         assert_eq!(lines[1], "{\"type\":\"new\",  \"x\":1}", "echoed as it came");
-        assert_eq!(lines[2], "{\"tool\":\"a\",\"type\":\"step\"}");
+        assert_eq!(lines[2], "{\"type\":\"step\",\"tool\":\"a\"}");
         assert!(lines[0].contains("begin") && lines[3].contains("\"end\""));
     }
 

@@ -172,9 +172,9 @@ fn step(
     match outer.optimizer.as_str() {
         "nesterov" => {
             let momentum = outer.momentum as f32;
-            for i in 0..TILE {
-                tile.first[i] = momentum * tile.first[i] + gradient[i];
-                tile.model[i] -= lr * (gradient[i] + momentum * tile.first[i]);
+            for ((p, m), g) in tile.model.iter_mut().zip(&mut tile.first).zip(&gradient) {
+                *m = momentum * *m + g;
+                *p -= lr * (g + momentum * *m);
             }
         }
         "adamw" => {
@@ -182,11 +182,11 @@ fn step(
             let decay = if tensor.is_matrix() { outer.weight_decay as f32 } else { 0.0 };
             let moved = values.moved.get(index).map_or(1, |n| n.saturating_add(1));
             let (c1, c2) = (1.0 - power(b1, moved), 1.0 - power(b2, moved));
-            for i in 0..TILE {
-                tile.first[i] = b1 * tile.first[i] + (1.0 - b1) * gradient[i];
-                tile.second[i] = b2 * tile.second[i] + (1.0 - b2) * (gradient[i] * gradient[i]);
-                let step = (tile.first[i] / c1) / ((tile.second[i] / c2).sqrt() + eps);
-                tile.model[i] -= lr * (decay * tile.model[i] + step);
+            let moments = tile.first.iter_mut().zip(&mut tile.second);
+            for ((p, (m, v)), g) in tile.model.iter_mut().zip(moments).zip(&gradient) {
+                *m = b1 * *m + (1.0 - b1) * g;
+                *v = b2 * *v + (1.0 - b2) * (g * g);
+                *p -= lr * (decay * *p + (*m / c1) / ((*v / c2).sqrt() + eps));
             }
         }
         _ => tile.model.iter_mut().zip(&gradient).for_each(|(p, g)| *p -= lr * g),

@@ -235,17 +235,19 @@ mod tests {
         };
         assert!(open(b"").contains("cut short"));
         assert!(open(&(10_000_000_000u64).to_le_bytes()).contains("claims a header"));
-        assert!(open(&(100u64).to_le_bytes()).ne(""), "a header beyond the file");
+        assert!(!open(&(100u64).to_le_bytes()).is_empty(), "a header beyond the file");
         let with = |json: &str, data: usize| {
             let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
             bytes.extend(json.as_bytes());
             bytes.resize(bytes.len() + data, 0);
             bytes
         };
-        assert!(open(&with("{\"a\":{\"dtype\":\"F32\",\"shape\":[1000000000000],\"data_offsets\":[0,4]}}", 4)) != "");
-        assert!(open(&with("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 3)) != "");
-        assert!(open(&with("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 5)) != "");
-        assert!(open(&with("nonsense", 0)) != "");
-        assert!(open(&with("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4)) == "");
+        assert!(
+            !open(&with("{\"a\":{\"dtype\":\"F32\",\"shape\":[1000000000000],\"data_offsets\":[0,4]}}", 4)).is_empty()
+        );
+        assert!(!open(&with("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 3)).is_empty());
+        assert!(!open(&with("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 5)).is_empty());
+        assert!(!open(&with("nonsense", 0)).is_empty());
+        assert!(open(&with("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4)).is_empty());
     }
 }

@@ -185,13 +185,14 @@ fn an_honest_delta_passes_and_carries_the_updates_own_values() {
 fn what_is_of_another_is_named() {
     let good = Case::new(9, codec("slice", "f32"));
     good.make();
-    let changes: [(&str, fn(&mut Expected)); 8] = [
+    type Change = fn(&mut Expected);
+    let changes: [(&str, Change); 8] = [
         ("run", |e| e.run = Hash([9; 32])),
         ("window", |e| e.window = Window(8)),
         ("uid", |e| e.uid = Uid(6)),
         ("hotkey", |e| e.hotkey = Hotkey([9; 32])),
         ("base", |e| e.base = Hash([9; 32])),
-        ("codec", |e| e.codec.compression = 5),
+        ("codec", |e| e.codec.compression = 3),
         ("not what was committed to", |e| e.commitment = Some(Hash([9; 32]))),
         ("proof", |e| e.reveal = Hash([9; 32])),
     ];
