@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Speed, side by side, as JSON lines into target/bench/: start-up, window overhead, training beside eager PyTorch.
-# bench.sh takes window overhead from the last demo (make demo first). PyTorch runs from the same wheels, .libtorch/.
+# bench.sh takes window overhead from the last demo (make demo first). PyTorch is that of the same wheels, see scripts/peers.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=target/bench
 mkdir -p $out
-python=${PYTHON:-python3}
+python=$(scripts/peers.sh)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
@@ -54,20 +54,15 @@ for dtype in f32 bf16; do
     | .data.sequence_length = 256 | .inner.batch = 8' pipelines/hparams/demo.json >"$work/home/hparams.json"
   export BZ_HOME=$work/home
   rm -rf "$work/home/states" "$work/home/windows"
-  # The state of the bench needs no chain: records of its own.
-  run=$(bz-delta check --hparams "$work/home/hparams.json" <<<'{"type":"run","run":"'"$(printf '0%.0s' {1..64})"'","genesis":"'"$(printf '0%.0s' {1..64})"'","netuid":1,"path":"x"}' 2>&1 >/dev/null | grep -oE 'gives run [0-9a-f]{64}' | cut -d' ' -f3)
-  zero=$(printf '0%.0s' {1..64})
-  {
-    echo '{"type":"run","run":"'"$run"'","genesis":"'"$zero"'","netuid":1,"path":"x"}'
-    echo '{"type":"window","window":0,"run":"'"$run"'","start_block":0,"commit_block":20,"end_block":23,"deadline_block":29,"state_block":36,"block":1,"seed":"'"$zero"'","reveal":null}'
-  } >"$work/window"
+  # No chain is needed: records of its own.
+  scripts/offline-window.sh "$work/home/hparams.json" >"$work/window"
   bz-state init <"$work/window" >/dev/null
   bz-pages --role given --page 0 --data "$work/text" <"$work/window" >"$work/pages"
   for threads in 1 2; do
     ours=$(bz-train --force --quiet --device cpu --threads $threads <"$work/pages" | jq -c 'select(.type == "train")')
     peer=null
     if [ $dtype = f32 ]; then
-      peer=$(PYTHONPATH=.libtorch OMP_WAIT_POLICY=PASSIVE "$python" scripts/peer_llama.py "$work/home/hparams.json" "$work/home/states/0" \
+      peer=$(OMP_WAIT_POLICY=PASSIVE "$python" scripts/peer_llama.py "$work/home/hparams.json" "$work/home/states/0" \
         "$(jq -r 'select(.type == "pages").path' "$work/pages")" $threads 2>"$work/error") || { tail -n 1 "$work/error" >&2; peer=null; }
     fi
     jq -cn --argjson o "$ours" --argjson p "$peer" --arg n "train.3m.$dtype.cpu.eager" --argjson t $threads '{bench: $n, unit: "tokens/CPU s", threads: $t,
