@@ -4,7 +4,7 @@
 set -u
 . "$(dirname "$0")/stage.sh"
 W=$1
-D=$(folder "$W") || exit 78
+enter "$W"
 
 start() { bz-window --window "$W" --wait start | bz-pull --state | bz-state apply; }
 # Replace fields of the `train` record; a record made by hand has no hash.
@@ -39,7 +39,7 @@ if [ ! -s "$D/commit" ]; then
       victim=$(jq -r 'select(.type == "peer" and .bucket != null and (.bucket | endswith("/honest-1"))).hotkey' "$D/started")
       bucket=$(jq -r 'select(.type == "peer" and .bucket != null and (.bucket | endswith("/honest-1"))).bucket' "$D/started")
       # Nobody can copy before there is something to copy.
-      until curl -sf -o "$D/stolen.json" "$bucket/$run/$W/$victim/commit.json"; do sleep 0.2; done
+      curl -sf --retry 40 --retry-delay 1 --retry-all-errors --retry-max-time 20 -o "$D/stolen.json" "$bucket/$run/$W/$victim/commit.json" || exit 1
       if [ $((W % 2)) -eq 0 ]; then
         jq -c --slurp --arg own "$own" --argjson uid "$uid" --arg path "$D/stolen.json" \
           '.[:-1][], ((map(select(.type == "window"))[0]) as $w | {type: "commit", window: $w.window, run: $w.run,
@@ -62,7 +62,7 @@ if [ ! -s "$D/receipt" ]; then
     run=$(jq -r 'select(.type == "run").run' "$D/commit")
     victim=$(jq -r 'select(.type == "peer" and .bucket != null and (.bucket | endswith("/honest-1"))).hotkey' "$D/commit")
     bucket=$(jq -r 'select(.type == "peer" and .bucket != null and (.bucket | endswith("/honest-1"))).bucket' "$D/commit")
-    until curl -sf -o "$D/stolen.safetensors" "$bucket/$run/$W/$victim/delta.safetensors"; do sleep 0.2; done
+    curl -sf --retry 40 --retry-delay 1 --retry-all-errors --retry-max-time 20 -o "$D/stolen.safetensors" "$bucket/$run/$W/$victim/delta.safetensors" || exit 1
     jq -c --slurp --arg path "$D/stolen.safetensors" '.[:-1][], ((map(select(.type == "commit"))[-1]) as $c
       | {type: "delta", window: $c.window, uid: $c.uid, hotkey: $c.hotkey, path: $path, bytes: 0, status: "ok"}), .[-1]' \
       "$D/revealed" | bz-push >"$D/receipt.part"

@@ -11,18 +11,19 @@ honest='honest-1 honest-2 honest-3'
 cheats='noise million copy lazy picky'
 nodes="validator $honest $cheats"
 began=$(date +%s)
+pids=
+validator_pid=
 
 stop() {
   trap - EXIT INT TERM
-  # shellcheck disable=SC2046
-  kill $(jobs -p) 2>/dev/null
-  pkill -P $$ 2>/dev/null
+  # Each loop leads a process group of its own: its stages end with it.
+  for pid in $pids; do kill -- "-$pid" 2>/dev/null; done
   bz-localnet --dir "$root" down
 }
 trap 'stop; exit 130' INT TERM
 trap stop EXIT
 
-for tool in jq curl python3 flock cargo; do
+for tool in jq curl python3 flock setsid cargo; do
   command -v $tool >/dev/null || { echo "demo: $tool is missing: apt-get install $tool" >&2; exit 78; }
 done
 
@@ -82,11 +83,13 @@ for node in $nodes; do
   (
     export BZ_ENV=$home/env BZ_HOME=$home
     case $node in
-      validator) BZ_THREADS=2 exec "$here/loop.sh" validator $last ;;
-      honest-*) exec "$here/loop.sh" miner $last ;;
-      *) BZ_CHEAT=$node exec "$here/loop.sh" cheat $last ;;
+      validator) BZ_THREADS=2 exec setsid "$here/loop.sh" validator $last ;;
+      honest-*) exec setsid "$here/loop.sh" miner $last ;;
+      *) BZ_CHEAT=$node exec setsid "$here/loop.sh" cheat $last ;;
     esac
   ) >>"$home/log" 2>&1 &
+  pids="$pids $!"
+  [ "$node" = validator ] && validator_pid=$!
 done
 
 # One line a window: block, loss on held-out text, each peer's status, score and weight.
@@ -118,7 +121,7 @@ echo "demo: a line a window; for each peer: status score/weight (the first in ha
 for W in $(seq "$first" "$last"); do
   until [ -s "$validator/windows/$W/weights" ]; do
     sleep 0.3
-    if ! pgrep -P $$ -f 'loop.sh validator' >/dev/null && [ ! -s "$validator/windows/$W/weights" ]; then
+    if ! kill -0 "$validator_pid" 2>/dev/null && [ ! -s "$validator/windows/$W/weights" ]; then
       echo "demo: the validator stopped; its log is $validator/log" >&2
       tail -n 5 "$validator/log" >&2
       exit 1

@@ -42,8 +42,8 @@ while :; do
   status=$?
   case $status in
     0 | 1) ;;
-    75) # Something outside was away: the same window again.
-      sleep 1
+    75 | 1[0-9][0-9] | 2[0-9][0-9]) # Something outside was away, or a stage was killed: the same window again.
+      sleep 2
       W=$((W - 1))
       ;;
     *)

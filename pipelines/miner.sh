@@ -3,7 +3,7 @@
 set -u
 . "$(dirname "$0")/stage.sh"
 W=$1
-D=$(folder "$W") || exit 78
+enter "$W"
 
 # Catch up with the state, train on the own pages, bind the update.
 if [ ! -s "$D/commit" ]; then

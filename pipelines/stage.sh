@@ -5,16 +5,19 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 # Settings: what the environment has wins over .env.
 if [ -f "${BZ_ENV:-.env}" ]; then
-  while IFS='=' read -r key value; do
-    case $key in '' | \#*) continue ;; esac
-    [ -n "${!key+set}" ] || export "$key=$value"
+  while IFS= read -r setting || [ -n "$setting" ]; do
+    case $setting in '' | \#*) continue ;; esac
+    key=${setting%%=*}
+    [ -n "${!key+set}" ] || export "$key=${setting#*=}"
   done <"${BZ_ENV:-.env}"
 fi
 export BZ_HOME=${BZ_HOME:-$HOME/.boltzmann}
 
-# folder W: the folder of a window, made.
-folder() {
-  mkdir -p "$BZ_HOME/windows/$1" && printf '%s\n' "$BZ_HOME/windows/$1"
+# enter W: the folder of a window is made, named by D, and locked: stages that outlived a killed loop end first.
+enter() {
+  D=$BZ_HOME/windows/$1
+  mkdir -p "$D" || exit 78
+  exec 8>"$D/lock" && flock 8
 }
 
 # finish FILE STATUS...: keep a pipeline's output as the stage's receipt; or say which stage was the cause, the

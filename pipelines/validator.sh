@@ -3,7 +3,7 @@
 set -u
 . "$(dirname "$0")/stage.sh"
 W=$1
-D=$(folder "$W") || exit 78
+enter "$W"
 
 # The state that the window trains from: as another published it, or, when it is our turn, our own.
 if [ ! -s "$D/base" ]; then
@@ -11,7 +11,7 @@ if [ ! -s "$D/base" ]; then
   finish "$D/base" "${PIPESTATUS[@]}"
   status=$?
   if [ $status -eq 1 ]; then
-    bz-window --window "$W" --wait start | bz-state carry | bz-push >"$D/base.part"
+    bz-window --window "$W" | bz-pull --newest | bz-state carry | bz-push >"$D/base.part"
     finish "$D/base" "${PIPESTATUS[@]}"
     status=$?
   fi
@@ -50,6 +50,6 @@ if [ ! -s "$D/state" ]; then
 fi
 
 if [ ! -s "$D/weights" ]; then
-  bz-score fold "$BZ_HOME/windows" </dev/null | bz-setweights >"$D/weights.part"
+  bz-score fold --window "$W" "$BZ_HOME/windows" </dev/null | bz-setweights >"$D/weights.part"
   finish "$D/weights" "${PIPESTATUS[@]}" || exit
 fi

@@ -195,14 +195,16 @@ impl Work<'_> {
         })
     }
 
-    /// The uids to audit: of those whose delta is ok, drawn by the end block's hash.
+    /// The uids to audit, drawn by the end block's hash from all uids, and of these the first whose delta is ok: the order
+    /// is fixed by the draw, so nobody moves it by withholding a delta.
     fn audited(&self, inputs: &Inputs) -> Result<Vec<Uid>, Report> {
         let deltas = inputs.latest(self.window.window, |d: &Delta| (d.window, d.uid))?;
-        let ok: Vec<Uid> = deltas.into_iter().filter(|(_, d)| d.status == "ok").map(|(uid, _)| uid).collect();
         let sample = self.args.sample.unwrap_or(self.hparams.score.sample);
-        let order = Permutation::new("boltzmann audit v1", self.run, self.reveal()?, ok.len() as u64);
-        let mut uids: Vec<Uid> =
-            order.draw(sample).into_iter().filter_map(|place| ok.get(place as usize).copied()).collect();
+        let all = self.hparams.data.max_uids;
+        let order = Permutation::new("boltzmann audit v1", self.run, self.reveal()?, all);
+        let drawn = (0..all).filter_map(|place| order.at(place)).map(|uid| Uid(uid as u16));
+        let ok = drawn.filter(|uid| deltas.get(uid).is_some_and(|d| d.status == "ok"));
+        let mut uids: Vec<Uid> = ok.take(sample as usize).collect();
         uids.sort_unstable();
         Ok(uids)
     }

@@ -1,62 +1,72 @@
-//! Commitments: looked for at every block until the window ends. What was not seen by then is late: a bucket's own time
-//! stamps prove nothing.
+//! Commitments: looked for until the window's last block is there. What was not seen before it is late: from then on the
+//! draw is known, and a bucket's own time stamps prove nothing.
 
 use crate::Context;
 use record::{
     Hash, Hotkey, Report, Stream, Window, files,
     records::{Commit, Peer},
 };
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 use store::Bucket;
 use wire::commit;
 
 /// A commitment file is a few hundred bytes.
 const CAP: u64 = 16 << 10;
+/// One look at one bucket; a bucket that stalls costs only its own peer.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Why each peer's commitment is not here yet, as its last look found it.
+type Reasons = Arc<Mutex<BTreeMap<Hotkey, String>>>;
 
 /// `bz-pull --commits`.
 pub(crate) fn pull(context: &mut Context<'_>, stream: &mut Stream<'_>) -> Result<(), Report> {
     let folder = context.common.home().window(context.window.window).join("fetched");
     files::create_dir(&folder)?;
-    let mut open: Vec<(Peer, String)> = Vec::new();
+    let reasons: Reasons = Arc::default();
+    let (mut open, mut work) = (BTreeMap::new(), Vec::new());
+    let pause = Duration::from_millis(if context.local { 300 } else { 3000 });
     for peer in context.peers.iter().filter(|peer| !peer.own) {
         // Seen before this process was killed and started again: seen in time.
-        match kept(&folder, peer, context.window.window) {
-            Some(commit) => stream.emit(&commit)?,
-            None => open.push((peer.clone(), String::new())),
+        if let Some(commit) = kept(&folder, peer, context.window.window) {
+            stream.emit(&commit)?;
+            continue;
         }
-    }
-    let mut block = context.chain.finalized()?;
-    loop {
-        let late = block > context.window.end_block;
-        if !late {
-            let found = fetch(context, &open, &folder);
-            // The fetch took time; what came after the end is late.
-            let now = context.chain.finalized()?;
-            let mut still = Vec::new();
-            for ((peer, _), result) in open.into_iter().zip(found) {
-                match result {
-                    Ok(mut commit) if now <= context.window.end_block => {
-                        commit.block = Some(now);
-                        files::write_json(&kept_path(&folder, peer.hotkey), &commit)?;
-                        stream.emit(&commit)?;
-                    }
-                    Ok(_) => still.push((peer, "it came after the window's end".to_string())),
-                    Err(why) => still.push((peer, why)),
-                }
+        open.insert(peer.hotkey, peer.clone());
+        match context.bucket(peer) {
+            Ok(bucket) => {
+                let path = folder.join(format!("{}.commit.part", peer.hotkey));
+                work.push(look(bucket, peer.clone(), context.run, context.window.window, path, pause, reasons.clone()));
             }
-            open = still;
-            block = now;
+            Err(why) => drop(lock(&reasons).insert(peer.hotkey, why)),
         }
-        // Who has no readable bucket will not have one before the window ends.
-        let waiting = open.iter().any(|(peer, _)| context.bucket(peer).is_ok());
-        if block >= context.window.end_block || !waiting {
-            break;
-        }
-        context.chain.wait_for(block + 1, |_| {})?;
-        block = context.chain.finalized()?;
     }
-    for (peer, why) in open {
-        let why = if why.is_empty() { "it was not looked for before the window's end".to_string() } else { why };
+    let (chain, end) = (&context.chain, context.window.end_block);
+    if chain.best()? < end {
+        context.pool.each(
+            work,
+            || Ok(chain.best()? >= end),
+            |mut commit: Commit| {
+                // It counts when it was seen, not when a slower one was.
+                let now = chain.best()?;
+                if now >= end {
+                    lock(&reasons).insert(commit.hotkey, "it came after the window's end".into());
+                    return Ok(());
+                }
+                commit.block = Some(now);
+                files::write_json(&kept_path(&folder, commit.hotkey), &commit)?;
+                open.remove(&commit.hotkey);
+                stream.emit(&commit)
+            },
+        )?;
+    }
+    for (hotkey, peer) in open {
+        let late = "it was not looked for before the window's end".to_string();
+        let why = lock(&reasons).get(&hotkey).cloned().unwrap_or(late);
         let status = match why.as_str() {
             w if w.starts_with("not there") || w.starts_with("it has not said") => "missing",
             w if w.starts_with("it came after") || w.starts_with("it was not looked") => "late",
@@ -66,7 +76,7 @@ pub(crate) fn pull(context: &mut Context<'_>, stream: &mut Stream<'_>) -> Result
             window: context.window.window,
             run: context.run,
             uid: peer.uid,
-            hotkey: peer.hotkey,
+            hotkey,
             commitment: Hash([0; 32]),
             signature: String::new(),
             path: None,
@@ -78,6 +88,10 @@ pub(crate) fn pull(context: &mut Context<'_>, stream: &mut Stream<'_>) -> Result
     Ok(())
 }
 
+fn lock(reasons: &Reasons) -> std::sync::MutexGuard<'_, BTreeMap<Hotkey, String>> {
+    reasons.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn kept_path(folder: &Path, hotkey: Hotkey) -> PathBuf {
     folder.join(format!("{hotkey}.commit.json"))
 }
@@ -87,23 +101,28 @@ fn kept(folder: &Path, peer: &Peer, window: Window) -> Option<Commit> {
     (commit.window == window && commit.hotkey == peer.hotkey && commit.block.is_some()).then_some(commit)
 }
 
-fn fetch(context: &Context<'_>, open: &[(Peer, String)], folder: &Path) -> Vec<Result<Commit, String>> {
-    let work = open
-        .iter()
-        .map(|(peer, _)| {
-            let (bucket, peer) = (context.bucket(peer), peer.clone());
-            let (run, window) = (context.run, context.window.window);
-            let path = folder.join(format!("{}.commit.part", peer.hotkey));
-            async move { one(bucket?, &peer, run, window, &path).await }
-        })
-        .collect();
-    let results = context.pool.all(work);
-    results.into_iter().map(|r| r.unwrap_or_else(|| Err("the fetch failed inside".into()))).collect()
+/// Look at one bucket again and again until its commitment is there and good.
+async fn look(
+    bucket: Bucket,
+    peer: Peer,
+    run: Hash,
+    window: Window,
+    path: PathBuf,
+    pause: Duration,
+    reasons: Reasons,
+) -> Commit {
+    loop {
+        match one(&bucket, &peer, run, window, &path).await {
+            Ok(commit) => return commit,
+            Err(why) => drop(lock(&reasons).insert(peer.hotkey, why)),
+        }
+        store::pause(pause).await;
+    }
 }
 
-async fn one(bucket: Bucket, peer: &Peer, run: Hash, window: Window, path: &Path) -> Result<Commit, String> {
+async fn one(bucket: &Bucket, peer: &Peer, run: Hash, window: Window, path: &Path) -> Result<Commit, String> {
     let key = format!("{run}/{window}/{}/commit.json", peer.hotkey);
-    bucket.get(&key, CAP, path).await.map_err(|e| e.to_string())?;
+    bucket.get_within(&key, CAP, path, LOOK).await.map_err(|e| e.to_string())?;
     let commit = files::read_json::<Commit>(path).map_err(|_| "it is no commitment".to_string());
     // Only what was checked is kept.
     let _ = std::fs::remove_file(path);

@@ -6,7 +6,10 @@ use record::{
     records::{Commit, Delta, Peer, Pull},
     stream::Inputs,
 };
-use std::{path::PathBuf, time::Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 use store::{Bucket, Fault, Fetched};
 use wire::{Layout, delta};
 
@@ -24,6 +27,7 @@ pub(crate) fn pull(context: &Context<'_>, inputs: &Inputs, stream: &mut Stream<'
     let folder = context.common.home().window(window).join("fetched");
     files::create_dir(&folder)?;
     let cap = delta::size_cap(&Layout::new(&context.hparams.model), &context.hparams.codec);
+    let limit = time_left(context);
     let mut work = Vec::new();
     let mut fetched: Vec<(Peer, PathBuf)> = Vec::new();
     for peer in context.peers.iter().filter(|peer| !peer.own) {
@@ -38,7 +42,7 @@ pub(crate) fn pull(context: &Context<'_>, inputs: &Inputs, stream: &mut Stream<'
         let bucket = context.bucket(peer);
         let key = format!("{}/{window}/{}/delta.safetensors", context.run, peer.hotkey);
         let (to, have) = (path.clone(), path.exists() && !context.common.force);
-        work.push(async move { one(bucket, key, cap, to, have).await });
+        work.push(async move { one(bucket, key, cap, to, have, limit).await });
         fetched.push((peer.clone(), path));
     }
     let results = context.pool.all(work);
@@ -76,6 +80,17 @@ pub(crate) fn pull(context: &Context<'_>, inputs: &Inputs, stream: &mut Stream<'
     Ok(())
 }
 
+/// Half of the time from the deadline to the state block, so that a slow bucket does not cost the state its time.
+fn time_left(context: &Context<'_>) -> Duration {
+    let window = &context.window;
+    let start_ms = window.seed.and_then(|seed| context.chain.time_ms(seed).ok());
+    let spans = window.deadline_ms.zip(start_ms).map(|(deadline, start)| deadline.saturating_sub(start));
+    // 12 s a block is Subtensor's, where the start block is forgotten already.
+    let block_ms = spans.map_or(12_000, |ms| ms / (window.deadline_block - window.start_block).max(1));
+    let blocks = window.state_block.saturating_sub(window.deadline_block).max(1);
+    Duration::from_millis((blocks.saturating_mul(block_ms) / 2).max(1000))
+}
+
 struct Got {
     url: Option<String>,
     fetched: Fetched,
@@ -88,6 +103,7 @@ async fn one(
     cap: u64,
     path: PathBuf,
     have: bool,
+    limit: Duration,
 ) -> Result<Got, (&'static str, String)> {
     if have {
         // Fetched in time by an earlier run of this stage.
@@ -96,7 +112,7 @@ async fn one(
     }
     let bucket = bucket.map_err(|why| ("missing", why))?;
     let started = Instant::now();
-    match bucket.get(&key, cap, &path).await {
+    match bucket.get_within(&key, cap, &path, limit).await {
         Ok(fetched) => {
             let wall_s = (started.elapsed().as_secs_f64() * 1e3).round() / 1e3;
             Ok(Got { url: Some(bucket.address.url(&key)), fetched, wall_s })

@@ -40,6 +40,9 @@ pub struct What {
     /// The published state of the window, and all that leads to it from ours
     #[arg(long)]
     state: bool,
+    /// The newest state that anybody published up to the window (a validator that was away)
+    #[arg(long)]
+    newest: bool,
 }
 
 const HELP: &str = "\
@@ -92,6 +95,8 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
         commits::pull(&mut context, stream)
     } else if args.what.deltas {
         deltas::pull(&context, &inputs, stream)
+    } else if args.what.newest {
+        states::newest(&context, stream)
     } else {
         states::pull(&mut context, stream)
     }

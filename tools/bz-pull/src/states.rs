@@ -12,8 +12,10 @@ use std::{collections::BTreeMap, path::Path};
 use store::Bucket;
 use wire::{Layout, commit, delta};
 
-/// A state record names at most as many deltas as there are uids.
-const RECORD_CAP: u64 = 8 << 20;
+/// Bytes of an entry of a state record's list, at most.
+const ENTRY_CAP: u64 = 512;
+/// Windows back in which a validator that was away looks for what others published.
+const NEWEST_BACK: u64 = 256;
 /// Windows that are followed back in one run.
 const MOST_BACK: usize = 100_000;
 
@@ -43,6 +45,40 @@ pub(crate) fn pull(context: &mut Context<'_>, stream: &mut Stream<'_>) -> Result
         }
         context.chain.wait_for(block + 1, |_| {})?;
     };
+    follow(context, &publishers, head, stream)
+}
+
+/// `bz-pull --newest`: what a validator that was away has to know before it publishes: the newest state that anybody, itself
+/// too, published up to the window.
+pub(crate) fn newest(context: &Context<'_>, stream: &mut Stream<'_>) -> Result<(), Report> {
+    let window = context.window.window;
+    let publishers = publishers(context);
+    let oldest = context.hparams.start_window.0.max(window.0.saturating_sub(NEWEST_BACK));
+    for back in (oldest + 1..=window.0).rev().map(Window) {
+        for (peer, bucket) in &publishers {
+            if let Ok(record) = record_of(context, peer, bucket, back) {
+                if known(context, back, Some(record.root)) {
+                    return Ok(());
+                }
+                return follow(context, &publishers, (record, bucket.clone()), stream);
+            }
+        }
+        // Nothing older than what is here can be newer.
+        if known(context, back, None) {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Emit the records that lead from what is here to `head`, oldest first, their deltas fetched.
+fn follow(
+    context: &Context<'_>,
+    publishers: &[(Peer, Bucket)],
+    head: (State, Bucket),
+    stream: &mut Stream<'_>,
+) -> Result<(), Report> {
+    let window = head.0.window;
     let mut chain = vec![head];
     while let Some((record, _)) = chain.last() {
         let (Some(prev), Some(base)) = (record.prev, record.prev_window) else { break };
@@ -53,7 +89,7 @@ pub(crate) fn pull(context: &mut Context<'_>, stream: &mut Stream<'_>) -> Result
         if chain.len() >= MOST_BACK {
             return Err(Report::again(format!("over {MOST_BACK} windows lie between our state and window {window}")));
         }
-        let before = look(context, &publishers, base, Some(prev), u64::MAX)?.ok_or_else(|| {
+        let before = look(context, publishers, base, Some(prev), u64::MAX)?.ok_or_else(|| {
             Report::again(format!("no validator still has the state record of window {base} ({prev})"))
                 .hint("take a checkpoint of the run into the states folder, then run this again")
         })?;
@@ -132,13 +168,21 @@ fn record_of(context: &Context<'_>, peer: &Peer, bucket: &Bucket, window: Window
     let folder = context.common.home().window(context.window.window);
     let path = folder.join(format!("state-{}.fetched", peer.hotkey));
     let key = format!("{}/{window}/state.json", context.run);
-    context.pool.run(bucket.get(&key, RECORD_CAP, &path)).map_err(|e| e.to_string())?;
+    context
+        .pool
+        .run(bucket.get(&key, 4096 + ENTRY_CAP * context.hparams.data.max_uids, &path))
+        .map_err(|e| e.to_string())?;
     let record = files::read_json::<State>(&path).map_err(|e| e.error);
     let _ = std::fs::remove_file(&path);
     let mut record = record?;
     record.path = None;
     if record.window != window || record.run != context.run || record.by != Some(peer.hotkey) {
         return Err("its state record is of another run, window or signer".into());
+    }
+    let ordered = record.accepted.is_sorted_by(|a, b| a.uid < b.uid);
+    let fits = record.accepted.len() as u64 <= context.hparams.data.max_uids;
+    if !ordered || !fits || record.prev_window.is_none_or(|base| base >= window) {
+        return Err("its state record has a list or a predecessor that cannot be".into());
     }
     commit::verify_state(&record).map_err(|e| e.error)?;
     Ok(record)

@@ -17,26 +17,28 @@ pub(crate) fn fold(
     common: &Common,
     paths: &[PathBuf],
     last: Option<u64>,
+    window: Option<Window>,
     stream: &mut Stream<'_>,
 ) -> Result<(), Report> {
     let inputs = stream.read()?;
     let hparams = common.hparams()?;
+    let mut rule = hparams.fold.clone();
+    rule.windows = last.unwrap_or(rule.windows);
     let mut scores: Vec<Score> = inputs.all()?;
     for path in paths {
-        for receipt in receipts(path)? {
+        for receipt in receipts(path, window, rule.windows)? {
             scores.extend(stream::read_file(&receipt)?.all::<Score>()?);
         }
     }
+    scores.retain(|score| window.is_none_or(|window| score.window <= window));
     if scores.is_empty() {
         return Err(Report::data("there is no `score` record").hint("bz-score makes them; name a folder of windows"));
     }
-    let mut rule = hparams.fold.clone();
-    rule.windows = last.unwrap_or(rule.windows);
     stream.emit(&weights(&scores, &rule))
 }
 
-/// The receipts under a path: the path itself, or `W/scores` in a folder of windows, oldest first.
-fn receipts(path: &Path) -> Result<Vec<PathBuf>, Report> {
+/// The receipts under a path: the path itself, or `W/scores` in a folder of windows, the last so many, oldest first.
+fn receipts(path: &Path, until: Option<Window>, most: u64) -> Result<Vec<PathBuf>, Report> {
     if !path.is_dir() {
         return Ok(vec![path.to_path_buf()]);
     }
@@ -49,7 +51,10 @@ fn receipts(path: &Path) -> Result<Vec<PathBuf>, Report> {
             scores.exists().then_some((window, scores))
         })
         .collect();
+    found.retain(|(window, _)| until.is_none_or(|until| *window <= until.0));
     found.sort();
+    let from = found.last().map_or(0, |(newest, _)| newest.saturating_sub(most.saturating_sub(1)));
+    found.retain(|(window, _)| *window >= from);
     Ok(found.into_iter().map(|(_, path)| path).collect())
 }
 

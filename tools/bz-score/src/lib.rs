@@ -4,7 +4,7 @@ mod accept;
 mod fold;
 mod rule;
 
-use record::{Report, Stream, cli::Common};
+use record::{Report, Stream, Window, cli::Common};
 use std::path::PathBuf;
 
 /// Scores: measure deltas, decide what enters the state, fold scores into weights.
@@ -48,6 +48,9 @@ enum Action {
         /// The last so many windows [default: the run's]
         #[arg(long, value_name = "K")]
         last: Option<u64>,
+        /// As of this window: later ones do not count [default: the newest]
+        #[arg(long, value_name = "W")]
+        window: Option<Window>,
     },
 }
 
@@ -59,6 +62,6 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     match &args.command {
         None => rule::score(&args.common, args.rule.as_deref(), args.sharpness, stream),
         Some(Action::Accept) => accept::accept(&args.common, stream),
-        Some(Action::Fold { paths, last }) => fold::fold(&args.common, paths, *last, stream),
+        Some(Action::Fold { paths, last, window }) => fold::fold(&args.common, paths, *last, *window, stream),
     }
 }

@@ -51,6 +51,10 @@ pub(crate) fn carry(common: &Common, wallet: &WalletArgs, stream: &mut Stream<'_
     let layout = Layout::new(&hparams.model);
     let window = inputs.window()?.window;
     let maker = Maker { common, hparams, layout, run };
+    // What others published meanwhile comes first: a validator that was away does not roll the network back.
+    for record in inputs.all::<State>()? {
+        stream.emit(&maker.follow(&record)?)?;
+    }
     if let Ok(here) = maker.present(window) {
         return stream.emit(&here);
     }
@@ -106,10 +110,20 @@ impl Maker<'_> {
     /// The next state as somebody else published it.
     fn follow(&self, record: &State) -> Result<State, Report> {
         commit::verify_state(record)?;
-        if let Ok(here) = state::record_of(&self.dir(record.window))
-            && here.root == record.root
-        {
-            return Ok(here);
+        if let Ok(here) = state::record_of(&self.dir(record.window)) {
+            if here.root == record.root {
+                return Ok(here);
+            }
+            if here.by == record.by && here.run == record.run {
+                return Err(Report::no(format!(
+                    "{} signed two states of window {}: {} and {}",
+                    record.by.map_or(String::new(), |by| by.to_string()),
+                    record.window,
+                    here.root,
+                    record.root
+                ))
+                .hint("the one that was seen first stays; a publisher that does this is not to be followed"));
+            }
         }
         let (Some(prev), Some(base)) = (record.prev, record.prev_window) else {
             return Err(Report::data(format!("the published state of window {} has no predecessor", record.window)));

@@ -12,10 +12,11 @@ use record::{
     records::{Pages, State, Train},
 };
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     time::Instant,
 };
-use tch::Device;
+use tch::{Device, Tensor};
 
 /// Run the inner steps over pages: the update of a window, or the recomputed one.
 #[derive(clap::Parser)]
@@ -68,13 +69,23 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     if work.is_empty() {
         args.common.say(stream.tool(), "no `pages` record: nothing to train");
     }
+    let mut loaded: Option<Loaded> = None;
     for pages in work {
         let path = update_path(&args, &pages);
-        if let Some(done) = finished(&path, &args)? {
+        let (dir, state) = state_dir(&args, pages.window)?;
+        if let Some(done) = finished(&path, &args, &pages, &state)? {
             stream.emit(&done)?;
             continue;
         }
-        let train = device::guard(|| one(&args, &hparams, device, &pages, &path))?;
+        let train = device::guard(|| {
+            // One load serves all records of a state.
+            let base = match loaded.take().filter(|base| base.dir == dir) {
+                Some(base) => base,
+                None => Loaded { params: data::load_state(&dir, &hparams.model, device)?, dir: dir.clone() },
+            };
+            let base = loaded.insert(base);
+            one(&args, &hparams, device, &pages, &path, &state, base)
+        })?;
         if train.status == "ok" {
             files::write_json(&path.with_extension("json"), &train)?;
         }
@@ -89,15 +100,24 @@ fn update_path(args: &Args, pages: &Pages) -> PathBuf {
     args.common.output.clone().unwrap_or_else(|| folder().join(name))
 }
 
-/// The record of an update that is there already.
-fn finished(path: &Path, args: &Args) -> Result<Option<Train>, Report> {
+/// The parameters of one state on the device.
+struct Loaded {
+    dir: PathBuf,
+    params: BTreeMap<String, Tensor>,
+}
+
+/// The record of an update that is there already, of these pages and this state.
+fn finished(path: &Path, args: &Args, pages: &Pages, state: &State) -> Result<Option<Train>, Report> {
     let record = path.with_extension("json");
     if args.common.force || !record.exists() || !path.exists() {
         return Ok(None);
     }
     let train: Train = files::read_json(&record)?;
     match train.blake3 {
-        Some(hash) if check_file(path, train.bytes, hash).is_ok() => Ok(Some(train)),
+        Some(hash) if check_file(path, train.bytes, hash).is_ok() => {
+            let same = train.base == state.root && train.pages == pages.hash() && train.role == pages.role;
+            Ok((same && train.uid == pages.uid && train.window == pages.window).then_some(train))
+        }
         _ => Ok(None),
     }
 }
@@ -111,10 +131,17 @@ fn state_dir(args: &Args, window: Window) -> Result<(PathBuf, State), Report> {
     Ok((dir, state))
 }
 
-fn one(args: &Args, hparams: &Hparams, device: Device, pages: &Pages, path: &Path) -> Result<Train, Report> {
+fn one(
+    args: &Args,
+    hparams: &Hparams,
+    device: Device,
+    pages: &Pages,
+    path: &Path,
+    state: &State,
+    base: &Loaded,
+) -> Result<Train, Report> {
     let (started, cpu) = (Instant::now(), device::cpu_s());
     check_file(&pages.path, pages.bytes, pages.blake3)?;
-    let (dir, state) = state_dir(args, pages.window)?;
     let sequences = Sequences::open(&pages.path, hparams.model.vocab_size, device)?;
     if sequences.length as u64 != hparams.data.sequence_length {
         return Err(Report::data(format!(
@@ -124,7 +151,10 @@ fn one(args: &Args, hparams: &Hparams, device: Device, pages: &Pages, path: &Pat
             hparams.data.sequence_length
         )));
     }
-    let llama = Llama::new(&hparams.model, data::load_state(&dir, &hparams.model, device)?, device, true)?;
+    let llama = {
+        let copies = base.params.iter().map(|(name, tensor)| (name.clone(), tensor.copy())).collect();
+        Llama::new(&hparams.model, copies, device, true)?
+    };
     let label = format!("window {} uid {}", pages.window, pages.uid);
     let mut progress = Progress::new(args.common.quiet, &label, hparams.inner.steps, "steps");
     let trained =

@@ -77,6 +77,10 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
         .hint(format!("bz-window --window {} --wait start", hparams.start_window)));
     }
     let moments = hparams.moments(window);
+    if args.wait == Some(Moment::Start) && last > moments.end {
+        return Err(Report::no(format!("window {window} is over: its last block was {}, it is {last}", moments.end))
+            .hint("take the next one: --window now"));
+    }
     let target = match args.wait {
         None => None,
         Some(Moment::Start) => Some(moments.start),
@@ -97,7 +101,7 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     let (seed, reveal, deadline) = (at(moments.start)?, at(moments.end)?, at(moments.deadline)?);
     if inputs.last::<Run>()?.is_none() {
         let path = args.common.hparams_path();
-        let local = args.chain.is_local();
+        let local = chain.is_localnet()?;
         stream.emit(&Run { run, genesis: chain.genesis, netuid: args.chain.netuid, path, local })?;
     }
     stream.emit(&WindowRecord {
@@ -129,10 +133,13 @@ fn peers(args: &Args, chain: &Chain, view: Option<Hash>, stream: &mut Stream<'_>
     let own: Option<Hotkey> = args.wallet.public().ok();
     let view = view.ok_or_else(|| Report::again("the last block is not there"))?;
     let found = chain.peers(view, own).or_else(|early| {
-        // A node keeps the states of some hundred blocks; an old window's peers are asked of the last one.
+        // A node keeps the states of some hundred blocks; only then an old window's peers are asked of the last one.
+        if !early.error.contains("discarded") {
+            return Err(early);
+        }
         let last = chain.finalized()?;
         let hash = chain.block_hash(last)?.ok_or(early)?;
-        args.common.say(stream.tool(), format!("the state of the start block is gone: peers as of block {last}"));
+        record::cli::note(stream.tool(), format!("the node has forgotten the start block: peers as of block {last}"));
         chain.peers(hash, own)
     })?;
     found.iter().try_for_each(|peer| stream.emit(peer))

@@ -51,8 +51,7 @@ impl ChainArgs {
         }
     }
 
-    /// Whether the node is on this machine, so that buckets may be too.
-    pub fn is_local(&self) -> bool {
+    fn on_loopback(&self) -> bool {
         self.url().is_ok_and(|url| {
             let host = url.split("://").nth(1).unwrap_or_default();
             ["127.0.0.1:", "localhost:", "[::1]:"].iter().any(|local| host.starts_with(local))
@@ -66,6 +65,7 @@ pub struct Chain {
     pub(crate) rpc: RpcClient,
     api: OnceCell<Api>,
     url: String,
+    on_loopback: bool,
     /// Hash of the first block.
     pub genesis: Hash,
     /// The subnet.
@@ -105,7 +105,15 @@ impl Chain {
             .build()
             .again("cannot start a runtime")?;
         let rpc = runtime.block_on(dial(&url))?;
-        let mut chain = Chain { runtime, rpc, api: OnceCell::new(), url, genesis: Hash([0; 32]), netuid: args.netuid };
+        let mut chain = Chain {
+            runtime,
+            rpc,
+            api: OnceCell::new(),
+            url,
+            on_loopback: args.on_loopback(),
+            genesis: Hash([0; 32]),
+            netuid: args.netuid,
+        };
         chain.genesis = chain.block_hash(0)?.ok_or_else(|| unreachable(&chain.url, "it has no first block"))?;
         Ok(chain)
     }
@@ -154,6 +162,24 @@ impl Chain {
         let head = self.request("chain_getFinalizedHead", rpc_params![])?;
         let header = self.request("chain_getHeader", rpc_params![head])?;
         number_of(&header).ok_or_else(|| unreachable(&self.url, "its last header has no number"))
+    }
+
+    /// The number of the newest block, final or not.
+    ///
+    /// # Errors
+    /// Exit code 75 when the node does not answer.
+    pub fn best(&self) -> Result<u64, Report> {
+        let header = self.request("chain_getHeader", rpc_params![])?;
+        number_of(&header).ok_or_else(|| unreachable(&self.url, "its last header has no number"))
+    }
+
+    /// Whether this is a chain of this machine, made by bz-localnet: then buckets are on loopback. A node of a public
+    /// network that happens to run here is none.
+    ///
+    /// # Errors
+    /// Exit code 75 when the node does not answer.
+    pub fn is_localnet(&self) -> Result<bool, Report> {
+        Ok(self.on_loopback && self.request("system_name", rpc_params![])? == "bz-localnet")
     }
 
     /// The hash of a finalized block, `None` while it is not there.

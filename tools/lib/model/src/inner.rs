@@ -87,8 +87,11 @@ pub fn train(
         }
         if inner.optimizer == "sgd" && inner.steps == 1 {
             // The gradient itself: θ − (θ − g) would lose its low bits.
-            let scaled: BTreeMap<String, Tensor> =
-                model.params.iter().map(|(n, p)| (n.clone(), p.grad() * inner.lr)).collect();
+            let scaled: BTreeMap<String, Tensor> = no_grad(|| {
+                let decay = |p: &Tensor| if p.dim() > 1 { inner.lr * inner.weight_decay } else { 0.0 };
+                let delta = |p: &Tensor| p.grad() * inner.lr + p.detach() * decay(p);
+                model.params.iter().map(|(n, p)| (n.clone(), delta(p))).collect()
+            });
             gradient = Some(scaled);
         }
         groups.iter_mut().try_for_each(|group| group.step(inner))?;

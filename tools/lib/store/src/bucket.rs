@@ -28,6 +28,8 @@ const ATTEMPTS: u32 = 6;
 const RESUMES: u32 = 8;
 /// Slowest transfer that is waited for, bytes a second, after the first minute.
 const SLOWEST: u64 = 64 << 10;
+/// A small question is answered within this time.
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 /// Upload buffer: small ones cost four times the CPU.
 const BUFFER: usize = 1 << 20;
 
@@ -191,7 +193,10 @@ impl Bucket {
             .key(key)
             .metadata("blake3", blake3.to_string())
             .body(body);
-        request.send().await.map_err(|error| match status(&error) {
+        // The read timeout runs from the first byte sent: a large file on a thin line takes long.
+        let patient = TimeoutConfig::builder().read_timeout(Duration::from_secs(30 + bytes / SLOWEST)).build();
+        let patient = aws_sdk_s3::Config::builder().timeout_config(patient);
+        request.customize().config_override(patient).send().await.map_err(|error| match status(&error) {
             401 | 403 => Report::config(format!("cannot write {url}: access denied ({})", status(&error)))
                 .hint("the key in BZ_ACCESS_KEY and BZ_SECRET_KEY has to be one that writes this bucket"),
             404 => Report::config(format!("cannot write {url}: there is no such bucket (404)"))
@@ -207,7 +212,14 @@ impl Bucket {
     /// # Errors
     /// Why it could not be had.
     pub async fn get(&self, key: &str, cap: u64, path: &Path) -> Result<Fetched, Fault> {
-        let limit = Duration::from_secs(60 + cap / SLOWEST);
+        self.get_within(key, cap, path, Duration::from_secs(60 + cap / SLOWEST)).await
+    }
+
+    /// The same, given up after `limit`.
+    ///
+    /// # Errors
+    /// As [`Bucket::get`].
+    pub async fn get_within(&self, key: &str, cap: u64, path: &Path, limit: Duration) -> Result<Fetched, Fault> {
         match tokio::time::timeout(limit, self.get_whole(key, cap, path)).await {
             Ok(result) => result,
             Err(_) => Err(Fault::Unreachable(format!("not done after {} s", limit.as_secs()))),
@@ -305,7 +317,8 @@ impl Bucket {
     /// Why they could not be listed.
     pub async fn folders(&self, prefix: &str) -> Result<Vec<String>, Fault> {
         let request = self.client.list_objects_v2().bucket(&self.address.bucket).prefix(prefix).delimiter("/");
-        let answer = request.send().await.map_err(|e| fault(&e))?;
+        let answer = tokio::time::timeout(ANSWER_WITHIN, request.send()).await;
+        let answer = answer.map_err(|_| Fault::Unreachable("no answer in time".into()))?.map_err(|e| fault(&e))?;
         let names = answer.common_prefixes().iter().filter_map(|p| p.prefix());
         Ok(names.map(|p| p.trim_end_matches('/').to_string()).collect())
     }
@@ -315,7 +328,9 @@ impl Bucket {
     /// # Errors
     /// When the bucket does not answer.
     pub async fn has(&self, key: &str) -> Result<bool, Fault> {
-        match self.client.head_object().bucket(&self.address.bucket).key(key).send().await {
+        let request = self.client.head_object().bucket(&self.address.bucket).key(key);
+        let answer = tokio::time::timeout(ANSWER_WITHIN, request.send()).await;
+        match answer.map_err(|_| Fault::Unreachable("no answer in time".into()))? {
             Ok(_) => Ok(true),
             Err(error) if status(&error) == 404 => Ok(false),
             Err(error) => Err(fault(&error)),

@@ -41,6 +41,11 @@ impl OwnArgs {
     }
 }
 
+/// Wait before a bucket is looked at again.
+pub async fn pause(time: std::time::Duration) {
+    tokio::time::sleep(time).await;
+}
+
 /// Where many buckets are read side by side.
 pub struct Pool {
     runtime: tokio::runtime::Runtime,
@@ -63,6 +68,40 @@ impl Pool {
     /// Run one piece of work to its end.
     pub fn run<T>(&self, work: impl Future<Output = T>) -> T {
         self.runtime.block_on(work)
+    }
+
+    /// Run all pieces of work side by side, and tell each result as soon as it is there; until all are done, or `stop`
+    /// says so, which is asked several times a second. What is not done then is given up.
+    ///
+    /// # Errors
+    /// What `stop` or `done` returns.
+    pub fn each<T: Send + 'static>(
+        &self,
+        work: Vec<impl Future<Output = T> + Send + 'static>,
+        mut stop: impl FnMut() -> Result<bool, Report>,
+        mut done: impl FnMut(T) -> Result<(), Report>,
+    ) -> Result<(), Report> {
+        let mut set = tokio::task::JoinSet::new();
+        for piece in work {
+            set.spawn_on(piece, self.runtime.handle());
+        }
+        // Between two results no runtime is entered: `done` and `stop` may use one of their own.
+        loop {
+            let next = async { tokio::time::timeout(std::time::Duration::from_millis(200), set.join_next()).await };
+            match self.runtime.block_on(next) {
+                Ok(None) => return Ok(()),
+                Ok(Some(result)) => {
+                    if let Ok(value) = result {
+                        done(value)?;
+                    }
+                }
+                Err(_) => {
+                    if stop()? {
+                        return Ok(());
+                    }
+                }
+            }
+        }
     }
 
     /// Run all pieces of work side by side; the results in their order. One that panics is `None`: it costs no other

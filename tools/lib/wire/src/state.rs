@@ -88,6 +88,11 @@ pub fn save(
     tokenizer: Option<&Path>,
 ) -> Result<(), Report> {
     files::create_dir(dir)?;
+    // A directory that is written anew is none until it is whole.
+    match std::fs::remove_file(dir.join("state.json")) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(files::io_report("replace", dir, &e)),
+        _ => {}
+    }
     files::write_json(&dir.join("config.json"), &hparams.model.config_json())?;
     if let Some(tokenizer) = tokenizer {
         let bytes = files::read_capped(tokenizer, 256 << 20)?;
@@ -168,12 +173,27 @@ pub fn load_checked(dir: &Path, hparams: &Hparams, layout: &Layout, run: Hash) -
     Ok((state, values))
 }
 
-/// Remove all but the last `keep` states of a node, never the newest.
+/// Remove all but the last `keep` states of a node, never the newest; and of the windows before them the tensors, which
+/// can be made or fetched again. Receipts stay.
 ///
 /// # Errors
 /// When the file system refuses.
 pub fn prune(home: &record::Home, keep: usize) -> Result<(), Report> {
     let states = home.states();
+    let oldest = states.iter().rev().nth(keep.max(1) - 1);
+    for window in home.windows().into_iter().filter(|w| oldest.is_some_and(|oldest| w < oldest)) {
+        let folder = home.window(window);
+        for part in ["fetched", "accepted"].map(|name| folder.join(name)) {
+            if part.exists() {
+                std::fs::remove_dir_all(&part).again(format!("cannot remove {}", part.display()))?;
+            }
+        }
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            if entry.path().extension().is_some_and(|e| e == "safetensors") {
+                std::fs::remove_file(entry.path()).again(format!("cannot remove {}", entry.path().display()))?;
+            }
+        }
+    }
     for window in states.iter().take(states.len().saturating_sub(keep.max(1))) {
         std::fs::remove_dir_all(home.state(*window)).again(format!("cannot remove the state of window {window}"))?;
     }
