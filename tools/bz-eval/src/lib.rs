@@ -7,8 +7,8 @@ use record::{
     files,
     records::{Eval, Pages, State},
 };
-use std::path::PathBuf;
-use tch::{Device, no_grad};
+use std::{collections::BTreeMap, path::PathBuf};
+use tch::{Device, Tensor, no_grad};
 
 /// Loss of a state on given pages, with and without an update.
 #[derive(clap::Parser)]
@@ -54,21 +54,33 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     // A loss that is compared between machines is not rounded to bf16.
     hparams.inner.dtype = "f32".into();
     let device = device::pick(&args.device)?;
+    let mut loaded: Option<(PathBuf, Params)> = None;
     for (place, pages) in inputs.all::<Pages>()?.into_iter().enumerate() {
         if args.shard.is_none_or(|shard| shard.takes(place)) {
-            let eval = device::guard(|| one(&args, &hparams, device, &pages))?;
+            let dir = args.state.clone().unwrap_or_else(|| args.common.home().state(pages.window));
+            let eval = device::guard(|| {
+                check_file(&pages.path, pages.bytes, pages.blake3)?;
+                // One load serves all records of a state.
+                let params = match loaded.take().filter(|(of, _)| *of == dir) {
+                    Some((_, params)) => params,
+                    None => {
+                        let _: State = files::read_json(&dir.join("state.json")).map_err(|e| e.at("the state"))?;
+                        data::load_state(&dir, &hparams.model, device)?
+                    }
+                };
+                let (_, params) = loaded.insert((dir.clone(), params));
+                one(&args, &hparams, device, &pages, params)
+            })?;
             stream.emit(&eval)?;
         }
     }
     Ok(())
 }
 
-fn one(args: &Args, hparams: &Hparams, device: Device, pages: &Pages) -> Result<Eval, Report> {
-    check_file(&pages.path, pages.bytes, pages.blake3)?;
-    let dir = args.state.clone().unwrap_or_else(|| args.common.home().state(pages.window));
-    let _: State = files::read_json(&dir.join("state.json")).map_err(|e| e.at("the state"))?;
+type Params = BTreeMap<String, Tensor>;
+
+fn one(args: &Args, hparams: &Hparams, device: Device, pages: &Pages, params: &Params) -> Result<Eval, Report> {
     let sequences = Sequences::open(&pages.path, hparams.model.vocab_size, device)?;
-    let params = data::load_state(&dir, &hparams.model, device)?;
     let moved = match &args.update {
         None => None,
         Some(path) => {
@@ -80,7 +92,7 @@ fn one(args: &Args, hparams: &Hparams, device: Device, pages: &Pages) -> Result<
         let llama = Llama::new(&hparams.model, params, device, false)?;
         inner::evaluate(&llama, &sequences, &hparams.inner, i64::MAX)
     };
-    let before = loss(params)?;
+    let before = loss(params.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect())?;
     let after = moved.map(loss).transpose()?;
     let finite = before.is_finite() && after.is_none_or(f64::is_finite);
     Ok(Eval {

@@ -30,7 +30,12 @@ fn client(address: &str, key: Option<(String, String)>) -> Client {
     Client::from_conf(config.build())
 }
 
-fn put(client: &Client, bucket: &str, key: &str, value: u8) -> aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder {
+fn put(
+    client: &Client,
+    bucket: &str,
+    key: &str,
+    value: u8,
+) -> aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder {
     client.put_object().bucket(bucket).key(key).body(ByteStream::from(vec![value; 100_000]))
 }
 
@@ -71,8 +76,7 @@ async fn of_sixteen_racing_creators_one_wins() {
     let a = client(&address, Some(keys.of_bucket("aaa").unwrap()));
     for round in 0..5 {
         let key = format!("race/{round}");
-        let tasks: Vec<_> =
-            (0..16).map(|i| tokio::spawn(put(&a, "aaa", &key, i).if_none_match("*").send())).collect();
+        let tasks: Vec<_> = (0..16).map(|i| tokio::spawn(put(&a, "aaa", &key, i).if_none_match("*").send())).collect();
         let mut winners = 0;
         for task in tasks {
             winners += usize::from(task.await.unwrap().is_ok());

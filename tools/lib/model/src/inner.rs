@@ -49,7 +49,7 @@ pub fn evaluate(model: &Llama, pages: &Sequences, inner: &Inner, most: i64) -> R
 /// # Errors
 /// What libtorch throws.
 pub fn train(
-    mut model: Llama,
+    model: Llama,
     pages: &Sequences,
     inner: &Inner,
     mut progress: impl FnMut(u64, f64),
@@ -63,20 +63,27 @@ pub fn train(
     let (matrices, vectors): (Vec<_>, Vec<_>) =
         model.params.values().map(Tensor::shallow_clone).partition(|t| t.dim() > 1);
     let mut groups = [Group::new(matrices, inner.weight_decay), Group::new(vectors, 0.0)];
+    let all: Vec<Tensor> = groups.iter().flat_map(|g| g.params.iter().map(Tensor::shallow_clone)).collect();
+    let names: Vec<String> = names_of(&model);
     let mut gradient = None;
     for step in 0..inner.steps {
-        model.params.values_mut().for_each(Tensor::zero_grad);
         let (first, mut done, mut loss) = (step as i64 * batch, 0, 0.0);
+        let mut grads: Vec<Tensor> = Vec::new();
         while done < batch {
             let here = (inner.micro_batch as i64).min(batch - done);
             let (x, y) = pages.batch(first + done, here);
             let share = here as f64 / batch as f64;
             let part = working(inner, cuda, || model.loss(&x, &y) * share)?;
-            part.backward();
+            // Gradients are taken, not accumulated into zeros: that saves a pass over all of them.
+            let more = Tensor::run_backward(&[&part], &all, false, false);
+            if grads.is_empty() {
+                grads = more;
+            } else {
+                no_grad(|| grads.iter_mut().zip(&more).for_each(|(sum, more)| drop(sum.g_add_(more))));
+            }
             loss += part.double_value(&[]);
             done += here;
         }
-        let grads: Vec<Tensor> = groups.iter().flat_map(|g| g.params.iter().map(Tensor::grad)).collect();
         let norm = shim::norm(&grads)?;
         if !loss.is_finite() || !norm.is_finite() {
             trained.reason = Some(format!("step {step}: loss {loss}, gradient norm {norm}"));
@@ -89,12 +96,17 @@ pub fn train(
             // The gradient itself: θ − (θ − g) would lose its low bits.
             let scaled: BTreeMap<String, Tensor> = no_grad(|| {
                 let decay = |p: &Tensor| if p.dim() > 1 { inner.lr * inner.weight_decay } else { 0.0 };
-                let delta = |p: &Tensor| p.grad() * inner.lr + p.detach() * decay(p);
-                model.params.iter().map(|(n, p)| (n.clone(), delta(p))).collect()
+                let delta = |p: &Tensor, g: &Tensor| g * inner.lr + p.detach() * decay(p);
+                names.iter().zip(all.iter().zip(&grads)).map(|(n, (p, g))| (n.clone(), delta(p, g))).collect()
             });
             gradient = Some(scaled);
         }
-        groups.iter_mut().try_for_each(|group| group.step(inner))?;
+        let mut rest = &grads[..];
+        for group in &mut groups {
+            let (own, others) = rest.split_at(group.params.len());
+            group.step(own, inner)?;
+            rest = others;
+        }
         trained.steps += 1;
         trained.tokens += (batch * pages.length) as u64;
         progress(trained.steps, loss);
@@ -110,6 +122,12 @@ pub fn train(
         trained.reason = Some(format!("after {} steps: loss {}", trained.steps, trained.loss_after));
     }
     Ok(trained)
+}
+
+/// The names of the parameters in the order of the groups: matrices, then vectors.
+fn names_of(model: &Llama) -> Vec<String> {
+    let (matrices, vectors): (Vec<_>, Vec<_>) = model.params.iter().partition(|(_, t)| t.dim() > 1);
+    matrices.into_iter().chain(vectors).map(|(name, _)| name.clone()).collect()
 }
 
 /// Parameters with one decay, and their optimizer's state.
@@ -129,15 +147,14 @@ impl Group {
         Group { params, first, second, steps, decay }
     }
 
-    fn step(&mut self, inner: &Inner) -> Result<(), Report> {
-        let grads: Vec<Tensor> = self.params.iter().map(Tensor::grad).collect();
+    fn step(&mut self, grads: &[Tensor], inner: &Inner) -> Result<(), Report> {
         if inner.optimizer == "adamw" {
             let c =
                 shim::AdamW { lr: inner.lr, beta1: inner.beta1, beta2: inner.beta2, decay: self.decay, eps: inner.eps };
-            return shim::fused_adamw([&self.params, &grads, &self.first, &self.second, &self.steps], &c);
+            return shim::fused_adamw([&self.params, grads, &self.first, &self.second, &self.steps], &c);
         }
         no_grad(|| {
-            for (param, grad) in self.params.iter_mut().zip(&grads) {
+            for (param, grad) in self.params.iter_mut().zip(grads) {
                 let _ = param.g_mul_scalar_(1.0 - inner.lr * self.decay);
                 let _ = param.g_sub_(&(grad * inner.lr));
             }

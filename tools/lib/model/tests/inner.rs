@@ -1,0 +1,136 @@
+//! The inner steps: reproducible to the byte, right against finite differences, and honest about what is not finite.
+#![allow(clippy::unwrap_used)]
+
+use model::{Llama, Sequences, data, inner};
+use record::hparams::{Inner, Model};
+use std::collections::BTreeMap;
+use tch::{Device, Kind, Tensor};
+
+fn model_of(tied: bool) -> Model {
+    Model {
+        vocab_size: 61,
+        hidden_size: 32,
+        intermediate_size: 48,
+        num_hidden_layers: 2,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        max_position_embeddings: 64,
+        rms_norm_eps: 1e-5,
+        rope_theta: 1e4,
+        tie_word_embeddings: tied,
+        initializer_range: 0.1,
+    }
+}
+
+fn params(model: &Model, seed: i64) -> BTreeMap<String, Tensor> {
+    tch::manual_seed(seed);
+    let fill = |(name, shape): (String, Vec<u64>)| {
+        let shape: Vec<i64> = shape.iter().map(|d| *d as i64).collect();
+        let value = if shape.len() == 1 {
+            Tensor::ones(&shape, (Kind::Float, Device::Cpu))
+        } else {
+            Tensor::randn(&shape, (Kind::Float, Device::Cpu)) * 0.1
+        };
+        (name, value)
+    };
+    model.tensors().into_iter().map(fill).collect()
+}
+
+fn copy(params: &BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {
+    params.iter().map(|(n, t)| (n.clone(), t.copy())).collect()
+}
+
+fn sequences(seed: i64) -> Sequences {
+    tch::manual_seed(seed);
+    Sequences { tokens: Tensor::randint(61, [6, 17], (Kind::Int64, Device::Cpu)), count: 6, length: 16 }
+}
+
+fn inner_of(optimizer: &str, steps: u64, micro_batch: u64) -> Inner {
+    Inner {
+        optimizer: optimizer.into(),
+        steps,
+        batch: Some(4),
+        micro_batch,
+        lr: if optimizer == "sgd" { 1.0 } else { 1e-2 },
+        beta1: 0.9,
+        beta2: 0.95,
+        eps: 1e-8,
+        weight_decay: 0.0,
+        clip: 0.0,
+        dtype: "f32".into(),
+    }
+}
+
+fn run(model: &Model, theta: &BTreeMap<String, Tensor>, how: &Inner) -> inner::Trained {
+    let llama = Llama::new(model, copy(theta), Device::Cpu, true).unwrap();
+    inner::train(llama, &sequences(5), how, |_, _| {}).unwrap()
+}
+
+#[test]
+fn the_same_inputs_give_the_same_bytes() {
+    let model = model_of(true);
+    let theta = params(&model, 1);
+    let folder = tempfile::tempdir().unwrap();
+    for (dtype, name) in [("f32", "a"), ("bf16", "b")] {
+        let how = Inner { dtype: dtype.into(), clip: 1.0, ..inner_of("adamw", 3, 2) };
+        let write = |to: &str| {
+            let update = run(&model, &theta, &how).update.unwrap();
+            data::write(&folder.path().join(to), &update).unwrap()
+        };
+        assert_eq!(write(name), write("again"), "{dtype}");
+    }
+}
+
+#[test]
+fn one_step_of_sgd_is_the_gradient_by_finite_differences() {
+    for tied in [true, false] {
+        let model = model_of(tied);
+        let theta = params(&model, 2);
+        let update = run(&model, &theta, &inner_of("sgd", 1, 4)).update.unwrap();
+        let (x, y) = sequences(5).batch(0, 4);
+        // Along a random direction of all parameters, in float64 on both sides.
+        tch::manual_seed(9);
+        let direction: BTreeMap<_, _> = theta.iter().map(|(n, t)| (n.clone(), t.randn_like())).collect();
+        let loss_at = |step: f64| {
+            let moved =
+                theta.iter().map(|(n, t)| (n.clone(), (t + &direction[n] * step).to_kind(Kind::Double))).collect();
+            let _no_grad = tch::no_grad_guard();
+            let llama = Llama::new(&model, moved, Device::Cpu, false).unwrap();
+            let logits = llama.logits(&x).view([-1, 61]);
+            logits
+                .cross_entropy_loss::<Tensor>(&y.reshape([-1]), None, tch::Reduction::Mean, -100, 0.0)
+                .double_value(&[])
+        };
+        let numeric = (loss_at(1e-3) - loss_at(-1e-3)) / 2e-3;
+        let exact: f64 = update.iter().map(|(n, g)| (g * &direction[n]).sum(Kind::Double).double_value(&[])).sum();
+        assert!((numeric - exact).abs() < 1e-3 * exact.abs().max(0.1), "tied {tied}: {numeric} {exact}");
+    }
+}
+
+#[test]
+fn accumulation_changes_nothing_and_decay_enters_the_update() {
+    let model = model_of(true);
+    let theta = params(&model, 3);
+    let whole = run(&model, &theta, &inner_of("sgd", 1, 4)).update.unwrap();
+    let parts = run(&model, &theta, &inner_of("sgd", 1, 1)).update.unwrap();
+    let decayed = run(&model, &theta, &Inner { weight_decay: 0.1, ..inner_of("sgd", 1, 4) }).update.unwrap();
+    for (name, update) in &whole {
+        let far = (update - &parts[name]).abs().max().double_value(&[]);
+        assert!(far < 1e-6, "{name}: {far}");
+        let expected = if update.dim() > 1 { update + &theta[name] * 0.1 } else { update.shallow_clone() };
+        assert!((expected - &decayed[name]).abs().max().double_value(&[]) < 1e-6, "{name}");
+    }
+}
+
+#[test]
+fn training_lowers_the_loss_and_what_is_not_finite_is_said() {
+    let model = model_of(false);
+    let theta = params(&model, 4);
+    let good = run(&model, &theta, &inner_of("adamw", 20, 4));
+    assert!(good.loss_after < good.loss_before - 0.5, "{} {}", good.loss_before, good.loss_after);
+    assert_eq!((good.steps, good.tokens), (20, 20 * 4 * 16));
+    let mut broken = copy(&theta);
+    broken.insert("model.norm.weight".into(), Tensor::full([32], f64::NAN, (Kind::Float, Device::Cpu)));
+    let bad = run(&model, &broken, &inner_of("adamw", 20, 4));
+    assert!(bad.update.is_none() && bad.steps == 0 && bad.reason.unwrap().contains("step 0"));
+}
