@@ -20,7 +20,7 @@ for tool in $tools; do
   case $tool in
     bz-train | bz-eval)
       has torch-sys || no "$tool does not link libtorch"
-      for crate in tokio subxt aws-sdk-s3 schnorrkel; do has $crate && no "$tool trains, and has $crate" || true; done
+      for crate in tokio subxt aws-sdk-s3 wallet; do has $crate && no "$tool trains, and has $crate" || true; done
       ;;
     *) has torch-sys && no "$tool links libtorch" || true ;;
   esac

@@ -314,6 +314,16 @@ fn the_debugging_pipes_work(network: &Network, window: u64) {
     let (out, error, code) =
         network.shell("validator", &format!("jq -c 'select(.type==\"run\" or .type==\"window\")' $BZ_HOME/windows/{window}/pulled | bz-pages --uid 3 | jq -c 'select(.type==\"pages\") | .pages[]'"));
     assert!(code == 0 && out.contains("all.txt"), "{out} {error}");
+    // The loss with and without what a miner revealed, on pages that nobody trained on.
+    let delta = network.records("validator", window, "pulled", "delta").pop().unwrap();
+    let line = format!(
+        "bz-pages --role random < $BZ_HOME/windows/{window}/pulled | bz-eval --device cpu --delta {} | jq -c 'select(.type==\"eval\")'",
+        delta["path"].as_str().unwrap()
+    );
+    let (out, error, code) = network.shell("validator", &line);
+    assert_eq!(code, 0, "{error}");
+    let eval: Value = serde_json::from_str(&out).unwrap();
+    assert!(eval["loss_after"].as_f64().unwrap() < eval["loss_before"].as_f64().unwrap(), "{eval}");
 }
 
 /// Peers whose bucket is down, private, or no address at all; a commitment of another; an object that is too large.

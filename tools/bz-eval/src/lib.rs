@@ -1,16 +1,23 @@
-//! The loss of a state on pages, with and without an update.
+//! The loss of a state on pages, with and without an update or a delta.
 
 use model::{Llama, Sequences, data, device, inner};
 use record::{
     Hparams, Report, Stream,
     cli::{Common, Shard, check_file},
     files,
-    records::{Eval, Pages, State},
+    records::{Eval, Pages, State, WindowRecord},
 };
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 use tch::{Device, Tensor, no_grad};
+use wire::{
+    Layout, TILE,
+    delta::{Delta, Expected},
+};
 
-/// Loss of a state on given pages, with and without an update.
+/// Loss of a state on given pages, with and without an update or a delta.
 #[derive(clap::Parser)]
 #[command(name = "bz-eval", version, after_help = HELP)]
 pub struct Args {
@@ -26,8 +33,11 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
     /// An update Δ (as bz-train writes it): its loss is that of θ − Δ
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "delta")]
     update: Option<PathBuf>,
+    /// A delta (as bz-delta makes it): its loss is that of θ − δ, δ being what was revealed
+    #[arg(long, value_name = "FILE")]
+    delta: Option<PathBuf>,
     /// Take only part I of N of the records
     #[arg(long, value_name = "I/N")]
     shard: Option<Shard>,
@@ -39,6 +49,7 @@ Reads `pages` records and appends an `eval` record for each: nats a token, in f3
 Examples:
   bz-window | bz-pages --role given --page 0,1,2 --data ~/heldout | bz-eval | jq 'select(.type==\"eval\").loss_before'
   bz-pages --role random < pulled | bz-eval --update windows/120/update-own-3.safetensors
+  bz-pages --role random < pulled | bz-eval --delta windows/120/delta.safetensors
   for s in states/*; do bz-eval --state $s < heldout | jq -c 'select(.type==\"eval\")'; done
 
 See also: bz-pages, bz-train";
@@ -54,22 +65,28 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     // A loss that is compared between machines is not rounded to bf16.
     hparams.inner.dtype = "f32".into();
     let device = device::pick(&args.device)?;
-    let mut loaded: Option<(PathBuf, Params)> = None;
+    let window: Option<WindowRecord> = inputs.last()?;
+    let mut loaded: Option<(PathBuf, State, Params)> = None;
     for (place, pages) in inputs.all::<Pages>()?.into_iter().enumerate() {
         if args.shard.is_none_or(|shard| shard.takes(place)) {
             let dir = args.state.clone().unwrap_or_else(|| args.common.home().state(pages.window));
             let eval = device::guard(|| {
                 check_file(&pages.path, pages.bytes, pages.blake3)?;
                 // One load serves all records of a state.
-                let params = match loaded.take().filter(|(of, _)| *of == dir) {
-                    Some((_, params)) => params,
+                let (state, params) = match loaded.take().filter(|(of, _, _)| *of == dir) {
+                    Some((_, state, params)) => (state, params),
                     None => {
-                        let _: State = files::read_json(&dir.join("state.json")).map_err(|e| e.at("the state"))?;
-                        data::load_state(&dir, &hparams.model, device)?
+                        let state: State = files::read_json(&dir.join("state.json")).map_err(|e| e.at("the state"))?;
+                        (state, data::load_state(&dir, &hparams.model, device)?)
                     }
                 };
-                let (_, params) = loaded.insert((dir.clone(), params));
-                one(&args, &hparams, device, &pages, params)
+                let (_, state, params) = loaded.insert((dir.clone(), state, params));
+                let step = match (&args.update, &args.delta) {
+                    (Some(path), _) => Some(data::load_tensors(path, &hparams.model, device)?),
+                    (None, Some(path)) => Some(revealed(path, &hparams, state, window.as_ref(), device)?),
+                    (None, None) => None,
+                };
+                one(&hparams, device, &pages, params, step)
             })?;
             stream.emit(&eval)?;
         }
@@ -79,15 +96,53 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
 
 type Params = BTreeMap<String, Tensor>;
 
-fn one(args: &Args, hparams: &Hparams, device: Device, pages: &Pages, params: &Params) -> Result<Eval, Report> {
-    let sequences = Sequences::open(&pages.path, hparams.model.vocab_size, device)?;
-    let moved = match &args.update {
-        None => None,
-        Some(path) => {
-            let update = data::load_tensors(path, &hparams.model, device)?;
-            Some(no_grad(|| params.iter().map(|(n, p)| (n.clone(), p - &update[n])).collect()))
-        }
+/// What a delta reveals, as an update that is zero elsewhere.
+fn revealed(
+    path: &Path,
+    hparams: &Hparams,
+    state: &State,
+    window: Option<&WindowRecord>,
+    device: Device,
+) -> Result<Params, Report> {
+    let (_, meta) = wire::delta::read_meta(path)?;
+    let reveal = window.filter(|w| w.window == meta.window).and_then(|w| w.reveal);
+    let expected = Expected {
+        run: meta.run,
+        window: meta.window,
+        uid: meta.uid,
+        hotkey: meta.hotkey,
+        base: state.root,
+        codec: hparams.codec.clone(),
+        commitment: None,
+        reveal: reveal.ok_or_else(|| {
+            Report::data(format!("which tiles window {} reveals is not in the input", meta.window))
+                .hint("bz-window --wait reveal gives the `window` record that says it")
+        })?,
     };
+    let layout = Layout::new(&hparams.model);
+    let delta = Delta::open(path, &layout, &expected).map_err(|e| e.at(path.display()))?;
+    let mut values: Vec<Vec<f32>> = layout.tensors.iter().map(|t| vec![0.0; t.numel()]).collect();
+    let mut tile = [0f32; TILE];
+    for (place, index) in delta.tiles.iter().enumerate() {
+        delta.tile(place, &mut tile);
+        let which = layout.tensor_of(*index);
+        layout.tensors[which].scatter(*index, &tile, &mut values[which]);
+    }
+    let shape = |t: &wire::layout::Tensor| t.shape.iter().map(|d| *d as i64).collect::<Vec<_>>();
+    let all = layout.tensors.iter().zip(&values);
+    Ok(all.map(|(t, v)| (t.name.clone(), Tensor::from_slice(v).view(&shape(t)[..]).to_device(device))).collect())
+}
+
+fn one(
+    hparams: &Hparams,
+    device: Device,
+    pages: &Pages,
+    params: &Params,
+    step: Option<Params>,
+) -> Result<Eval, Report> {
+    let sequences = Sequences::open(&pages.path, hparams.model.vocab_size, device)?;
+    let moved =
+        step.map(|step| no_grad(|| params.iter().map(|(n, p)| (n.clone(), p - &step[n])).collect::<BTreeMap<_, _>>()));
     let loss = |params| -> Result<f64, Report> {
         let llama = Llama::new(&hparams.model, params, device, false)?;
         inner::evaluate(&llama, &sequences, &hparams.inner, i64::MAX)

@@ -129,9 +129,15 @@ fn finish(tool: &str, result: Result<(), Report>) -> ExitCode {
     }
 }
 
+/// The command line of a tool. Its help names the variables and never shows what they hold: some are secrets.
+fn command<A: Parser>() -> clap::Command {
+    let hide = |command: clap::Command| command.mut_args(|arg| arg.hide_env_values(true));
+    hide(A::command()).mut_subcommands(hide)
+}
+
 /// `main` of every tool: parse, open the pipe, run, close it.
 pub fn main<A: Parser>(run: fn(A, &mut Stream<'_>) -> Result<(), Report>) -> ExitCode {
-    let command = A::command();
+    let command = command::<A>();
     let tool: &'static str = command.get_name().to_string().leak();
     let version: &'static str = command.get_version().unwrap_or("0").to_string().leak();
     let parsed = command.try_get_matches().and_then(|matches| A::from_arg_matches(&matches));
@@ -153,7 +159,7 @@ pub fn main<A: Parser>(run: fn(A, &mut Stream<'_>) -> Result<(), Report>) -> Exi
 
 /// `main` of a tool that is not a stage of a pipe: no records are read.
 pub fn main_plain<A: Parser>(run: fn(A) -> Result<(), Report>) -> ExitCode {
-    let command = A::command();
+    let command = command::<A>();
     let tool = command.get_name().to_string();
     match command.try_get_matches().and_then(|matches| A::from_arg_matches(&matches)) {
         Ok(args) => finish(&tool, run(args)),
