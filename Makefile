@@ -4,7 +4,8 @@
 SHELL := /bin/bash
 JOBS ?= 2
 CARGO := cargo
-# The demo, the tests and the checks share one build; a real network runs the release build.
+# The demo and the tests share one build, with --all-targets, so that the tests' own features do not build the
+# dependencies once more; a real network runs the release build.
 DEBUG := $(CURDIR)/target/debug
 RELEASE := $(CURDIR)/target/release
 PREFIX ?= $(HOME)/.local
@@ -19,7 +20,7 @@ setup: ## check the tools of the system, put libtorch into .libtorch/ (TORCH_MOD
 	@scripts/setup.sh $(TORCH_MODE)
 
 build: setup ## build all tools (debug profile: for the demo and the tests)
-	@$(CARGO) build --workspace --locked -j $(JOBS)
+	@$(CARGO) build --workspace --all-targets --locked -j $(JOBS)
 
 release: setup ## build all tools, optimized
 	@$(CARGO) build --workspace --locked --release -j $(JOBS)

@@ -397,6 +397,13 @@ fn hostile_peers_are_named(network: &Network, window: u64) {
     // What was uploaded after the deadline is late.
     let (late, good) = pull(".");
     assert_eq!((late["status"].as_str(), good["status"].as_str()), (Some("late"), Some("ok")), "{late}");
+    // After the window's end no commitment counts any more, whatever the bucket says.
+    let line = format!(
+        "rm -rf $BZ_HOME/windows/{window}/fetched; jq -c 'select(.type!=\"commit\")' {}/commits | bz-pull --commits | jq -r 'select(.type==\"commit\" and .hotkey==\"{a}\") | .status'",
+        folder.display()
+    );
+    let (out, error, code) = network.shell("validator", &line);
+    assert!(code == 0 && out.trim() == "late", "{out} {error}");
     // Nobody writes another's bucket.
     let (_, error, code) = network.shell("miner-a", &format!("export BZ_BUCKET=${{BZ_BUCKET%miner-a}}miner-b; bz-delta make < $BZ_HOME/windows/{window}/receipt | bz-push --force"));
     assert!(code == 78 && error.contains("access denied (403)"), "{code} {error}");
