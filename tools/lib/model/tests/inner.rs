@@ -22,14 +22,30 @@ fn model_of(tied: bool) -> Model {
     }
 }
 
-fn params(model: &Model, seed: i64) -> BTreeMap<String, Tensor> {
-    tch::manual_seed(seed);
+/// Values in -1..1 that depend on the seed alone: libtorch's own generator is one for all threads of a process.
+fn dice(seed: u64) -> impl FnMut() -> f64 {
+    let mut s = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    move || {
+        s ^= s << 13;
+        s ^= s >> 7;
+        s ^= s << 17;
+        (s >> 40) as f64 / f64::from(1 << 23) - 1.0
+    }
+}
+
+fn random(shape: &[i64], dice: &mut impl FnMut() -> f64) -> Tensor {
+    let values: Vec<f32> = (0..shape.iter().product::<i64>()).map(|_| dice() as f32).collect();
+    Tensor::from_slice(&values).view(shape)
+}
+
+fn params(model: &Model, seed: u64) -> BTreeMap<String, Tensor> {
+    let mut dice = dice(seed);
     let fill = |(name, shape): (String, Vec<u64>)| {
         let shape: Vec<i64> = shape.iter().map(|d| *d as i64).collect();
         let value = if shape.len() == 1 {
             Tensor::ones(&shape, (Kind::Float, Device::Cpu))
         } else {
-            Tensor::randn(&shape, (Kind::Float, Device::Cpu)) * 0.1
+            random(&shape, &mut dice) * 0.2
         };
         (name, value)
     };
@@ -40,9 +56,10 @@ fn copy(params: &BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {
     params.iter().map(|(n, t)| (n.clone(), t.copy())).collect()
 }
 
-fn sequences(seed: i64) -> Sequences {
-    tch::manual_seed(seed);
-    Sequences { tokens: Tensor::randint(61, [6, 17], (Kind::Int64, Device::Cpu)), count: 6, length: 16 }
+fn sequences(seed: u64) -> Sequences {
+    let mut dice = dice(seed);
+    let tokens: Vec<i64> = (0..6 * 17).map(|_| ((dice() + 1.0) * 30.4) as i64).collect();
+    Sequences { tokens: Tensor::from_slice(&tokens).view([6, 17]), count: 6, length: 16 }
 }
 
 fn inner_of(optimizer: &str, steps: u64, micro_batch: u64) -> Inner {
@@ -89,8 +106,8 @@ fn one_step_of_sgd_is_the_gradient_by_finite_differences() {
         let update = run(&model, &theta, &inner_of("sgd", 1, 4)).update.unwrap();
         let (x, y) = sequences(5).batch(0, 4);
         // Along a random direction of all parameters, in float64 on both sides.
-        tch::manual_seed(9);
-        let direction: BTreeMap<_, _> = theta.iter().map(|(n, t)| (n.clone(), t.randn_like())).collect();
+        let mut dice = dice(9);
+        let direction: BTreeMap<_, _> = theta.iter().map(|(n, t)| (n.clone(), random(&t.size(), &mut dice))).collect();
         let loss_at = |step: f64| {
             let moved =
                 theta.iter().map(|(n, t)| (n.clone(), (t + &direction[n] * step).to_kind(Kind::Double))).collect();
