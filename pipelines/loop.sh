@@ -11,18 +11,19 @@ case $role in miner | cheat) first=commit done=receipt ;; validator) first=base 
 esac
 mkdir -p "$BZ_HOME" || exit 78
 exec 9>"$BZ_HOME/lock"
-flock -n 9 || {
+# One that was just killed may still be ending; its stages never hold this lock.
+flock -w 15 9 || {
   echo "loop.sh: another loop runs in $BZ_HOME" >&2
   exit 75
 }
 
 # The window of this moment, and the run's first.
 now() { bz-window </dev/null 2>>"$BZ_HOME/log" | jq -r 'select(.type == "window").window'; }
-start=$(jq -r .start_window "${BZ_HPARAMS:-$BZ_HOME/hparams.json}") || exit 78
+start=$(jq -r .start_window "${BZ_HPARAMS:-$BZ_HOME/hparams.json}" 9>&-) || exit 78
 
 W=
 while :; do
-  current=$(now)
+  current=$(now 9>&-)
   if [ -z "$current" ]; then
     current=${W:-$start} # too early, or the chain is away: bz-window waits for both
   fi
@@ -43,7 +44,7 @@ while :; do
   case $status in
     0 | 1) ;;
     75 | 1[0-9][0-9] | 2[0-9][0-9]) # Something outside was away, or a stage was killed: the same window again.
-      sleep 2
+      sleep 2 9>&-
       W=$((W - 1))
       ;;
     *)
