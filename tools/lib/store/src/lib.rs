@@ -1,7 +1,7 @@
 //! Buckets, behind blocking calls: the own one is written with a key, peers' are read without any.
 //!
 //! A peer's address is hostile: it is reached without credentials, without redirects, and never on a private network
-//! unless the run itself is on this machine. What comes from it is bounded before it is read. tokio lives inside this
+//! unless the run itself is on this machine. An object is bounded before it is read. tokio lives inside this
 //! crate.
 
 mod address;
