@@ -58,7 +58,7 @@ enum Moment {
 pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     let inputs = stream.read()?;
     let hparams = args.common.hparams()?;
-    let mut chain = Chain::connect(&args.chain)?;
+    let chain = Chain::connect(&args.chain)?;
     let run = hparams.run(chain.genesis, args.chain.netuid);
     let before: Option<WindowRecord> = inputs.last()?;
     if let Some(before) = &before

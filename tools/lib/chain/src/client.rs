@@ -1,6 +1,7 @@
 //! The connection and the clock: finalized blocks by subscription.
 
-use record::{Context, Hash, Report, cli::note};
+use crate::link::Link;
+use record::{Context, Hash, Report};
 use serde_json::Value;
 use std::{
     cell::OnceCell,
@@ -30,10 +31,10 @@ pub struct ChainArgs {
     pub netuid: u16,
 }
 
-/// No answer for this long means that the node is gone.
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// How long a lost node is looked for before giving up with "try again".
-const RECONNECT_FOR: Duration = Duration::from_secs(60);
+/// Longest wait for one question: the node may have to be found again first.
+const GIVE_UP: Duration = Duration::from_secs(180);
+/// A chain may be slow; one without a block for this long stands.
+const STANDS: Duration = Duration::from_secs(90);
 
 impl ChainArgs {
     /// The address of the node.
@@ -62,7 +63,7 @@ impl ChainArgs {
 /// A connection to one node.
 pub struct Chain {
     pub(crate) runtime: tokio::runtime::Runtime,
-    pub(crate) rpc: RpcClient,
+    rpc: RpcClient,
     api: OnceCell<Api>,
     url: String,
     on_loopback: bool,
@@ -86,12 +87,6 @@ fn number_of(header: &Value) -> Option<u64> {
     u64::from_str_radix(header.get("number")?.as_str()?.trim_start_matches("0x"), 16).ok()
 }
 
-async fn dial(url: &str) -> Result<RpcClient, Report> {
-    // Plain ws:// is for one's own machine or network; the public endpoints are wss://.
-    let dialed = tokio::time::timeout(ANSWER_WITHIN, RpcClient::from_insecure_url(url)).await;
-    dialed.map_err(|_| unreachable(url, "no answer"))?.map_err(|e| unreachable(url, e))
-}
-
 impl Chain {
     /// Connect to the node.
     ///
@@ -104,18 +99,11 @@ impl Chain {
             .enable_all()
             .build()
             .again("cannot start a runtime")?;
-        let rpc = runtime.block_on(dial(&url))?;
-        let mut chain = Chain {
-            runtime,
-            rpc,
-            api: OnceCell::new(),
-            url,
-            on_loopback: args.on_loopback(),
-            genesis: Hash([0; 32]),
-            netuid: args.netuid,
-        };
-        chain.genesis = chain.block_hash(0)?.ok_or_else(|| unreachable(&chain.url, "it has no first block"))?;
-        Ok(chain)
+        let link = Arc::new(Link::new(&url));
+        let genesis = runtime.block_on(link.connect()).map_err(|e| unreachable(&url, e))?;
+        let rpc = RpcClient::new(link);
+        let on_loopback = args.on_loopback();
+        Ok(Chain { runtime, rpc, api: OnceCell::new(), url, on_loopback, genesis, netuid: args.netuid })
     }
 
     /// Wait for an answer, not for ever.
@@ -125,7 +113,7 @@ impl Chain {
         answer: impl Future<Output = Result<T, E>>,
     ) -> Result<T, Report> {
         self.runtime.block_on(async {
-            match tokio::time::timeout(ANSWER_WITHIN, answer).await {
+            match tokio::time::timeout(GIVE_UP, answer).await {
                 Ok(Ok(value)) => Ok(value),
                 Ok(Err(error)) => Err(Report::again(format!("{what}, from {}: {error}", self.url))
                     .hint("a node that is behind or was restarted answers again later")),
@@ -193,53 +181,47 @@ impl Chain {
     /// Wait until a block is finalized; its hash. Survives a node that restarts.
     ///
     /// # Errors
-    /// Exit code 75 when the node stays away.
-    pub fn wait_for(&mut self, number: u64, mut tick: impl FnMut(u64)) -> Result<Hash, Report> {
-        let mut lost: Option<Instant> = None;
-        loop {
-            match self.follow(number, &mut tick) {
-                Ok(hash) => return Ok(hash),
-                Err(report) => {
-                    let since = *lost.get_or_insert_with(Instant::now);
-                    if since.elapsed() > RECONNECT_FOR {
-                        return Err(report);
-                    }
-                    note("chain", format!("lost the node, looking for it: {}", report.error));
-                    std::thread::sleep(Duration::from_secs(1));
-                    if let Ok(rpc) = self.runtime.block_on(dial(&self.url)) {
-                        self.rpc = rpc;
-                        self.api = OnceCell::new();
-                        // A node with another first block is another chain.
-                        match self.block_hash(0)? {
-                            Some(genesis) if genesis == self.genesis => lost = None,
-                            _ => return Err(unreachable(&self.url, "it is another chain now")),
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    fn follow(&self, number: u64, tick: &mut impl FnMut(u64)) -> Result<Hash, Report> {
+    /// Exit code 75 when the node stays away, or makes no blocks.
+    pub fn wait_for(&self, number: u64, mut tick: impl FnMut(u64)) -> Result<Hash, Report> {
         let mut seen = self.finalized()?;
         tick(seen);
-        if seen < number {
-            let method = "chain_subscribeFinalizedHeads";
-            let subscribed = self.rpc.subscribe::<Value>(method, rpc_params![], "chain_unsubscribeFinalizedHeads");
-            let mut heads = self.wait(method, subscribed)?;
-            while seen < number {
-                // A chain may be slow; a minute and a half without a block is one that stands.
-                let next = self.runtime.block_on(async { tokio::time::timeout(ANSWER_WITHIN * 3, heads.next()).await });
-                match next {
-                    Ok(Some(Ok(header))) => seen = number_of(&header).unwrap_or(seen),
-                    Ok(Some(Err(error))) => return Err(unreachable(&self.url, error)),
-                    Ok(None) => return Err(unreachable(&self.url, "it closed the subscription")),
-                    Err(_) => return Err(unreachable(&self.url, "no block for 90 s")),
+        let mut moved = Instant::now();
+        while seen < number {
+            let followed = self.follow(|header| {
+                if header > seen {
+                    (seen, moved) = (header, Instant::now());
+                    tick(seen);
                 }
-                tick(seen);
+                seen < number
+            });
+            if let Err(report) = followed {
+                if moved.elapsed() >= STANDS {
+                    return Err(report);
+                }
+                // The subscription broke off: the next one begins at the block that is final then.
+                std::thread::sleep(Duration::from_millis(300));
             }
         }
         self.block_hash(number)?.ok_or_else(|| unreachable(&self.url, format!("it does not know block {number}")))
+    }
+
+    /// Tell each finalized block's number until `more` says no.
+    fn follow(&self, mut more: impl FnMut(u64) -> bool) -> Result<(), Report> {
+        let method = "chain_subscribeFinalizedHeads";
+        let subscribed = self.rpc.subscribe::<Value>(method, rpc_params![], "chain_unsubscribeFinalizedHeads");
+        let mut heads = self.wait(method, subscribed)?;
+        // What became final before the subscription began.
+        let mut number = self.finalized()?;
+        while more(number) {
+            let next = self.runtime.block_on(async { tokio::time::timeout(STANDS, heads.next()).await });
+            number = match next {
+                Ok(Some(Ok(header))) => number_of(&header).unwrap_or(number),
+                Ok(Some(Err(error))) => return Err(unreachable(&self.url, error)),
+                Ok(None) => return Err(unreachable(&self.url, "it closed the subscription")),
+                Err(_) => return Err(unreachable(&self.url, format!("no block for {} s", STANDS.as_secs()))),
+            };
+        }
+        Ok(())
     }
 
     /// Have a development chain make blocks at once; the number of the last.

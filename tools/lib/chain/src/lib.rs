@@ -4,6 +4,7 @@
 //! function of the caller. tokio lives inside this crate.
 
 mod client;
+mod link;
 mod neurons;
 mod submit;
 pub mod weights;
