@@ -4,16 +4,23 @@ use crate::address::{Address, may_connect};
 use aws_credential_types::Credentials;
 use aws_sdk_s3::{
     Client,
-    config::{Region, ResponseChecksumValidation, retry::RetryConfig, timeout::TimeoutConfig},
-    error::SdkError,
+    config::{
+        ConfigBag, Intercept, Region, ResponseChecksumValidation, RuntimeComponents,
+        interceptors::BeforeDeserializationInterceptorContextMut, retry::RetryConfig, timeout::TimeoutConfig,
+    },
+    error::{BoxError, SdkError},
     operation::get_object::GetObjectError,
-    primitives::ByteStream,
+    primitives::{ByteStream, SdkBody},
 };
 use aws_smithy_http_client::{
     Builder,
     tls::{Provider, rustls_provider::CryptoMode},
 };
-use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError};
+use aws_smithy_runtime_api::client::{
+    dns::{DnsFuture, ResolveDns, ResolveDnsError},
+    orchestrator::Metadata,
+};
+use http_body_util::Limited;
 use record::{Hash, Report, files};
 use std::{
     fs::File,
@@ -99,6 +106,36 @@ impl ResolveDns for Resolver {
     }
 }
 
+/// Bounds what a peer's bucket makes us hold in memory: of an error its status is enough, a list has a cap. What an
+/// object holds goes to a file, under a cap of its own.
+#[derive(Debug)]
+struct SmallAnswers;
+
+/// A list of a thousand keys of a thousand bytes fits.
+const LIST_CAP: usize = 2 << 20;
+
+impl Intercept for SmallAnswers {
+    fn name(&self) -> &'static str {
+        "SmallAnswers"
+    }
+    fn modify_before_deserialization(
+        &self,
+        context: &mut BeforeDeserializationInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let object = config.load::<Metadata>().is_some_and(|m| m.name() == "GetObject");
+        let answer = context.response_mut();
+        if !answer.status().is_success() {
+            *answer.body_mut() = SdkBody::empty();
+        } else if !object {
+            let body = std::mem::replace(answer.body_mut(), SdkBody::taken());
+            *answer.body_mut() = SdkBody::from_body_1_x(Limited::new(body, LIST_CAP));
+        }
+        Ok(())
+    }
+}
+
 fn config(address: &Address, region: &str) -> aws_sdk_s3::config::Builder {
     aws_sdk_s3::Config::builder()
         .region(Region::new(region.to_string()))
@@ -166,7 +203,7 @@ impl Bucket {
         address.allow(local)?;
         let http =
             Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_with_resolver(Resolver { local });
-        let config = config(&address, "us-east-1").http_client(http).allow_no_auth().build();
+        let config = config(&address, "us-east-1").http_client(http).interceptor(SmallAnswers).allow_no_auth().build();
         Ok(Bucket { client: Client::from_conf(config), address })
     }
 
