@@ -2,6 +2,10 @@
 //! window again, kills, and peers that are hostile.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use record::{
+    Hash, Uid, Window,
+    records::{Accepted, State},
+};
 use serde_json::Value;
 use std::{
     path::{Path, PathBuf},
@@ -115,6 +119,20 @@ impl Network {
         serde_json::from_str(&out).unwrap()
     }
 
+    fn kill_chain(&self) {
+        let server = self.status()["pid"].as_u64().unwrap();
+        assert!(Command::new("kill").args(["-9", &server.to_string()]).status().unwrap().success());
+    }
+
+    fn start_chain(&self) {
+        self.tool("bz-localnet up --interval 0.4 --dir", &[self.folder.path().to_str().unwrap()]);
+    }
+
+    fn hotkey(&self, node: &str) -> String {
+        let public = read(&self.path(&format!("wallets/{node}/hotkeys/defaultpub.txt")));
+        public["ss58Address"].as_str().unwrap().to_string()
+    }
+
     fn start_window(&self) -> u64 {
         read(&self.home("validator").join("hparams.json"))["start_window"].as_u64().unwrap()
     }
@@ -197,15 +215,23 @@ fn a_network_trains_survives_kills_and_every_stage_can_be_run_again() {
     assert_eq!(good, 2, "both miners reproduce: {scores:?}");
     assert_eq!(network.root_of("validator", first), network.root_of("miner-a", first));
 
-    // Kill the chain, a miner, and the validator, and start them again.
-    let server = network.status()["pid"].as_u64().unwrap();
+    // The chain breaks down under everybody, while commitments are fetched, and comes back: nobody loses the window.
+    network.wait_for(&network.receipt("validator", first + 1, "commits.part"));
     let before = network.status()["block"].as_u64().unwrap();
-    assert!(Command::new("kill").args(["-9", &server.to_string()]).status().unwrap().success());
+    network.kill_chain();
+    network.start_chain();
+    network.wait_for(&network.receipt("validator", first + 1, "weights"));
+    let scores = network.records("validator", first + 1, "scores", "score");
+    let good = scores.iter().filter(|s| s["score"].as_f64().unwrap_or(0.0) > 0.99).count();
+    assert_eq!(good, 2, "a chain that restarts costs no peer its place: {scores:?}");
+
+    // Kill the chain, a miner, and the validator, and start them again.
+    network.kill_chain();
     kill_hard(&mut a);
     kill_hard(&mut validator);
     let (_, error, code) = network.shell("miner-b", "bz-window --window now");
     assert_eq!(code, 75, "{error}");
-    network.tool("bz-localnet up --interval 0.4 --dir", &[network.folder.path().to_str().unwrap()]);
+    network.start_chain();
     assert!(network.status()["block"].as_u64().unwrap() >= before, "no block is lost");
     validator = network.loops("validator", "validator", last);
     a = network.loops("miner-a", "miner", last);
@@ -329,13 +355,7 @@ fn the_debugging_pipes_work(network: &Network, window: u64) {
 /// Peers whose bucket is down, private, or no address at all; a commitment of another; an object that is too large.
 fn hostile_peers_are_named(network: &Network, window: u64) {
     let folder = network.home("validator").join("windows").join(window.to_string());
-    let hotkey = |node: &str| {
-        read(&network.path(&format!("wallets/{node}/hotkeys/defaultpub.txt")))["ss58Address"]
-            .as_str()
-            .unwrap()
-            .to_string()
-    };
-    let (a, b) = (hotkey("miner-a"), hotkey("miner-b"));
+    let (a, b) = (network.hotkey("miner-a"), network.hotkey("miner-b"));
     let pull = |change: &str| {
         let line = format!(
             "rm -rf $BZ_HOME/windows/{window}/fetched; jq -c '{change}' {0}/commits | bz-window --wait deadline | bz-pull --deltas | bz-delta check | jq -c 'select(.type==\"delta\")'",
@@ -404,6 +424,35 @@ fn hostile_peers_are_named(network: &Network, window: u64) {
     );
     let (out, error, code) = network.shell("validator", &line);
     assert!(code == 0 && out.trim() == "late", "{out} {error}");
+    // Before it ends, one counts that is the peer's own, of this window, and signed.
+    let stored = |node: &str, key: &str| network.path(&format!("buckets/{node}/{run}/{window}/{key}/commit.json"));
+    let honest = std::fs::read(stored("miner-a", &a)).unwrap();
+    let mut unsigned: Value = serde_json::from_slice(&honest).unwrap();
+    unsigned["commitment"] = "07".repeat(32).into();
+    let theirs = std::fs::read(stored("miner-b", &b)).unwrap();
+    for (content, words) in [
+        (theirs, "it belongs to another"),
+        (unsigned.to_string().into_bytes(), "signature"),
+        (b"{\"type\":\"commit\"".to_vec(), "it is no commitment"),
+        (vec![b' '; 1 << 20], "larger than"),
+    ] {
+        std::fs::write(stored("miner-a", &a), content).unwrap();
+        let line = format!(
+            "rm -rf $BZ_HOME/windows/{window}/fetched; end=$(($(bz-window | jq -s '.[] | select(.type==\"window\").block') + 8)); \
+             jq -c --argjson until $end 'if .type==\"commit\" then empty elif .type==\"window\" then .end_block=$until else . end' {}/commits | \
+             bz-pull --commits | tee $BZ_HOME/once | jq -c 'select(.type==\"commit\")'; \
+             jq -c 'if .type==\"commit\" then empty else . end' $BZ_HOME/once | bz-pull --commits | jq -c 'select(.type==\"commit\")' >&2",
+            folder.display()
+        );
+        let (out, again, code) = network.shell("validator", &line);
+        assert_eq!(code, 0, "{again}");
+        let all: Vec<Value> = out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let of = |key: &str| all.iter().find(|c| c["hotkey"] == key).unwrap();
+        assert_eq!((of(&a)["status"].as_str(), of(&b)["status"].as_str()), (Some("invalid"), Some("ok")), "{out}");
+        assert!(of(&a)["reason"].as_str().unwrap().contains(words), "{out}");
+        assert!(out.lines().all(|line| again.contains(line)), "a rerun tells the same:\n{out}\n{again}");
+    }
+    std::fs::write(stored("miner-a", &a), &honest).unwrap();
     // Nobody writes another's bucket.
     let (_, error, code) = network.shell("miner-a", &format!("export BZ_BUCKET=${{BZ_BUCKET%miner-a}}miner-b; bz-delta make < $BZ_HOME/windows/{window}/receipt | bz-push --force"));
     assert!(code == 78 && error.contains("access denied (403)"), "{code} {error}");
@@ -424,4 +473,77 @@ fn thread_counts_give_one_root(network: &Network, window: u64) {
     let (one, two) = (replay(1), replay(2));
     assert_eq!(one, two);
     assert_eq!(one.trim(), network.root_of("validator", window + 3).unwrap(), "a newcomer replays to the same root");
+}
+
+/// The validator with the most stake publishes what is false, and the next one takes its place: with a wrong root, on top
+/// of a false state, from a delta that nobody has.
+#[test]
+fn a_false_publisher_is_passed_over() {
+    let network = Network::up(&["validator-false", "validator", "miner"]);
+    let first = network.start_window();
+    let last = first + 3;
+    let wallets = wallet::WalletArgs {
+        name: "validator-false".into(),
+        hotkey: "default".into(),
+        wallet_path: Some(network.path("wallets")),
+    };
+    let signer = wallets.open().unwrap();
+    let (out, error, code) = network.shell(
+        "miner",
+        &format!(
+            "bz-window --window {first} --wait start | bz-state init | jq -c 'select(.type==\"state\" or .type==\"run\")'"
+        ),
+    );
+    assert_eq!(code, 0, "{error}");
+    let records: Vec<Value> = out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let of = |kind: &str, field: &str| {
+        let record = records.iter().find(|r| r["type"] == kind).unwrap();
+        record[field].as_str().unwrap().parse::<Hash>().unwrap()
+    };
+    let (run, honest) = (of("run", "run"), of("state", "root"));
+    let false_root = Hash([7; 32]);
+    let publish = |window: u64, prev: Hash, prev_window: u64, root: Hash, accepted: Vec<Accepted>| {
+        let mut record = State {
+            window: Window(window),
+            run,
+            root,
+            prev: Some(prev),
+            prev_window: Some(Window(prev_window)),
+            path: None,
+            accepted,
+            reveal: Some(Hash([1; 32])),
+            by: Some(signer.hotkey()),
+            signature: None,
+        };
+        record.signature = Some(signer.sign_hex(&wire::commit::state_message(&record).unwrap()));
+        let folder = network.path(&format!("buckets/validator-false/{run}/{window}"));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("state.json"), serde_json::to_vec(&record).unwrap()).unwrap();
+    };
+    let nobodys = Accepted {
+        uid: Uid(3),
+        hotkey: network.hotkey("miner").parse().unwrap(),
+        blake3: Hash([9; 32]),
+        weight_u16: 65535,
+        scale: 1.0,
+    };
+    publish(first + 1, honest, first, false_root, Vec::new());
+    publish(first + 2, false_root, first + 1, Hash([8; 32]), Vec::new());
+    publish(first + 3, honest, first, Hash([6; 32]), vec![nobodys]);
+    let mut loops = [network.loops("validator", "validator", last), network.loops("miner", "miner", last)];
+    network.wait_for(&network.receipt("validator", last, "weights"));
+    for child in &mut loops {
+        child.wait().unwrap();
+    }
+    for window in first..=last {
+        let ours = network.root_of("validator", window);
+        assert!(ours.is_some() && ours == network.root_of("miner", window), "window {window}");
+        assert_ne!(ours, Some(false_root.to_string()));
+    }
+    for node in ["validator", "miner"] {
+        let refused = network.receipt(node, first + 1, &format!("refused-{}.json", signer.hotkey()));
+        assert!(read(&refused)["reason"].as_str().unwrap().contains("give root"), "{node}");
+    }
+    let scores = network.records("validator", last, "scores", "score");
+    assert!(scores.iter().any(|s| s["score"].as_f64().unwrap_or(0.0) > 0.99), "{scores:?}");
 }

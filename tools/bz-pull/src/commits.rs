@@ -24,14 +24,14 @@ const LOOK: Duration = Duration::from_secs(5);
 type Reasons = Arc<Mutex<BTreeMap<Hotkey, String>>>;
 
 /// `bz-pull --commits`.
-pub(crate) fn pull(context: &mut Context<'_>, stream: &mut Stream<'_>) -> Result<(), Report> {
+pub(crate) fn pull(context: &Context<'_>, stream: &mut Stream<'_>) -> Result<(), Report> {
     let folder = context.common.home().window(context.window.window).join("fetched");
     files::create_dir(&folder)?;
     let reasons: Reasons = Arc::default();
     let (mut open, mut work) = (BTreeMap::new(), Vec::new());
     let pause = Duration::from_millis(if context.local { 300 } else { 3000 });
     for peer in context.peers.iter().filter(|peer| !peer.own) {
-        // Seen before this process was killed and started again: seen in time.
+        // Seen before this process was killed and started again, or judged when the window ended.
         if let Some(commit) = kept(&folder, peer, context.window.window) {
             stream.emit(&commit)?;
             continue;
@@ -72,7 +72,7 @@ pub(crate) fn pull(context: &mut Context<'_>, stream: &mut Stream<'_>) -> Result
             w if w.starts_with("it came after") || w.starts_with("it was not looked") => "late",
             _ => "invalid",
         };
-        stream.emit(&Commit {
+        let judged = Commit {
             window: context.window.window,
             run: context.run,
             uid: peer.uid,
@@ -83,7 +83,10 @@ pub(crate) fn pull(context: &mut Context<'_>, stream: &mut Stream<'_>) -> Result
             status: Some(status.into()),
             reason: Some(why),
             block: None,
-        })?;
+        };
+        // A rerun tells the same.
+        files::write_json(&kept_path(&folder, hotkey), &judged)?;
+        stream.emit(&judged)?;
     }
     Ok(())
 }
@@ -98,7 +101,7 @@ fn kept_path(folder: &Path, hotkey: Hotkey) -> PathBuf {
 
 fn kept(folder: &Path, peer: &Peer, window: Window) -> Option<Commit> {
     let commit: Commit = files::read_json(&kept_path(folder, peer.hotkey)).ok()?;
-    (commit.window == window && commit.hotkey == peer.hotkey && commit.block.is_some()).then_some(commit)
+    (commit.window == window && commit.hotkey == peer.hotkey).then_some(commit)
 }
 
 /// Look at one bucket again and again until its commitment is there and good.

@@ -27,7 +27,9 @@ pub(crate) fn pull(context: &Context<'_>, inputs: &Inputs, stream: &mut Stream<'
     let folder = context.common.home().window(window).join("fetched");
     files::create_dir(&folder)?;
     let cap = delta::size_cap(&Layout::new(&context.hparams.model), &context.hparams.codec);
-    let limit = time_left(context);
+    // Half of the time to the state block, so that a slow bucket does not cost the state its time.
+    let blocks = context.window.state_block.saturating_sub(context.window.deadline_block);
+    let limit = context.blocks(blocks) / 2;
     let mut work = Vec::new();
     let mut fetched: Vec<(Peer, PathBuf)> = Vec::new();
     for peer in context.peers.iter().filter(|peer| !peer.own) {
@@ -78,17 +80,6 @@ pub(crate) fn pull(context: &Context<'_>, inputs: &Inputs, stream: &mut Stream<'
         }
     }
     Ok(())
-}
-
-/// Half of the time from the deadline to the state block, so that a slow bucket does not cost the state its time.
-fn time_left(context: &Context<'_>) -> Duration {
-    let window = &context.window;
-    let start_ms = window.seed.and_then(|seed| context.chain.time_ms(seed).ok());
-    let spans = window.deadline_ms.zip(start_ms).map(|(deadline, start)| deadline.saturating_sub(start));
-    // 12 s a block is Subtensor's, where the start block is forgotten already.
-    let block_ms = spans.map_or(12_000, |ms| ms / (window.deadline_block - window.start_block).max(1));
-    let blocks = window.state_block.saturating_sub(window.deadline_block).max(1);
-    Duration::from_millis((blocks.saturating_mul(block_ms) / 2).max(1000))
 }
 
 struct Got {

@@ -12,6 +12,7 @@ use record::{
     records::{Peer, Run, WindowRecord},
     stream::Inputs,
 };
+use std::time::Duration;
 use store::{Bucket, Pool};
 
 /// Fetch the peers' objects for a window.
@@ -78,7 +79,7 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     let inputs: Inputs = stream.read()?;
     let (hparams, run) = args.common.run(&inputs)?;
     let record: Run = inputs.need("bz-window")?;
-    let mut context = Context {
+    let context = Context {
         common: &args.common,
         hparams,
         run,
@@ -92,13 +93,13 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
         return Err(Report::config("the chain is not that of the stream").hint("--network or BZ_NETWORK"));
     }
     if args.what.commits {
-        commits::pull(&mut context, stream)
+        commits::pull(&context, stream)
     } else if args.what.deltas {
         deltas::pull(&context, &inputs, stream)
     } else if args.what.newest {
         states::newest(&context, stream)
     } else {
-        states::pull(&mut context, stream)
+        states::pull(&context, stream)
     }
 }
 
@@ -107,5 +108,16 @@ impl Context<'_> {
     fn bucket(&self, peer: &Peer) -> Result<Bucket, String> {
         let address = peer.bucket.as_deref().ok_or("it has not said where its bucket is")?;
         Bucket::peer(address, self.local).map_err(|e| e.error)
+    }
+
+    /// How long so many blocks take, by the last ten; as on Subtensor where these are forgotten.
+    fn blocks(&self, count: u64) -> Duration {
+        const SUBTENSOR_MS: u64 = 12_000;
+        let last = self.window.block;
+        let first = last.saturating_sub(10).max(1);
+        let time_ms = |block| self.chain.time_ms(self.chain.block_hash(block).ok()??).ok();
+        let measured = || time_ms(last)?.saturating_sub(time_ms(first)?).checked_div(last - first);
+        let block_ms = measured().unwrap_or(SUBTENSOR_MS);
+        Duration::from_millis(count.max(1).saturating_mul(block_ms).max(2000))
     }
 }

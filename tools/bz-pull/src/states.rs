@@ -1,14 +1,15 @@
 //! Published states: the window's own, and all that leads to it from the newest state that is here.
 //!
-//! The validator with the most stake publishes; the r-th next may do so `r · state_grace` blocks later. Where nobody
-//! does, nobody trains that window, and the next record leads back past it.
+//! The validator with the most stake publishes; the r-th next may do so `r · state_grace` blocks later. One whose record is
+//! false, or leads nowhere, is passed over as if it had not published. Where nobody does, nobody trains that window, and
+//! the next record leads back past it.
 
 use crate::Context;
 use record::{
     Hash, Report, Stream, Window, files,
     records::{Accepted, Peer, State},
 };
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 use store::Bucket;
 use wire::{Layout, commit, delta};
 
@@ -19,8 +20,11 @@ const NEWEST_BACK: u64 = 256;
 /// Windows that are followed back in one run.
 const MOST_BACK: usize = 100_000;
 
+/// Published records, oldest first, that lead from what is here to a state.
+type Way = Vec<State>;
+
 /// `bz-pull --state`.
-pub(crate) fn pull(context: &mut Context<'_>, stream: &mut Stream<'_>) -> Result<(), Report> {
+pub(crate) fn pull(context: &Context<'_>, stream: &mut Stream<'_>) -> Result<(), Report> {
     let window = context.window.window;
     if window <= context.hparams.start_window || followed(context, window) {
         return Ok(());
@@ -29,10 +33,10 @@ pub(crate) fn pull(context: &mut Context<'_>, stream: &mut Stream<'_>) -> Result
     if publishers.is_empty() {
         return Err(Report::again("no validator has a permit and a bucket").hint("bz-window shows the peers"));
     }
-    let head = loop {
+    let way = loop {
         let block = context.chain.finalized()?;
-        if let Some(found) = look(context, &publishers, window, None, block)? {
-            break found;
+        if let Some(way) = look(context, &publishers, window, block) {
+            break way;
         }
         // A validator whose turn has come does not wait for those behind it.
         let own = publishers.iter().position(|(peer, _)| peer.own);
@@ -45,7 +49,7 @@ pub(crate) fn pull(context: &mut Context<'_>, stream: &mut Stream<'_>) -> Result
         }
         context.chain.wait_for(block + 1, |_| {})?;
     };
-    follow(context, &publishers, head, stream)
+    way.iter().try_for_each(|record| stream.emit(record))
 }
 
 /// `bz-pull --newest`: what a validator that was away has to know before it publishes: the newest state that anybody, itself
@@ -56,11 +60,13 @@ pub(crate) fn newest(context: &Context<'_>, stream: &mut Stream<'_>) -> Result<(
     let oldest = context.hparams.start_window.0.max(window.0.saturating_sub(NEWEST_BACK));
     for back in (oldest + 1..=window.0).rev().map(Window) {
         for (peer, bucket) in &publishers {
-            if let Ok(record) = record_of(context, peer, bucket, back) {
-                if known(context, back, Some(record.root)) {
-                    return Ok(());
-                }
-                return follow(context, &publishers, (record, bucket.clone()), stream);
+            let Ok(record) = record_of(context, peer, bucket, back) else { continue };
+            if known(context, back, Some(record.root)) {
+                return Ok(());
+            }
+            match way_to(context, &publishers, record) {
+                Ok(way) => return way.iter().try_for_each(|record| stream.emit(record)),
+                Err(why) => passed_over(context, peer, &why),
             }
         }
         // Nothing older than what is here can be newer.
@@ -71,35 +77,51 @@ pub(crate) fn newest(context: &Context<'_>, stream: &mut Stream<'_>) -> Result<(
     Ok(())
 }
 
-/// Emit the records that lead from what is here to `head`, oldest first, their deltas fetched.
-fn follow(
-    context: &Context<'_>,
-    publishers: &[(Peer, Bucket)],
-    head: (State, Bucket),
-    stream: &mut Stream<'_>,
-) -> Result<(), Report> {
-    let window = head.0.window;
-    let mut chain = vec![head];
-    while let Some((record, _)) = chain.last() {
+/// The way to the state of a window as the first publisher in the order of stake, each in its turn, has one that holds.
+fn look(context: &Context<'_>, publishers: &[(Peer, Bucket)], window: Window, block: u64) -> Option<Way> {
+    for (rank, (peer, bucket)) in publishers.iter().enumerate() {
+        if block < turn(context, window, rank) {
+            break;
+        }
+        // What we publish ourselves is not fetched.
+        if peer.own {
+            continue;
+        }
+        match record_of(context, peer, bucket, window).and_then(|record| way_to(context, publishers, record)) {
+            Ok(way) => return Some(way),
+            Err(why) => passed_over(context, peer, &why),
+        }
+    }
+    None
+}
+
+fn passed_over(context: &Context<'_>, peer: &Peer, why: &str) {
+    context.common.say("bz-pull", format!("uid {}: {why}", peer.uid));
+}
+
+/// The records that lead from what is here to `head`, their deltas fetched.
+fn way_to(context: &Context<'_>, publishers: &[(Peer, Bucket)], head: State) -> Result<Way, String> {
+    let window = head.window;
+    let mut way = vec![head];
+    while let Some(record) = way.last() {
         let (Some(prev), Some(base)) = (record.prev, record.prev_window) else { break };
         // The first state needs no record: every node makes it from the seed.
         if known(context, base, Some(prev)) || base <= context.hparams.start_window {
             break;
         }
-        if chain.len() >= MOST_BACK {
-            return Err(Report::again(format!("over {MOST_BACK} windows lie between our state and window {window}")));
+        if way.len() >= MOST_BACK {
+            return Err(format!("over {MOST_BACK} windows lie between our state and window {window}"));
         }
-        let before = look(context, publishers, base, Some(prev), u64::MAX)?.ok_or_else(|| {
-            Report::again(format!("no validator still has the state record of window {base} ({prev})"))
-                .hint("take a checkpoint of the run into the states folder, then run this again")
-        })?;
-        chain.push(before);
+        let before = publishers.iter().find_map(|(peer, bucket)| {
+            record_of(context, peer, bucket, base).ok().filter(|record| record.root == prev)
+        });
+        way.push(before.ok_or_else(|| {
+            format!("its state of window {window} is made from one of window {base} ({prev}) that no validator has, or that is false")
+        })?);
     }
-    for (record, bucket) in chain.iter().rev() {
-        fetch_accepted(context, record, bucket)?;
-        stream.emit(record)?;
-    }
-    Ok(())
+    way.reverse();
+    way.iter().try_for_each(|record| fetch_accepted(context, record, publishers))?;
+    Ok(way)
 }
 
 /// Whether a state is here, of this root where one is asked for.
@@ -139,32 +161,11 @@ fn turn(context: &Context<'_>, window: Window, rank: usize) -> u64 {
     if rank == 0 { 0 } else { first.saturating_add((rank as u64).saturating_mul(clock.state_grace)) }
 }
 
-/// Look for the record of a window: of a given root anywhere, otherwise in the order of stake, each in its turn.
-fn look(
-    context: &Context<'_>,
-    publishers: &[(Peer, Bucket)],
-    window: Window,
-    root: Option<Hash>,
-    block: u64,
-) -> Result<Option<(State, Bucket)>, Report> {
-    for (rank, (peer, bucket)) in publishers.iter().enumerate() {
-        if block < turn(context, window, rank) {
-            break;
-        }
-        // What we publish ourselves is not fetched.
-        if peer.own && root.is_none() {
-            continue;
-        }
-        match record_of(context, peer, bucket, window) {
-            Ok(record) if root.is_none_or(|root| root == record.root) => return Ok(Some((record, bucket.clone()))),
-            Ok(_) => {}
-            Err(why) => context.common.say("bz-pull", format!("uid {}: {why}", peer.uid)),
-        }
-    }
-    Ok(None)
-}
-
+/// A publisher's record of a window, whose signature and form hold. One that was found to be false stays refused.
 fn record_of(context: &Context<'_>, peer: &Peer, bucket: &Bucket, window: Window) -> Result<State, String> {
+    if context.common.home().refused(window, peer.hotkey).exists() {
+        return Err(format!("its state of window {window} was false"));
+    }
     let folder = context.common.home().window(context.window.window);
     let path = folder.join(format!("state-{}.fetched", peer.hotkey));
     let key = format!("{}/{window}/state.json", context.run);
@@ -188,45 +189,58 @@ fn record_of(context: &Context<'_>, peer: &Peer, bucket: &Bucket, window: Window
     Ok(record)
 }
 
-/// Fetch the deltas that a state was made from: from its publisher's mirror.
-fn fetch_accepted(context: &Context<'_>, record: &State, bucket: &Bucket) -> Result<(), Report> {
+/// Fetch the deltas that a state was made from: from its publisher's mirror, or else from any other's.
+fn fetch_accepted(context: &Context<'_>, record: &State, publishers: &[(Peer, Bucket)]) -> Result<(), String> {
     let Some(base) = record.prev_window else { return Ok(()) };
     let folder = context.common.home().window(base).join("accepted");
-    files::create_dir(&folder)?;
+    files::create_dir(&folder).map_err(|e| e.error)?;
     let cap = delta::size_cap(&Layout::new(&context.hparams.model), &context.hparams.codec);
+    let mut mirrors: Vec<&(Peer, Bucket)> = publishers.iter().collect();
+    mirrors.sort_by_key(|(peer, _)| record.by != Some(peer.hotkey));
+    let mirrors: Vec<Bucket> = mirrors.into_iter().map(|(_, bucket)| bucket.clone()).collect();
     let wanted: BTreeMap<Hash, &Accepted> = record.accepted.iter().map(|entry| (entry.blake3, entry)).collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let limit = patience(context);
     let work = wanted
         .keys()
         .map(|hash| {
-            let (bucket, hash) = (bucket.clone(), *hash);
+            let (mirrors, hash) = (mirrors.clone(), *hash);
             let key = format!("{}/deltas/{hash}", context.run);
             let path = folder.join(format!("{hash}.safetensors"));
-            async move { one(&bucket, &key, cap, &path, hash).await }
+            async move { one(&mirrors, &key, cap, &path, hash, limit).await }
         })
         .collect();
     for (result, (hash, entry)) in context.pool.all(work).into_iter().zip(&wanted) {
-        let result = result.unwrap_or_else(|| Err("the fetch failed inside".into()));
-        result.map_err(|why| {
-            Report::again(format!(
-                "the delta of uid {} ({hash}) that made the state of window {}: {why}",
-                entry.uid, record.window
-            ))
-            .hint("its publisher's bucket may be down: the same command tries again")
+        result.unwrap_or_else(|| Err("the fetch failed inside".into())).map_err(|why| {
+            format!("the delta of uid {} ({hash}) that made its state of window {}: {why}", entry.uid, record.window)
         })?;
     }
     Ok(())
 }
 
-async fn one(bucket: &Bucket, key: &str, cap: u64, path: &Path, hash: Hash) -> Result<(), String> {
+/// A mirror that stalls is left in time for the next one, and for training.
+fn patience(context: &Context<'_>) -> Duration {
+    context.blocks(context.hparams.clock.blocks / 8)
+}
+
+async fn one(mirrors: &[Bucket], key: &str, cap: u64, path: &Path, hash: Hash, limit: Duration) -> Result<(), String> {
     if path.exists() && files::digest(path).is_ok_and(|(_, found)| found == hash) {
         return Ok(());
     }
-    let fetched = bucket.get(key, cap, path).await.map_err(|e| e.to_string())?;
-    if fetched.blake3 != hash {
-        let _ = std::fs::remove_file(path);
-        return Err("its content is not what was accepted".into());
+    let mut why = String::new();
+    for mirror in mirrors {
+        why = match mirror.get_within(key, cap, path, limit).await {
+            Ok(fetched) if fetched.blake3 == hash => return Ok(()),
+            Ok(_) => {
+                let _ = std::fs::remove_file(path);
+                "its content is not what was accepted".into()
+            }
+            Err(fault) => fault.to_string(),
+        };
     }
-    Ok(())
+    Err(why)
 }
 
 /// Why there is no state: nobody published, or the network runs on other hparams than ours.

@@ -1,8 +1,9 @@
 //! The next state: by our own decision, which we sign, or by a published one, of which we check every byte.
 
 use record::{
-    Hash, Hparams, Report, Stream, Window,
+    Code, Hash, Hparams, Report, Stream, Window,
     cli::Common,
+    files,
     records::{Accept, Accepted, Delta, State},
     stream::Inputs,
 };
@@ -10,8 +11,8 @@ use std::path::PathBuf;
 use wallet::{Signer, WalletArgs};
 use wire::{
     Layout, commit,
-    delta::{self, Expected},
-    outer::{self, Entry},
+    delta::{Delta as Opened, Expected},
+    outer::{self, Entry, Values},
     state,
 };
 
@@ -61,14 +62,8 @@ pub(crate) fn carry(common: &Common, wallet: &WalletArgs, stream: &mut Stream<'_
     let newest = common.home().states().into_iter().rfind(|w| *w < window && state::record_of(&maker.dir(*w)).is_ok());
     let base = newest.unwrap_or(maker.hparams.start_window);
     let signer = wallet.open()?;
-    let made = maker.make(base, window, &[], None, &|_| None, |record| sign(record, &signer))?;
+    let made = maker.make(base, window, &[], None, &|_| None, &signer)?;
     stream.emit(&made)
-}
-
-fn sign(mut record: State, signer: &Signer) -> Result<State, Report> {
-    record.by = Some(signer.hotkey());
-    record.signature = Some(signer.sign_hex(&commit::state_message(&record)?));
-    Ok(record)
 }
 
 impl Maker<'_> {
@@ -104,10 +99,11 @@ impl Maker<'_> {
             deltas.get(&entry.uid).filter(|d| d.blake3 == Some(entry.blake3)).and_then(|d| d.path.clone())
         };
         let signer = wallet.open()?;
-        self.make(accept.window, next, &accept.accepted, reveal, &path_of, |record| sign(record, &signer))
+        self.make(accept.window, next, &accept.accepted, reveal, &path_of, &signer)
     }
 
-    /// The next state as somebody else published it.
+    /// The next state as somebody else published it. A record that is false is noted, so that its publisher is passed over
+    /// when the stage runs again.
     fn follow(&self, record: &State) -> Result<State, Report> {
         commit::verify_state(record)?;
         if let Ok(here) = state::record_of(&self.dir(record.window)) {
@@ -115,14 +111,10 @@ impl Maker<'_> {
                 return Ok(here);
             }
             if here.by == record.by && here.run == record.run {
-                return Err(Report::no(format!(
-                    "{} signed two states of window {}: {} and {}",
-                    record.by.map_or(String::new(), |by| by.to_string()),
-                    record.window,
-                    here.root,
-                    record.root
-                ))
-                .hint("the one that was seen first stays; a publisher that does this is not to be followed"));
+                return Err(self.refuse(
+                    record,
+                    &Report::no(format!("it signed two states of this window: {} and {}", here.root, record.root)),
+                ));
             }
         }
         let (Some(prev), Some(base)) = (record.prev, record.prev_window) else {
@@ -136,27 +128,50 @@ impl Maker<'_> {
         }
         let here = self.present(base)?;
         if here.root != prev {
-            return Err(Report::no(format!("the published state of window {} is not made from ours", record.window))
-                .hint("bz-pull --state fetches the chain of states back to the last common one"));
+            return Err(Report::again(format!(
+                "the published state of window {} is not made from ours",
+                record.window
+            ))
+            .hint("bz-pull --state fetches the chain of states back to the last common one"));
         }
+        let (before, values) = self.load(base)?;
         let folder = self.common.home().window(base).join("accepted");
         let path_of = |entry: &Accepted| Some(folder.join(format!("{}.safetensors", entry.blake3)));
-        let keep = |made: State| {
-            if made.root != record.root {
-                return Err(Report::no(format!(
-                    "window {}: the accepted deltas give root {}, {} published {}",
-                    record.window,
-                    made.root,
-                    record.by.map_or(String::new(), |by| by.to_string()),
-                    record.root
-                ))
-                .hint("its publisher is wrong, or runs another version; wait for the next validator"));
-            }
-            Ok(State { path: None, ..record.clone() })
-        };
-        self.make(base, record.window, &record.accepted, record.reveal, &path_of, keep)
+        let files = self.files(&record.accepted, &path_of)?;
+        // From here on every byte is the publisher's own.
+        let made = self
+            .opened(&files, &before, record.reveal)
+            .and_then(|deltas| self.next(base, record.window, values, &deltas))
+            .and_then(|(root, values)| {
+                if root == record.root {
+                    Ok(values)
+                } else {
+                    Err(Report::no(format!("the accepted deltas give root {root}")))
+                }
+            });
+        match made {
+            Ok(values) => self.save(base, &values, &State { path: None, ..record.clone() }),
+            Err(why) if matches!(why.code, Code::No | Code::Data) => Err(self.refuse(record, &why)),
+            Err(why) => Err(why),
+        }
     }
 
+    /// Note that a record is false.
+    fn refuse(&self, record: &State, why: &Report) -> Report {
+        let Some(by) = record.by else { return Report::data("a state record without a signer") };
+        let path = self.common.home().refused(record.window, by);
+        let error = format!(
+            "the state of window {} that {by} published ({}) is false: {}",
+            record.window, record.root, why.error
+        );
+        let noted = files::write_json(&path, &serde_json::json!({"record": record, "reason": why.error}));
+        noted.err().unwrap_or_else(|| {
+            Report::again(error)
+                .hint("noted beside the window's records: the same command goes on to the next validator")
+        })
+    }
+
+    /// The next state from a list of our own.
     fn make(
         &self,
         base: Window,
@@ -164,31 +179,72 @@ impl Maker<'_> {
         accepted: &[Accepted],
         reveal: Option<Hash>,
         path_of: &dyn Fn(&Accepted) -> Option<PathBuf>,
-        finish: impl FnOnce(State) -> Result<State, Report>,
+        signer: &Signer,
     ) -> Result<State, Report> {
-        // The first state is made from the seed, wherever it is asked for first.
+        let (before, values) = self.load(base)?;
+        let files = self.files(accepted, path_of)?;
+        let deltas = self.opened(&files, &before, reveal)?;
+        let (root, values) = self.next(base, next, values, &deltas)?;
+        let mut record = State {
+            window: next,
+            run: self.run,
+            root,
+            prev: Some(before.root),
+            prev_window: Some(base),
+            path: None,
+            accepted: accepted.to_vec(),
+            reveal,
+            by: Some(signer.hotkey()),
+            signature: None,
+        };
+        record.signature = Some(signer.sign_hex(&commit::state_message(&record)?));
+        self.save(base, &values, &record)
+    }
+
+    /// A state that is here; the first state is made from the seed, wherever it is asked for first.
+    fn load(&self, base: Window) -> Result<(State, Values), Report> {
         self.present(base)?;
-        let (before, mut values) = state::load_checked(&self.dir(base), &self.hparams, &self.layout, self.run)?;
-        if !accepted.is_sorted_by(|a, b| a.uid < b.uid) {
-            return Err(Report::data("the accepted list is not in the order of uids"));
-        }
-        let mut opened = Vec::with_capacity(accepted.len());
-        for entry in accepted {
-            let fits = entry.scale.is_finite() && (0.0..=1.0).contains(&entry.scale);
-            if !fits {
-                return Err(Report::data(format!("uid {}: scale {} is not in 0..1", entry.uid, entry.scale)));
-            }
+        state::load_checked(&self.dir(base), &self.hparams, &self.layout, self.run)
+    }
+
+    /// The files of a list's deltas, each of the accepted content.
+    fn files<'d>(
+        &self,
+        accepted: &'d [Accepted],
+        path_of: &dyn Fn(&Accepted) -> Option<PathBuf>,
+    ) -> Result<Vec<(PathBuf, &'d Accepted)>, Report> {
+        let found = accepted.iter().map(|entry| {
             let path = path_of(entry).ok_or_else(|| {
                 Report::data(format!("the delta of uid {} ({}) is not here", entry.uid, entry.blake3))
                     .hint("bz-pull fetches it")
             })?;
-            let (_, hash) = record::files::digest(&path)?;
+            let (_, hash) = files::digest(&path)?;
             if hash != entry.blake3 {
-                return Err(Report::data(format!("{} is not the delta that was accepted", path.display())));
+                return Err(Report::data(format!("{} is not the delta that was accepted", path.display()))
+                    .hint("bz-pull fetches it again"));
+            }
+            Ok((path, entry))
+        });
+        found.collect()
+    }
+
+    /// Every delta of a list, checked.
+    fn opened<'d>(
+        &self,
+        files: &'d [(PathBuf, &'d Accepted)],
+        before: &State,
+        reveal: Option<Hash>,
+    ) -> Result<Vec<(Opened, &'d Accepted)>, Report> {
+        if !files.is_sorted_by(|(_, a), (_, b)| a.uid < b.uid) {
+            return Err(Report::data("the accepted list is not in the order of uids"));
+        }
+        let deltas = files.iter().map(|(path, entry)| {
+            if !(entry.scale.is_finite() && (0.0..=1.0).contains(&entry.scale)) {
+                return Err(Report::data(format!("uid {}: scale {} is not in 0..1", entry.uid, entry.scale)));
             }
             let expected = Expected {
                 run: self.run,
-                window: base,
+                window: before.window,
                 uid: entry.uid,
                 hotkey: entry.hotkey,
                 base: before.root,
@@ -196,29 +252,34 @@ impl Maker<'_> {
                 commitment: None,
                 reveal: reveal.ok_or_else(|| Report::data("the end block's hash of the window is not known"))?,
             };
-            let delta = delta::Delta::open(&path, &self.layout, &expected)
+            let delta = Opened::open(path, &self.layout, &expected)
                 .map_err(|e| e.at(format!("the delta of uid {}", entry.uid)))?;
-            opened.push((delta, entry));
-        }
+            Ok((delta, *entry))
+        });
+        deltas.collect()
+    }
+
+    /// The next state's root and values.
+    fn next(
+        &self,
+        base: Window,
+        next: Window,
+        mut values: Values,
+        deltas: &[(Opened, &Accepted)],
+    ) -> Result<(Hash, Values), Report> {
         let entries: Vec<Entry<'_>> =
-            opened.iter().map(|(delta, entry)| Entry { delta, weight: entry.weight_u16, scale: entry.scale }).collect();
+            deltas.iter().map(|(delta, entry)| Entry { delta, weight: entry.weight_u16, scale: entry.scale }).collect();
         let lr = outer::learning_rate(&self.hparams.outer, self.hparams.start_window, base);
         outer::apply(&mut values, &self.layout, &self.hparams.outer, lr, &entries)?;
-        let record = finish(State {
-            window: next,
-            run: self.run,
-            root: state::root(&self.layout, &values, self.run, next),
-            prev: Some(before.root),
-            prev_window: Some(base),
-            path: None,
-            accepted: accepted.to_vec(),
-            reveal,
-            by: None,
-            signature: None,
-        })?;
+        Ok((state::root(&self.layout, &values, self.run, next), values))
+    }
+
+    /// Keep a state and its record.
+    fn save(&self, base: Window, values: &Values, record: &State) -> Result<State, Report> {
         let tokenizer = self.dir(base).join("tokenizer.json");
         let tokenizer = tokenizer.exists().then_some(tokenizer.as_path());
-        state::save(&self.dir(next), &self.hparams, &self.layout, &values, &record, tokenizer)?;
-        state::record_of(&self.dir(next))
+        let dir = self.dir(record.window);
+        state::save(&dir, &self.hparams, &self.layout, values, record, tokenizer)?;
+        state::record_of(&dir)
     }
 }
