@@ -117,14 +117,23 @@ line() { # line W LOSS
         | "\(.name) \($delta[.hotkey].status // "-") \(($score[.hotkey].score // 0) * 100 | round / 100)/\((if $at == null then 0 else $weight.weights[$at] end) * 100 | round / 100)")
         | join("  "))' "$scores"
 }
+gave_up() { # gave_up WHAT LOG
+  echo "demo: $1 stopped; the end of its log, $2:" >&2
+  tail -n 5 "$2" >&2
+  echo "hint: make demo RESUME=1 goes on from here" >&2
+  exit 1
+}
 echo "demo: a line a window; for each peer: status score/weight (the first in half a minute)" >&2
 for W in $(seq "$first" "$last"); do
+  waited=0 away=0
   until [ -s "$validator/windows/$W/weights" ]; do
     sleep 0.3
-    if ! kill -0 "$validator_pid" 2>/dev/null && [ ! -s "$validator/windows/$W/weights" ]; then
-      echo "demo: the validator stopped; its log is $validator/log" >&2
-      tail -n 5 "$validator/log" >&2
-      exit 1
+    kill -0 "$validator_pid" 2>/dev/null || [ -s "$validator/windows/$W/weights" ] || gave_up 'the validator' "$validator/log"
+    # Who stopped the network has a minute to start it again.
+    waited=$((waited + 1))
+    if [ $((waited % 10)) -eq 0 ]; then
+      if bz-localnet --dir "$root" status >/dev/null 2>&1; then away=0; else away=$((away + 1)); fi
+      [ $away -lt 20 ] || gave_up 'bz-localnet' "$root/log"
     fi
   done
   if [ "$W" = "$first" ]; then

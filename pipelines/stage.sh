@@ -13,11 +13,28 @@ if [ -f "${BZ_ENV:-.env}" ]; then
 fi
 export BZ_HOME=${BZ_HOME:-$HOME/.boltzmann}
 
-# enter W: the folder of a window is made, named by D, and locked: stages that outlived a killed loop end first.
+# enter W: the folder of a window is made, named by D (and Q, quoted for a command), and locked: stages that outlived a
+# killed loop end first.
 enter() {
+  case $1 in '' | *[!0-9]*)
+    echo "$(basename "$0"): $1 is no window's number" >&2
+    exit 2
+    ;;
+  esac
   D=$BZ_HOME/windows/$1
+  Q=$(printf %q "$D")
   mkdir -p "$D" || exit 78
   exec 8>"$D/lock" && flock 8
+}
+
+# stage NAME PIPELINE: run a pipeline unless its receipt is there. With BZ_SHOW (`make window`) it is printed as it is run.
+stage() {
+  if [ -s "$D/$1" ]; then
+    [ -z "${BZ_SHOW:-}" ] || printf '# %s is there: %s/%s\n' "$1" "$Q" "$1" >&2
+    return 0
+  fi
+  [ -z "${BZ_SHOW:-}" ] || printf '$ %s > %s/%s\n' "$2" "$Q" "$1" >&2
+  eval "$2"' >"$D/$1.part"; finish "$D/$1" "${PIPESTATUS[@]}"'
 }
 
 # finish FILE STATUS...: keep a pipeline's output as the stage's receipt; or say which stage was the cause, the
@@ -35,9 +52,3 @@ finish() {
   done
   mv "$receipt.part" "$receipt"
 }
-
-# `make window` shows each command as it is run.
-if [ -n "${BZ_SHOW:-}" ]; then
-  PS4='$ '
-  set -x
-fi
