@@ -33,10 +33,22 @@ pub struct Report {
     pub closed_pipe: bool,
 }
 
+/// Longest text of an error, in characters.
+const LONGEST: usize = 1000;
+
+/// An error often quotes what came from outside: it stays short, on one line, and sends no control codes to a terminal.
+fn clip(text: &str) -> String {
+    let mut clipped: String = text.chars().take(LONGEST).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if text.chars().nth(LONGEST).is_some() {
+        clipped.push('…');
+    }
+    clipped
+}
+
 impl Report {
     /// A report without a hint yet.
     pub fn new(code: Code, error: impl fmt::Display) -> Self {
-        Report { code, error: error.to_string(), hints: Vec::new(), closed_pipe: false }
+        Report { code, error: clip(&error.to_string()), hints: Vec::new(), closed_pipe: false }
     }
     /// Exit code 1.
     pub fn no(error: impl fmt::Display) -> Self {
@@ -104,5 +116,17 @@ impl<T, E: fmt::Display> Context<T> for Result<T, E> {
     }
     fn again(self, what: impl fmt::Display) -> Result<T, Report> {
         self.map_err(|e| Report::again(format!("{what}: {e}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_quoted_from_outside_stays_short_and_plain() {
+        let report = Report::data(format!("unknown field `\u{1b}[2J\n{}`", "A".repeat(4 << 20)));
+        assert!(report.error.chars().count() <= LONGEST + 1);
+        assert!(!report.error.chars().any(char::is_control));
     }
 }

@@ -267,18 +267,12 @@ impl Bucket {
         let disk = |e: std::io::Error| Fault::Disk(files::io_report("write", path, &e).to_string());
         let folder = path.parent().unwrap_or_else(|| Path::new("."));
         std::fs::create_dir_all(folder).map_err(disk)?;
-        let part = path.with_extension(format!("part-{}", std::process::id()));
-        let mut file = File::create(&part).map_err(disk)?;
-        let result = self.download(key, cap, &mut file, &disk).await;
-        let finished = result.and_then(|fetched| {
-            file.sync_all().and_then(|()| std::fs::rename(&part, path)).map_err(disk)?;
-            Ok(fetched)
-        });
-        if finished.is_err() {
-            // What is left of a broken download is of no use.
-            let _ = std::fs::remove_file(&part);
-        }
-        finished
+        // Given up or broken, what is left of a download is of no use: it goes with the value.
+        let mut part = tempfile::Builder::new().prefix(".part-").tempfile_in(folder).map_err(disk)?;
+        let fetched = self.download(key, cap, part.as_file_mut(), &disk).await?;
+        part.as_file().sync_all().map_err(disk)?;
+        part.persist(path).map_err(|e| disk(e.error))?;
+        Ok(fetched)
     }
 
     async fn download(

@@ -5,6 +5,7 @@
 
 use record::{Context, Hotkey, Report, files};
 use schnorrkel::{ExpansionMode, Keypair, MiniSecretKey, SecretKey};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use std::{
     io::Write,
@@ -25,6 +26,22 @@ pub struct WalletArgs {
     /// Folder of the wallets [default: ~/.bittensor/wallets]
     #[arg(long, env = "BT_WALLET_PATH", value_name = "DIR")]
     pub wallet_path: Option<PathBuf>,
+}
+
+/// What is read of a key file; the secrets are wiped when dropped.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct KeyFile {
+    ss58_address: Option<String>,
+    crypto_type: Option<u64>,
+    #[serde(default, deserialize_with = "secret")]
+    private_key: Option<Zeroizing<String>>,
+    #[serde(default, deserialize_with = "secret")]
+    secret_seed: Option<Zeroizing<String>>,
+}
+
+fn secret<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Zeroizing<String>>, D::Error> {
+    Option::<String>::deserialize(from).map(|text| text.map(Zeroizing::new))
 }
 
 /// A key that can sign.
@@ -55,8 +72,7 @@ impl WalletArgs {
     pub fn public(&self) -> Result<Hotkey, Report> {
         let public = self.folder().join("hotkeys").join(format!("{}pub.txt", self.hotkey));
         let path = if public.exists() { public } else { self.hotkey_path() };
-        let json = read_key(&path, self)?;
-        let address = json.get("ss58Address").and_then(Value::as_str).unwrap_or_default();
+        let address = read_key(&path, self)?.ss58_address.unwrap_or_default();
         address.parse().config(format!("{}, its ss58Address", path.display()))
     }
 
@@ -102,7 +118,7 @@ fn new_pair() -> Keypair {
     MiniSecretKey::generate().expand_to_keypair(ExpansionMode::Ed25519)
 }
 
-fn read_key(path: &Path, args: &WalletArgs) -> Result<Value, Report> {
+fn read_key(path: &Path, args: &WalletArgs) -> Result<KeyFile, Report> {
     let hint = format!(
         "the wallet is --wallet {} --hotkey {} under --wallet-path; `btcli wallet create` makes one",
         args.name, args.hotkey
@@ -129,19 +145,20 @@ fn open(path: &Path, args: &WalletArgs) -> Result<Signer, Report> {
                 .hint(format!("chmod 600 {}", path.display())));
         }
     }
-    let json = read_key(path, args)?;
+    let key = read_key(path, args)?;
     let wrong = |what: &str| Report::config(format!("{}: {what}", path.display()));
-    if json.get("cryptoType").and_then(Value::as_u64).unwrap_or(1) != 1 {
+    if key.crypto_type.unwrap_or(1) != 1 {
         return Err(wrong("not an sr25519 key").hint("Bittensor's keys are sr25519, cryptoType 1"));
     }
-    let field = |name: &str| json.get(name).and_then(Value::as_str).map(|s| s.trim_start_matches("0x"));
-    let pair = if let Some(private) = field("privateKey") {
+    let digits = |field: &'_ Zeroizing<String>| Zeroizing::new(field.trim_start_matches("0x").to_string());
+    let pair = if let Some(private) = key.private_key.as_ref().map(digits) {
         let mut bytes = Zeroizing::new([0u8; 64]);
-        hex::decode_to_slice(private, bytes.as_mut_slice()).map_err(|_| wrong("privateKey is not 64 bytes"))?;
+        hex::decode_to_slice(private.as_str(), bytes.as_mut_slice())
+            .map_err(|_| wrong("privateKey is not 64 bytes"))?;
         SecretKey::from_bytes(bytes.as_slice()).map_err(|_| wrong("privateKey is not an sr25519 key"))?.to_keypair()
-    } else if let Some(seed) = field("secretSeed") {
+    } else if let Some(seed) = key.secret_seed.as_ref().map(digits) {
         let mut bytes = Zeroizing::new([0u8; 32]);
-        hex::decode_to_slice(seed, bytes.as_mut_slice()).map_err(|_| wrong("secretSeed is not 32 bytes"))?;
+        hex::decode_to_slice(seed.as_str(), bytes.as_mut_slice()).map_err(|_| wrong("secretSeed is not 32 bytes"))?;
         MiniSecretKey::from_bytes(bytes.as_slice())
             .map_err(|_| wrong("secretSeed is not a seed"))?
             .expand_to_keypair(ExpansionMode::Ed25519)
@@ -149,7 +166,7 @@ fn open(path: &Path, args: &WalletArgs) -> Result<Signer, Report> {
         return Err(wrong("no privateKey and no secretSeed").hint("this is the public half: name the key file itself"));
     };
     let public = Hotkey(pair.public.to_bytes()).to_string();
-    match json.get("ss58Address").and_then(Value::as_str) {
+    match key.ss58_address {
         Some(address) if address != public => Err(wrong("its private key is not that of its ss58Address")),
         _ => Ok(Signer { pair }),
     }
@@ -173,9 +190,10 @@ fn public_json(pair: &Keypair) -> Value {
 }
 
 fn write_key(path: &Path, pair: &Keypair) -> Result<(), Report> {
-    let mut json = public_json(pair);
-    json["privateKey"] = format!("0x{}", hex::encode(*Zeroizing::new(pair.secret.to_bytes()))).into();
-    let text = Zeroizing::new(json.to_string());
+    // The secret is put in by hand: a JSON value would leave copies behind.
+    let public = public_json(pair).to_string();
+    let secret = Zeroizing::new(hex::encode(*Zeroizing::new(pair.secret.to_bytes())));
+    let text = Zeroizing::new(format!("{},\"privateKey\":\"0x{}\"}}", public.trim_end_matches('}'), secret.as_str()));
     if let Some(folder) = path.parent() {
         files::create_dir(folder)?;
     }
