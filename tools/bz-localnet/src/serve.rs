@@ -10,17 +10,31 @@ fn port_of(address: &str) -> u16 {
     address.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or(0)
 }
 
+/// Ports that no outgoing connection of this machine takes meanwhile: those begin at 32768.
+const PORTS: std::ops::Range<u16> = 20000..32000;
+/// How long the port of last time is waited for.
+const FREE_WITHIN: u32 = 50;
+
 /// The port of last time, so that addresses stay as they are on the chain; otherwise any that is free.
 async fn listen(before: u16) -> Result<TcpListener, Report> {
-    if before != 0
-        && let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, before)).await
-    {
-        return Ok(listener);
-    }
+    let bind = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port));
     if before != 0 {
+        for _ in 0..FREE_WITHIN {
+            if let Ok(listener) = bind(before).await {
+                return Ok(listener);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
         note("bz-localnet", format!("port {before} is taken: the addresses change, nodes have to join again"));
     }
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.config("no free port on loopback")
+    // Networks that start side by side begin to look at different places.
+    let first = PORTS.start + (std::process::id() % u32::from(PORTS.end - PORTS.start)) as u16;
+    for port in (first..PORTS.end).chain(PORTS.start..first) {
+        if let Ok(listener) = bind(port).await {
+            return Ok(listener);
+        }
+    }
+    bind(0).await.config("no free port on loopback")
 }
 
 /// Serve until told to stop.
