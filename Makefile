@@ -11,7 +11,7 @@ RELEASE := $(CURDIR)/target/release
 PREFIX ?= $(HOME)/.local
 TORCH_MODE ?= cpu
 
-.PHONY: help setup build release install demo test test-peers check bench miner validator window hparams clean
+.PHONY: help setup build release install demo test test-peers check bench miner validator window clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

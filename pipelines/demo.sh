@@ -23,12 +23,15 @@ stop() {
 trap 'stop; exit 130' INT TERM
 trap stop EXIT
 
-for tool in jq curl python3 flock setsid cargo; do
-  command -v $tool >/dev/null || { echo "demo: $tool is missing: apt-get install $tool" >&2; exit 78; }
+for tool in curl python3 setsid cargo; do
+  command -v $tool >/dev/null || die 78 "$tool is missing" "apt-get install $tool"
 done
 
 if [ "${1:-anew}" = anew ]; then
   [ -f "$root/localnet.json" ] && bz-localnet --dir "$root" down
+  if [ -d "$root" ] && [ ! -d "$root/nodes" ] && [ ! -d "$root/text" ] && [ -n "$(ls -A "$root")" ]; then
+    die 2 "$root is a folder of something else" 'DEMO_DIR names a folder that the demo may remove'
+  fi
   rm -rf "$root"
 fi
 mkdir -p "$root"

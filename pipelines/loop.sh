@@ -2,13 +2,15 @@
 # Window after window: loop.sh miner|validator [LAST]. One loop a node; a kill loses at most the running stage.
 set -u
 . "$(dirname "$0")/stage.sh"
-role=$1
+role=${1:-}
 last=${2:-}
-case $role in miner | cheat) first=commit done=receipt ;; validator) first=base done=weights ;; *)
-  echo "loop.sh: $role is neither miner nor validator" >&2
-  exit 2
-  ;;
+case $role in
+  miner | cheat) first=commit done=receipt ;;
+  validator) first=base done=weights ;;
+  *) die 2 "'$role' is neither miner nor validator" 'loop.sh miner|validator [LAST]' ;;
 esac
+hparams=${BZ_HPARAMS:-$BZ_HOME/hparams.json}
+[ -f "$hparams" ] || die 78 "there is no $hparams" "copy the run's hparams.json there; BZ_HOME or BZ_HPARAMS says where"
 mkdir -p "$BZ_HOME" || exit 78
 exec 9>"$BZ_HOME/lock"
 # One that was just killed may still be ending; its stages never hold this lock.
@@ -18,8 +20,8 @@ flock -w 15 9 || {
 }
 
 # The window of this moment, and the run's first.
-now() { bz-window </dev/null 2>>"$BZ_HOME/log" | jq -r 'select(.type == "window").window'; }
-start=$(jq -r .start_window "${BZ_HPARAMS:-$BZ_HOME/hparams.json}" 9>&-) || exit 78
+now() { bz-window 2>>"$BZ_HOME/log" | jq -r 'select(.type == "window").window'; }
+start=$(jq -r .start_window "$hparams" 9>&-) || exit 78
 
 W=
 while :; do
@@ -39,11 +41,11 @@ while :; do
     if [ "$role" = validator ] && [ "$W" -lt $((current - 1)) ]; then W=$((current - 1)); fi
   fi
   if [ -n "$last" ] && [ "$W" -gt "$last" ]; then exit 0; fi
-  "$here/${BZ_ROLE_SCRIPT:-$role.sh}" "$W" 9>&-
+  "$here/$role.sh" "$W" 9>&-
   status=$?
   case $status in
     0 | 1) ;;
-    75 | 1[0-9][0-9] | 2[0-9][0-9]) # Something outside was away, or a stage was killed: the same window again.
+    75 | 12[89] | 1[3-9][0-9] | 2[0-9][0-9]) # Something outside was away, or a stage was killed: the same window again.
       sleep 2 9>&-
       W=$((W - 1))
       ;;

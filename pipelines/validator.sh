@@ -6,7 +6,7 @@ W=${1:-}
 enter "$W"
 
 # The state that the window trains from: as another published it, or, when it is our turn, our own.
-stage base "bz-window --window $W --wait start | bz-pull --state | bz-state apply"
+stage base "bz-window --window $W --wait start | bz-pull --state --publish | bz-state apply"
 case $? in
   0) ;;
   1) stage base "bz-window --window $W | bz-pull --newest | bz-state carry | bz-push" || exit ;;
@@ -22,12 +22,12 @@ stage pulled "bz-window --window $W --wait deadline < $Q/commits | bz-pull --del
 # Train again on the pages of some, and compare.
 stage scores "bz-pages --role audit < $Q/pulled | bz-train | bz-score" || exit
 
-# The next state: follow who published before us, or make, sign and publish it.
-stage state "bz-window --window $((W + 1)) --wait start | bz-pull --state | bz-state apply"
+# The next state: follow, and mirror, who published before us, or make, sign and publish it.
+stage state "bz-window --window $((W + 1)) --wait start | bz-pull --state --publish | bz-state apply | bz-push"
 case $? in
   0) ;;
   1) stage state "bz-score accept < $Q/scores | bz-state apply | bz-push" || exit ;;
   *) exit ;;
 esac
 
-stage weights "bz-score fold --window $W $(printf %q "$BZ_HOME")/windows < /dev/null | bz-setweights"
+stage weights "bz-score fold --window $W $(printf %q "$BZ_HOME")/windows | bz-setweights"

@@ -44,8 +44,8 @@ link_view() {
   ln -sf ../../torch/lib/libtorch_cpu.so ../../torch/lib/libc10.so "$PREFIX/link/lib/"
   local gomp
   gomp=$(cd "$PREFIX/torch/lib" && find . -maxdepth 1 -name 'libgomp*.so*' | sort | head -n 1)
-  [ -n "$gomp" ] || gomp=$(cd "$PREFIX" && find torch.libs -name 'libgomp*.so*' 2>/dev/null | head -n 1)
-  [ -n "$gomp" ] && ln -sf "../../torch/lib/${gomp#./}" "$PREFIX/link/lib/libgomp.so"
+  [ -n "$gomp" ] || die "no libgomp beside libtorch in $PREFIX/torch/lib" "use the PyTorch $VERSION of PyPI"
+  ln -sf "../../torch/lib/${gomp#./}" "$PREFIX/link/lib/libgomp.so"
   echo 'INPUT(AS_NEEDED(-ltorch_cpu -lc10))' >"$PREFIX/link/lib/libtorch.so"
   echo "$VERSION" >"$PREFIX/link/build-version"
 }
