@@ -475,13 +475,13 @@ fn thread_counts_give_one_root(network: &Network, window: u64) {
     assert_eq!(one.trim(), network.root_of("validator", window + 3).unwrap(), "a newcomer replays to the same root");
 }
 
-/// The validator with the most stake publishes what is false, and the next one takes its place: with a wrong root, on top
-/// of a false state, from a delta that nobody has.
+/// The validator with the most stake publishes what is false, and the next one takes its place: a wrong root, one on top of
+/// a false state, no predecessor, a false first state, tiles that the chain did not draw.
 #[test]
 fn a_false_publisher_is_passed_over() {
     let network = Network::up(&["validator-false", "validator", "miner"]);
     let first = network.start_window();
-    let last = first + 3;
+    let last = first + 5;
     let wallets = wallet::WalletArgs {
         name: "validator-false".into(),
         hotkey: "default".into(),
@@ -502,12 +502,12 @@ fn a_false_publisher_is_passed_over() {
     };
     let (run, honest) = (of("run", "run"), of("state", "root"));
     let false_root = Hash([7; 32]);
-    let publish = |window: u64, prev: Hash, prev_window: u64, root: Hash, accepted: Vec<Accepted>| {
+    let publish = |window: u64, prev: Option<Hash>, prev_window: u64, root: Hash, accepted: Vec<Accepted>| {
         let mut record = State {
             window: Window(window),
             run,
             root,
-            prev: Some(prev),
+            prev,
             prev_window: Some(Window(prev_window)),
             path: None,
             accepted,
@@ -527,9 +527,11 @@ fn a_false_publisher_is_passed_over() {
         weight_u16: 65535,
         scale: 1.0,
     };
-    publish(first + 1, honest, first, false_root, Vec::new());
-    publish(first + 2, false_root, first + 1, Hash([8; 32]), Vec::new());
-    publish(first + 3, honest, first, Hash([6; 32]), vec![nobodys]);
+    publish(first + 1, Some(honest), first, false_root, Vec::new());
+    publish(first + 2, Some(false_root), first + 1, Hash([8; 32]), Vec::new());
+    publish(first + 3, None, first + 2, Hash([5; 32]), Vec::new());
+    publish(first + 4, Some(Hash([4; 32])), first, Hash([3; 32]), Vec::new());
+    publish(first + 5, Some(honest), first, Hash([6; 32]), vec![nobodys]);
     let mut loops = [network.loops("validator", "validator", last), network.loops("miner", "miner", last)];
     network.wait_for(&network.receipt("validator", last, "weights"));
     for child in &mut loops {
@@ -541,8 +543,14 @@ fn a_false_publisher_is_passed_over() {
         assert_ne!(ours, Some(false_root.to_string()));
     }
     for node in ["validator", "miner"] {
-        let refused = network.receipt(node, first + 1, &format!("refused-{}.json", signer.hotkey()));
-        assert!(read(&refused)["reason"].as_str().unwrap().contains("give root"), "{node}");
+        let reasons = |window: u64| -> Vec<String> {
+            let folder = network.home(node).join("windows").join(window.to_string());
+            let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+            let refused = files.filter(|p| p.file_name().unwrap().to_str().unwrap().starts_with("refused-"));
+            refused.map(|path| read(&path)["reason"].as_str().unwrap().to_string()).collect()
+        };
+        assert!(reasons(first + 1).iter().any(|why| why.contains("give root")), "{node}");
+        assert!(reasons(first + 4).iter().any(|why| why.contains("the first state is")), "{node}");
     }
     let scores = network.records("validator", last, "scores", "score");
     assert!(scores.iter().any(|s| s["score"].as_f64().unwrap_or(0.0) > 0.99), "{scores:?}");

@@ -103,6 +103,7 @@ pub(crate) fn commit(common: &Common, wallet: &WalletArgs, stream: &mut Stream<'
         status: None,
         reason: None,
         block: None,
+        unseen: false,
     };
     made.signature = own.signer.sign_hex(&commit::commit_message(&made)?);
     if !common.dry_run {
@@ -157,5 +158,6 @@ pub(crate) fn make(common: &Common, wallet: &WalletArgs, stream: &mut Stream<'_>
         base: Some(own.train.base),
         status: "ok".into(),
         reason: None,
+        unseen: false,
     })
 }

@@ -65,11 +65,12 @@ pub(crate) fn pull(context: &Context<'_>, stream: &mut Stream<'_>) -> Result<(),
         )?;
     }
     for (hotkey, peer) in open {
-        let late = "it was not looked for before the window's end".to_string();
-        let why = lock(&reasons).get(&hotkey).cloned().unwrap_or(late);
+        let found = lock(&reasons).get(&hotkey).cloned();
+        let unseen = found.is_none();
+        let why = found.unwrap_or_else(|| "it was not looked for before the window's end".into());
         let status = match why.as_str() {
             w if w.starts_with("not there") || w.starts_with("it has not said") => "missing",
-            w if w.starts_with("it came after") || w.starts_with("it was not looked") => "late",
+            w if unseen || w.starts_with("it came after") => "late",
             _ => "invalid",
         };
         let judged = Commit {
@@ -83,6 +84,7 @@ pub(crate) fn pull(context: &Context<'_>, stream: &mut Stream<'_>) -> Result<(),
             status: Some(status.into()),
             reason: Some(why),
             block: None,
+            unseen,
         };
         // A rerun tells the same.
         files::write_json(&kept_path(&folder, hotkey), &judged)?;
@@ -143,5 +145,6 @@ async fn one(bucket: &Bucket, peer: &Peer, run: Hash, window: Window, path: &Pat
     commit.status = Some("ok".into());
     commit.reason = None;
     commit.block = None;
+    commit.unseen = false;
     Ok(commit)
 }

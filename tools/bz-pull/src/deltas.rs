@@ -37,28 +37,21 @@ pub(crate) fn pull(context: &Context<'_>, inputs: &Inputs, stream: &mut Stream<'
         let status = commit.and_then(|c| c.status.clone()).unwrap_or_else(|| "missing".into());
         if status != "ok" {
             let why = commit.and_then(|c| c.reason.clone()).unwrap_or_default();
-            stream.emit(&failed(context, peer, &status, format!("its commitment: {why}")))?;
+            let unseen = commit.is_some_and(|c| c.unseen);
+            stream.emit(&Delta { unseen, ..failed(context, peer, &status, format!("its commitment: {why}")) })?;
             continue;
         }
         let path = folder.join(format!("{}.delta.safetensors", peer.hotkey));
         let bucket = context.bucket(peer);
         let key = format!("{}/{window}/{}/delta.safetensors", context.run, peer.hotkey);
         let (to, have) = (path.clone(), path.exists() && !context.common.force);
-        work.push(async move { one(bucket, key, cap, to, have, limit).await });
+        work.push(async move { one(bucket, key, cap, to, have, limit, deadline_ms).await });
         fetched.push((peer.clone(), path));
     }
     let results = context.pool.all(work);
     for ((peer, path), result) in fetched.into_iter().zip(results) {
         match result.unwrap_or_else(|| Err(("invalid", "the fetch failed inside".into()))) {
             Ok(Got { url, fetched, wall_s }) => {
-                let late = fetched.modified_ms.is_some_and(|m| m > deadline_ms as i64 + CLOCK_SLACK_MS);
-                if late {
-                    // A late one is not kept: a rerun must not find it and call it good.
-                    let _ = std::fs::remove_file(&path);
-                    let after = fetched.modified_ms.unwrap_or(0) - deadline_ms as i64;
-                    stream.emit(&failed(context, &peer, "late", format!("uploaded {after} ms after the deadline")))?;
-                    continue;
-                }
                 if let Some(url) = url {
                     let (bytes, blake3) = (fetched.bytes, fetched.blake3);
                     stream.emit(&Pull { window, uid: peer.uid, url, bytes, blake3, wall_s })?;
@@ -74,6 +67,7 @@ pub(crate) fn pull(context: &Context<'_>, inputs: &Inputs, stream: &mut Stream<'
                     base: None,
                     status: "ok".into(),
                     reason: None,
+                    unseen: false,
                 })?;
             }
             Err((status, why)) => stream.emit(&failed(context, &peer, status, why))?,
@@ -95,6 +89,7 @@ async fn one(
     path: PathBuf,
     have: bool,
     limit: Duration,
+    deadline_ms: u64,
 ) -> Result<Got, (&'static str, String)> {
     if have {
         // Fetched in time by an earlier run of this stage.
@@ -103,10 +98,19 @@ async fn one(
     }
     let bucket = bucket.map_err(|why| ("missing", why))?;
     let started = Instant::now();
-    match bucket.get_within(&key, cap, &path, limit).await {
-        Ok(fetched) => {
+    // It takes its place only when it was in time: a rerun must not find a late one and call it good.
+    let fetched = path.with_extension("fetched");
+    match bucket.get_within(&key, cap, &fetched, limit).await {
+        Ok(got) => {
+            let after = got.modified_ms.map_or(0, |ms| ms.saturating_sub(deadline_ms as i64));
+            if after > CLOCK_SLACK_MS {
+                let _ = std::fs::remove_file(&fetched);
+                return Err(("late", format!("uploaded {after} ms after the deadline")));
+            }
+            std::fs::rename(&fetched, &path)
+                .map_err(|e| ("invalid", files::io_report("rename", &fetched, &e).error))?;
             let wall_s = (started.elapsed().as_secs_f64() * 1e3).round() / 1e3;
-            Ok(Got { url: Some(bucket.address.url(&key)), fetched, wall_s })
+            Ok(Got { url: Some(bucket.address.url(&key)), fetched: got, wall_s })
         }
         Err(Fault::TooLarge(cap)) => Err(("invalid", format!("larger than {cap} bytes"))),
         Err(fault) => Err(("missing", fault.to_string())),
@@ -125,5 +129,6 @@ fn failed(context: &Context<'_>, peer: &Peer, status: &str, reason: String) -> D
         base: None,
         status: status.into(),
         reason: Some(reason),
+        unseen: false,
     }
 }

@@ -26,6 +26,9 @@ pub struct Args {
     chain: ChainArgs,
     #[command(flatten)]
     what: What,
+    /// With --state: we are a validator that publishes; end with 1 when it is our turn
+    #[arg(long, requires = "state")]
+    publish: bool,
 }
 
 /// One of these.
@@ -56,7 +59,8 @@ Examples:
   bz-window --wait deadline < commits | bz-pull --deltas | bz-delta check > pulled
   jq -r 'select(.type==\"delta\" and .status!=\"ok\") | [.uid,.status,.reason] | @tsv' pulled
 
-Exit codes: 0 also when peers failed (their status says so); 1 no state was published for this window.
+Exit codes: 0 also when peers failed (their status says so); 1 no state was published for this window, or with --publish:
+it is our turn.
 See also: bz-push, bz-delta check, bz-state apply";
 
 /// What a fetch needs to know.
@@ -99,7 +103,7 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     } else if args.what.newest {
         states::newest(&context, stream)
     } else {
-        states::pull(&context, stream)
+        states::pull(&context, args.publish, stream)
     }
 }
 

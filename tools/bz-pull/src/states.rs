@@ -6,10 +6,15 @@
 
 use crate::Context;
 use record::{
-    Hash, Report, Stream, Window, files,
+    Hash, Hotkey, Report, Stream, Window, files,
     records::{Accepted, Peer, State},
 };
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    time::{Duration, Instant},
+};
 use store::Bucket;
 use wire::{Layout, commit, delta};
 
@@ -19,33 +24,52 @@ const ENTRY_CAP: u64 = 512;
 const NEWEST_BACK: u64 = 256;
 /// Windows that are followed back in one run.
 const MOST_BACK: usize = 100_000;
+/// One look for one record; a bucket that stalls is not asked again for `AGAIN`.
+const LOOK: Duration = Duration::from_secs(5);
+const AGAIN: Duration = Duration::from_secs(15);
+/// A node that is so many windows behind is a newcomer, who takes the time that it takes.
+const NEWCOMER: u64 = 16;
 
 /// Published records, oldest first, that lead from what is here to a state.
 type Way = Vec<State>;
 
-/// `bz-pull --state`.
-pub(crate) fn pull(context: &Context<'_>, stream: &mut Stream<'_>) -> Result<(), Report> {
+/// A validator, and what is known of it.
+struct Publisher {
+    peer: Peer,
+    bucket: Bucket,
+}
+
+/// The validators, and who of them, or which of their records, is not worth another look at once.
+struct Publishers<'a> {
+    context: &'a Context<'a>,
+    /// The most stake first.
+    all: Vec<Publisher>,
+    stalled: RefCell<BTreeMap<Hotkey, Instant>>,
+    failed: RefCell<BTreeMap<Hash, Instant>>,
+}
+
+/// `bz-pull --state`. With `publish`, a validator whose turn has come does not wait for those behind it.
+pub(crate) fn pull(context: &Context<'_>, publish: bool, stream: &mut Stream<'_>) -> Result<(), Report> {
     let window = context.window.window;
-    if window <= context.hparams.start_window || followed(context, window) {
+    let publishers = Publishers::new(context);
+    if window <= context.hparams.start_window || publishers.followed(window) {
         return Ok(());
     }
-    let publishers = publishers(context);
-    if publishers.is_empty() {
-        return Err(Report::again("no validator has a permit and a bucket").hint("bz-window shows the peers"));
+    let own = publishers.all.iter().position(|p| p.peer.own);
+    if publishers.all.len() == usize::from(own.is_some()) && !(publish && own.is_some()) {
+        return Err(Report::again("no other validator has a permit and a bucket").hint("bz-window shows the peers"));
     }
     let way = loop {
         let block = context.chain.finalized()?;
-        if let Some(way) = look(context, &publishers, window, block) {
+        if let Some(way) = publishers.look(window, block) {
             break way;
         }
-        // A validator whose turn has come does not wait for those behind it.
-        let own = publishers.iter().position(|(peer, _)| peer.own);
-        if own.is_some_and(|rank| block >= turn(context, window, rank)) {
+        if publish && own.is_some_and(|rank| block >= publishers.turn(window, rank)) {
             return Err(Report::no(format!("nobody before us published the state of window {window}: it is our turn"))
                 .hint("bz-score accept | bz-state apply | bz-push publishes it; bz-state carry where there is nothing to apply"));
         }
         if block >= context.window.end_block {
-            return Err(missing(context, &publishers));
+            return Err(publishers.missing());
         }
         context.chain.wait_for(block + 1, |_| {})?;
     };
@@ -56,182 +80,316 @@ pub(crate) fn pull(context: &Context<'_>, stream: &mut Stream<'_>) -> Result<(),
 /// too, published up to the window.
 pub(crate) fn newest(context: &Context<'_>, stream: &mut Stream<'_>) -> Result<(), Report> {
     let window = context.window.window;
-    let publishers = publishers(context);
+    let publishers = Publishers::new(context);
+    let block = context.chain.finalized()?;
     let oldest = context.hparams.start_window.0.max(window.0.saturating_sub(NEWEST_BACK));
     for back in (oldest + 1..=window.0).rev().map(Window) {
-        for (peer, bucket) in &publishers {
-            let Ok(record) = record_of(context, peer, bucket, back) else { continue };
-            if known(context, back, Some(record.root)) {
+        let all: Vec<&Publisher> = publishers.in_turn(back, block).collect();
+        for (publisher, record) in publishers.own_records(&all, back) {
+            if publishers.known(back, Some(record.root)) {
                 return Ok(());
             }
-            match way_to(context, &publishers, record) {
+            match publishers.way_to(record) {
                 Ok(way) => return way.iter().try_for_each(|record| stream.emit(record)),
-                Err(why) => passed_over(context, peer, &why),
+                Err(why) => publishers.passed_over(publisher, &why),
             }
         }
         // Nothing older than what is here can be newer.
-        if known(context, back, None) {
+        if publishers.known(back, None) {
             return Ok(());
         }
     }
     Ok(())
 }
 
-/// The way to the state of a window as the first publisher in the order of stake, each in its turn, has one that holds.
-fn look(context: &Context<'_>, publishers: &[(Peer, Bucket)], window: Window, block: u64) -> Option<Way> {
-    for (rank, (peer, bucket)) in publishers.iter().enumerate() {
-        if block < turn(context, window, rank) {
-            break;
+impl<'a> Publishers<'a> {
+    fn new(context: &'a Context<'a>) -> Self {
+        let mut peers: Vec<&Peer> = context.peers.iter().filter(|p| p.permit).collect();
+        peers.sort_by(|a, b| b.stake.total_cmp(&a.stake).then(a.uid.cmp(&b.uid)));
+        let with_bucket = |peer: &Peer| Some(Publisher { peer: peer.clone(), bucket: context.bucket(peer).ok()? });
+        Publishers {
+            context,
+            all: peers.into_iter().filter_map(with_bucket).collect(),
+            stalled: RefCell::default(),
+            failed: RefCell::default(),
         }
+    }
+
+    /// The block from which the publisher of this rank may publish the state of a window; the first one may at once.
+    fn turn(&self, window: Window, rank: usize) -> u64 {
+        let clock = &self.context.hparams.clock;
+        let first = window.0.saturating_mul(clock.blocks).saturating_add(clock.state_offset);
+        if rank == 0 { 0 } else { first.saturating_add((rank as u64).saturating_mul(clock.state_grace)) }
+    }
+
+    fn in_turn(&self, window: Window, block: u64) -> impl Iterator<Item = &Publisher> {
+        self.all.iter().enumerate().filter(move |(rank, _)| block >= self.turn(window, *rank)).map(|(_, p)| p)
+    }
+
+    /// The way to the state of a window as the first publisher in the order of stake, each in its turn, has one that holds.
+    fn look(&self, window: Window, block: u64) -> Option<Way> {
         // What we publish ourselves is not fetched.
-        if peer.own {
-            continue;
+        let others: Vec<&Publisher> = self.in_turn(window, block).filter(|p| !p.peer.own).collect();
+        for (publisher, record) in self.own_records(&others, window) {
+            let Ok(id) = commit::state_id(&record) else { continue };
+            if self.failed.borrow().get(&id).is_some_and(|at| at.elapsed() < AGAIN) {
+                continue;
+            }
+            match self.way_to(record) {
+                Ok(way) => return Some(way),
+                Err(why) => {
+                    self.failed.borrow_mut().insert(id, Instant::now());
+                    self.passed_over(publisher, &why);
+                }
+            }
         }
-        match record_of(context, peer, bucket, window).and_then(|record| way_to(context, publishers, record)) {
-            Ok(way) => return Some(way),
-            Err(why) => passed_over(context, peer, &why),
+        None
+    }
+
+    fn passed_over(&self, publisher: &Publisher, why: &str) {
+        self.context.common.say("bz-pull", format!("uid {}: {why}", publisher.peer.uid));
+    }
+
+    /// Each publisher's record of a window that is signed by itself, in the order of stake.
+    fn own_records<'p>(&self, publishers: &[&'p Publisher], window: Window) -> Vec<(&'p Publisher, State)> {
+        let found = self.records(publishers, window).into_iter().zip(publishers);
+        found
+            .filter_map(|(record, publisher)| match record {
+                Ok(record) if record.by == Some(publisher.peer.hotkey) => Some((*publisher, record)),
+                Ok(_) => None,
+                Err(why) => {
+                    self.passed_over(publisher, &why);
+                    None
+                }
+            })
+            .collect()
+    }
+
+    /// What each bucket has as the record of a window, whoever signed it, all side by side.
+    fn records(&self, publishers: &[&Publisher], window: Window) -> Vec<Result<State, String>> {
+        let context = self.context;
+        let key = format!("{}/{window}/state.json", context.run);
+        let cap = 4096 + ENTRY_CAP * context.hparams.data.max_uids;
+        let folder = context.common.home().window(context.window.window).join("fetched");
+        let fresh = |key: &Hotkey| self.stalled.borrow().get(key).is_none_or(|at| at.elapsed() >= AGAIN);
+        let work = publishers
+            .iter()
+            .map(|publisher| {
+                let (bucket, key) = (publisher.bucket.clone(), key.clone());
+                let ask = fresh(&publisher.peer.hotkey);
+                let path = folder.join(format!("{}-{window}.state.json", publisher.peer.hotkey));
+                async move {
+                    if !ask {
+                        return Err(Refusal { why: "it stalled a moment ago".into(), stalled: false });
+                    }
+                    let since = Instant::now();
+                    let refuse = |why: String| Refusal { why, stalled: since.elapsed() >= LOOK };
+                    bucket.get_within(&key, cap, &path, LOOK).await.map_err(|fault| refuse(fault.to_string()))?;
+                    let record = files::read_json::<State>(&path).map_err(|e| refuse(e.error));
+                    let _ = std::fs::remove_file(&path);
+                    record
+                }
+            })
+            .collect();
+        let results = context.pool.all(work);
+        results
+            .into_iter()
+            .zip(publishers)
+            .map(|(result, publisher)| {
+                let result =
+                    result.unwrap_or_else(|| Err(Refusal { why: "the fetch failed inside".into(), stalled: false }));
+                let record = result.map_err(|refusal| {
+                    if refusal.stalled {
+                        self.stalled.borrow_mut().insert(publisher.peer.hotkey, Instant::now());
+                    }
+                    refusal.why
+                })?;
+                self.check(record, window)
+            })
+            .collect()
+    }
+
+    /// Whether a record can be of this run and window, and is signed. One that was found to be false stays refused.
+    fn check(&self, mut record: State, window: Window) -> Result<State, String> {
+        let context = self.context;
+        record.path = None;
+        if record.window != window || record.run != context.run {
+            return Err("its state record is of another run or window".into());
+        }
+        let ordered = record.accepted.is_sorted_by(|a, b| a.uid < b.uid);
+        let fits = record.accepted.len() as u64 <= context.hparams.data.max_uids;
+        let follows = record.prev_window.is_some_and(|base| base >= context.hparams.start_window && base < window);
+        if !ordered || !fits || !follows || record.prev.is_none() {
+            return Err("its state record has a list or a predecessor that cannot be".into());
+        }
+        commit::verify_state(&record).map_err(|e| e.error)?;
+        let id = commit::state_id(&record).map_err(|e| e.error)?;
+        if context.common.home().refused(window, id).exists() {
+            return Err(format!("its state of window {window} was false"));
+        }
+        Ok(record)
+    }
+
+    /// The records that lead from what is here to `head`, their deltas fetched.
+    fn way_to(&self, head: State) -> Result<Way, String> {
+        let context = self.context;
+        let window = head.window;
+        let newest = context.common.home().states().into_iter().rfind(|w| *w < window && self.known(*w, None));
+        let near = newest.is_some_and(|newest| window.0 - newest.0 <= NEWCOMER);
+        let until = near.then(|| Instant::now() + context.blocks(context.hparams.clock.blocks / 8));
+        let all: Vec<&Publisher> = self.all.iter().collect();
+        let mut way = vec![head];
+        while let Some(record) = way.last() {
+            self.drawn_from_the_chain(record)?;
+            let (Some(prev), Some(base)) = (record.prev, record.prev_window) else { break };
+            // The first state needs no record: every node makes it from the seed.
+            if self.known(base, Some(prev)) || base <= context.hparams.start_window {
+                break;
+            }
+            if way.len() >= MOST_BACK || until.is_some_and(|until| Instant::now() > until) {
+                return Err(format!("its state of window {window} has too long a way to ours"));
+            }
+            // Whoever keeps it: what it says is proved by the root that it leads to.
+            let before = self.records(&all, base).into_iter().flatten().find(|record| record.root == prev);
+            way.push(before.ok_or_else(|| {
+                format!("its state of window {window} is made from one of window {base} ({prev}) that no validator has, or that is false")
+            })?);
+        }
+        way.reverse();
+        way.iter().try_for_each(|record| self.fetch_accepted(record, until))?;
+        Ok(way)
+    }
+
+    /// Whether the tiles of a record's deltas are those that the chain drew, and its peers those of the window.
+    fn drawn_from_the_chain(&self, record: &State) -> Result<(), String> {
+        let (chain, false) = (&self.context.chain, record.accepted.is_empty()) else { return Ok(()) };
+        let Some(base) = record.prev_window else { return Ok(()) };
+        let moments = self.context.hparams.moments(base);
+        let hash = |block| chain.block_hash(block).map_err(|e| e.error);
+        if record.reveal.is_none() || hash(moments.end)? != record.reveal {
+            return Err(format!("its state of window {} is of tiles that the chain did not draw", record.window));
+        }
+        // A node keeps the peers of the last windows only; further back the validators of that time looked.
+        let Some(start) = hash(moments.start)? else { return Ok(()) };
+        let Some(members) = chain.members(start).map_err(|e| e.error)? else { return Ok(()) };
+        let strangers = |entry: &&Accepted| members.get(&entry.uid.0) != Some(&entry.hotkey);
+        match record.accepted.iter().find(strangers) {
+            Some(entry) => Err(format!(
+                "its state of window {} has a delta of {} as uid {}, who was no peer",
+                record.window, entry.hotkey, entry.uid
+            )),
+            None => Ok(()),
         }
     }
-    None
-}
 
-fn passed_over(context: &Context<'_>, peer: &Peer, why: &str) {
-    context.common.say("bz-pull", format!("uid {}: {why}", peer.uid));
-}
-
-/// The records that lead from what is here to `head`, their deltas fetched.
-fn way_to(context: &Context<'_>, publishers: &[(Peer, Bucket)], head: State) -> Result<Way, String> {
-    let window = head.window;
-    let mut way = vec![head];
-    while let Some(record) = way.last() {
-        let (Some(prev), Some(base)) = (record.prev, record.prev_window) else { break };
-        // The first state needs no record: every node makes it from the seed.
-        if known(context, base, Some(prev)) || base <= context.hparams.start_window {
-            break;
-        }
-        if way.len() >= MOST_BACK {
-            return Err(format!("over {MOST_BACK} windows lie between our state and window {window}"));
-        }
-        let before = publishers.iter().find_map(|(peer, bucket)| {
-            record_of(context, peer, bucket, base).ok().filter(|record| record.root == prev)
-        });
-        way.push(before.ok_or_else(|| {
-            format!("its state of window {window} is made from one of window {base} ({prev}) that no validator has, or that is false")
-        })?);
+    /// Whether a state is here, of this root where one is asked for.
+    fn known(&self, window: Window, root: Option<Hash>) -> bool {
+        let path = self.context.common.home().state(window).join("state.json");
+        let here: Option<State> = files::read_json(&path).ok();
+        here.is_some_and(|state| state.run == self.context.run && root.is_none_or(|root| root == state.root))
     }
-    way.reverse();
-    way.iter().try_for_each(|record| fetch_accepted(context, record, publishers))?;
-    Ok(way)
-}
 
-/// Whether a state is here, of this root where one is asked for.
-fn known(context: &Context<'_>, window: Window, root: Option<Hash>) -> bool {
-    let path = context.common.home().state(window).join("state.json");
-    let here: Option<State> = files::read_json(&path).ok();
-    here.is_some_and(|state| state.run == context.run && root.is_none_or(|root| root == state.root))
-}
-
-/// Whether the state of a window is here and published: by another, or by us, which our own bucket shows.
-fn followed(context: &Context<'_>, window: Window) -> bool {
-    let path = context.common.home().state(window).join("state.json");
-    let Ok(here) = files::read_json::<State>(&path) else { return false };
-    if here.run != context.run {
-        return false;
-    }
-    match context.peers.iter().find(|peer| peer.own && here.by == Some(peer.hotkey)) {
-        None => true,
-        Some(own) => {
-            let published = context.bucket(own).and_then(|bucket| record_of(context, own, &bucket, window));
-            published.is_ok_and(|record| record.root == here.root)
+    /// Whether the state of a window is here and published: by another, or by us, which our own bucket shows.
+    fn followed(&self, window: Window) -> bool {
+        let path = self.context.common.home().state(window).join("state.json");
+        let Ok(here) = files::read_json::<State>(&path) else { return false };
+        if here.run != self.context.run {
+            return false;
+        }
+        match self.context.peers.iter().find(|peer| peer.own && here.by == Some(peer.hotkey)) {
+            None => true,
+            Some(_) => {
+                let own: Vec<&Publisher> = self.all.iter().filter(|p| p.peer.own).collect();
+                self.records(&own, window).into_iter().flatten().any(|record| record.root == here.root)
+            }
         }
     }
-}
 
-/// Validators, the most stake first.
-fn publishers(context: &Context<'_>) -> Vec<(Peer, Bucket)> {
-    let mut peers: Vec<&Peer> = context.peers.iter().filter(|p| p.permit).collect();
-    peers.sort_by(|a, b| b.stake.total_cmp(&a.stake).then(a.uid.cmp(&b.uid)));
-    peers.into_iter().filter_map(|peer| Some((peer.clone(), context.bucket(peer).ok()?))).collect()
-}
-
-/// The block from which the publisher of this rank may publish the state of a window; the first one may at once.
-fn turn(context: &Context<'_>, window: Window, rank: usize) -> u64 {
-    let clock = &context.hparams.clock;
-    let first = window.0.saturating_mul(clock.blocks).saturating_add(clock.state_offset);
-    if rank == 0 { 0 } else { first.saturating_add((rank as u64).saturating_mul(clock.state_grace)) }
-}
-
-/// A publisher's record of a window, whose signature and form hold. One that was found to be false stays refused.
-fn record_of(context: &Context<'_>, peer: &Peer, bucket: &Bucket, window: Window) -> Result<State, String> {
-    if context.common.home().refused(window, peer.hotkey).exists() {
-        return Err(format!("its state of window {window} was false"));
+    /// Fetch the deltas that a state was made from: from its publisher's mirror, or else from any other's.
+    fn fetch_accepted(&self, record: &State, until: Option<Instant>) -> Result<(), String> {
+        let context = self.context;
+        let Some(base) = record.prev_window.filter(|_| !record.accepted.is_empty()) else { return Ok(()) };
+        let folder = context.common.home().window(base).join("accepted");
+        files::create_dir(&folder).map_err(|e| e.error)?;
+        let cap = delta::size_cap(&Layout::new(&context.hparams.model), &context.hparams.codec);
+        let mut mirrors: Vec<&Publisher> = self.all.iter().collect();
+        mirrors.sort_by_key(|p| record.by != Some(p.peer.hotkey));
+        let mirrors: Vec<Bucket> = mirrors.into_iter().map(|p| p.bucket.clone()).collect();
+        let wanted: BTreeSet<Hash> = record.accepted.iter().map(|entry| entry.blake3).collect();
+        let most = context.blocks(context.hparams.clock.blocks / 8);
+        let limit = until.map_or(most, |until| until.saturating_duration_since(Instant::now()).min(most));
+        let work = wanted
+            .iter()
+            .map(|hash| {
+                let (mirrors, hash) = (mirrors.clone(), *hash);
+                let key = format!("{}/deltas/{hash}", context.run);
+                let path = folder.join(format!("{hash}.safetensors"));
+                async move { one(&mirrors, &key, cap, &path, hash, limit).await }
+            })
+            .collect();
+        for (result, hash) in context.pool.all(work).into_iter().zip(&wanted) {
+            result
+                .unwrap_or_else(|| Err("the fetch failed inside".into()))
+                .map_err(|why| format!("the delta {hash} that made its state of window {}: {why}", record.window))?;
+        }
+        Ok(())
     }
-    let folder = context.common.home().window(context.window.window);
-    let path = folder.join(format!("state-{}.fetched", peer.hotkey));
-    let key = format!("{}/{window}/state.json", context.run);
-    context
-        .pool
-        .run(bucket.get(&key, 4096 + ENTRY_CAP * context.hparams.data.max_uids, &path))
-        .map_err(|e| e.to_string())?;
-    let record = files::read_json::<State>(&path).map_err(|e| e.error);
-    let _ = std::fs::remove_file(&path);
-    let mut record = record?;
-    record.path = None;
-    if record.window != window || record.run != context.run || record.by != Some(peer.hotkey) {
-        return Err("its state record is of another run, window or signer".into());
+
+    /// Why there is no state: nobody published, or the network runs on other hparams than ours.
+    fn missing(&self) -> Report {
+        let context = self.context;
+        let work = self
+            .all
+            .iter()
+            .filter(|p| !p.peer.own)
+            .map(|publisher| {
+                let bucket = publisher.bucket.clone();
+                let ours = format!("{}/hparams.json", context.run);
+                async move { Ok::<_, store::Fault>((bucket.has(&ours).await?, bucket.folders("").await?)) }
+            })
+            .collect();
+        let answers: Vec<_> = context.pool.all(work).into_iter().flatten().collect();
+        // Only where every validator answers and none is on this run: one of them alone stops nobody.
+        let elsewhere: Option<BTreeSet<Hash>> = answers
+            .into_iter()
+            .map(|answer| match answer {
+                Ok((false, folders)) => {
+                    Some(folders.iter().filter_map(|name| name.parse::<Hash>().ok()).collect::<Vec<_>>())
+                }
+                _ => None,
+            })
+            .collect::<Option<Vec<_>>>()
+            .map(|runs| runs.into_iter().flatten().collect());
+        match elsewhere {
+            Some(runs) if !runs.is_empty() => {
+                let runs: Vec<String> = runs.iter().take(8).map(Hash::to_string).collect();
+                Report::config(format!("no validator is on run {}; they are on {}", context.run, runs.join(", ")))
+                    .hint("hparams.json names the run: a validator's bucket has its own under RUN/hparams.json")
+            }
+            _ => Report::no(format!("nobody published a state for window {}", context.window.window))
+                .hint("take the next window; a validator that was down goes on from its last state"),
+        }
     }
-    let ordered = record.accepted.is_sorted_by(|a, b| a.uid < b.uid);
-    let fits = record.accepted.len() as u64 <= context.hparams.data.max_uids;
-    if !ordered || !fits || record.prev_window.is_none_or(|base| base >= window) {
-        return Err("its state record has a list or a predecessor that cannot be".into());
-    }
-    commit::verify_state(&record).map_err(|e| e.error)?;
-    Ok(record)
 }
 
-/// Fetch the deltas that a state was made from: from its publisher's mirror, or else from any other's.
-fn fetch_accepted(context: &Context<'_>, record: &State, publishers: &[(Peer, Bucket)]) -> Result<(), String> {
-    let Some(base) = record.prev_window else { return Ok(()) };
-    let folder = context.common.home().window(base).join("accepted");
-    files::create_dir(&folder).map_err(|e| e.error)?;
-    let cap = delta::size_cap(&Layout::new(&context.hparams.model), &context.hparams.codec);
-    let mut mirrors: Vec<&(Peer, Bucket)> = publishers.iter().collect();
-    mirrors.sort_by_key(|(peer, _)| record.by != Some(peer.hotkey));
-    let mirrors: Vec<Bucket> = mirrors.into_iter().map(|(_, bucket)| bucket.clone()).collect();
-    let wanted: BTreeMap<Hash, &Accepted> = record.accepted.iter().map(|entry| (entry.blake3, entry)).collect();
-    if wanted.is_empty() {
-        return Ok(());
-    }
-    let limit = patience(context);
-    let work = wanted
-        .keys()
-        .map(|hash| {
-            let (mirrors, hash) = (mirrors.clone(), *hash);
-            let key = format!("{}/deltas/{hash}", context.run);
-            let path = folder.join(format!("{hash}.safetensors"));
-            async move { one(&mirrors, &key, cap, &path, hash, limit).await }
-        })
-        .collect();
-    for (result, (hash, entry)) in context.pool.all(work).into_iter().zip(&wanted) {
-        result.unwrap_or_else(|| Err("the fetch failed inside".into())).map_err(|why| {
-            format!("the delta of uid {} ({hash}) that made its state of window {}: {why}", entry.uid, record.window)
-        })?;
-    }
-    Ok(())
+/// Why a record could not be had, and whether that took all the time there was.
+struct Refusal {
+    why: String,
+    stalled: bool,
 }
 
-/// A mirror that stalls is left in time for the next one, and for training.
-fn patience(context: &Context<'_>) -> Duration {
-    context.blocks(context.hparams.clock.blocks / 8)
-}
-
+/// One delta by its hash, from the first mirror that has it, all within a limit.
 async fn one(mirrors: &[Bucket], key: &str, cap: u64, path: &Path, hash: Hash, limit: Duration) -> Result<(), String> {
     if path.exists() && files::digest(path).is_ok_and(|(_, found)| found == hash) {
         return Ok(());
     }
+    let until = Instant::now() + limit;
     let mut why = String::new();
-    for mirror in mirrors {
-        why = match mirror.get_within(key, cap, path, limit).await {
+    for (place, mirror) in mirrors.iter().enumerate() {
+        // One that stalls leaves half of the time to those after it.
+        let left = until.saturating_duration_since(Instant::now());
+        let share = if place + 1 == mirrors.len() { left } else { left / 2 };
+        why = match mirror.get_within(key, cap, path, share).await {
             Ok(fetched) if fetched.blake3 == hash => return Ok(()),
             Ok(_) => {
                 let _ = std::fs::remove_file(path);
@@ -241,25 +399,4 @@ async fn one(mirrors: &[Bucket], key: &str, cap: u64, path: &Path, hash: Hash, l
         };
     }
     Err(why)
-}
-
-/// Why there is no state: nobody published, or the network runs on other hparams than ours.
-fn missing(context: &Context<'_>, publishers: &[(Peer, Bucket)]) -> Report {
-    for (peer, bucket) in publishers {
-        let key = format!("{}/hparams.json", context.run);
-        if context.pool.run(bucket.has(&key)) == Ok(false)
-            && let Ok(runs) = context.pool.run(bucket.folders(""))
-            && !runs.is_empty()
-        {
-            return Report::config(format!(
-                "validator {} publishes run {}, our hparams give run {}",
-                peer.uid,
-                runs.join(", "),
-                context.run
-            ))
-            .hint(format!("fetch the run's own: {}", bucket.address.url("RUN/hparams.json")));
-        }
-    }
-    Report::no(format!("nobody published a state for window {}", context.window.window))
-        .hint("take the next window; a validator that was down goes on from its last state")
 }

@@ -1,7 +1,8 @@
 //! Upload to the own bucket what the stream has of ours: commitment, delta, state.
 //!
 //! Objects: `{run}/{window}/{hotkey}/commit.json`, `…/delta.safetensors`; a validator's also `{run}/hparams.json`,
-//! `{run}/deltas/{blake3}`, `{run}/{window}/state.json`, the record last, so that who reads it finds what it names.
+//! `{run}/deltas/{blake3}`, `{run}/{window}/state.json`, the record last, so that who reads it finds what it names. A
+//! validator also mirrors the states of others that it follows.
 
 use record::{
     Hash, Report, Stream, Uid, Window,
@@ -67,8 +68,12 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
         sends.push((delta.window, Some(delta.uid), key, path.clone()));
     }
     let states: Vec<State> = inputs.all()?;
-    if let Some(state) = states.iter().rfind(|s| s.by == Some(own)) {
-        sends.extend(state_objects(&args.common, run, state, &deltas)?);
+    // Our own state is published. One of another validator is mirrored, by who has nothing else to send: a network whose
+    // publisher goes away keeps what it published.
+    let another = || states.last().filter(|s| s.by.is_some() && sends.is_empty());
+    if let Some(state) = states.iter().rfind(|s| s.by == Some(own)).or_else(another) {
+        let objects = state_objects(&args.common, run, state, &deltas)?;
+        sends.extend(objects);
     }
     if sends.is_empty() {
         return Err(Report::data(format!("the input has nothing of {own} to send"))
@@ -104,9 +109,14 @@ fn state_objects(common: &Common, run: Hash, state: &State, deltas: &[Delta]) ->
     for entry in &state.accepted {
         let path = deltas.iter().rfind(|d| d.blake3 == Some(entry.blake3)).and_then(|d| d.path.clone());
         // A state that was made before a kill is published from what was fetched for it.
-        let kept = state.prev_window.map(|w| common.home().window(w).join("fetched"));
-        let kept = kept.map(|dir| dir.join(format!("{}.delta.safetensors", entry.hotkey)));
-        let path = path.or(kept.filter(|path| files::digest(path).is_ok_and(|(_, hash)| hash == entry.blake3)));
+        let places = state.prev_window.map(|w| common.home().window(w)).map(|dir| {
+            [
+                dir.join("fetched").join(format!("{}.delta.safetensors", entry.hotkey)),
+                dir.join("accepted").join(format!("{}.safetensors", entry.blake3)),
+            ]
+        });
+        let same = |path: &PathBuf| files::digest(path).is_ok_and(|(_, hash)| hash == entry.blake3);
+        let path = path.or_else(|| places.into_iter().flatten().find(same));
         let path = path.ok_or_else(|| {
             Report::data(format!("the delta of uid {} ({}) is not in the input", entry.uid, entry.blake3))
                 .hint("a state is published with the deltas that made it: push the stream of bz-state apply")

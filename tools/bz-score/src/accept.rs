@@ -8,6 +8,7 @@ use record::{
     stream,
 };
 use std::collections::BTreeMap;
+use wire::outer;
 
 /// All deltas that enter count the same.
 const WEIGHT: u16 = u16::MAX;
@@ -32,12 +33,12 @@ pub(crate) fn accept(common: &Common, stream: &mut Stream<'_>) -> Result<(), Rep
             norms.insert(uid, (delta, norm));
         }
     }
-    let norm_median = median(norms.values().map(|(_, norm)| *norm).collect());
+    let (norm_median, scales) = outer::clip_to_median(&norms.values().map(|(_, norm)| *norm).collect::<Vec<_>>());
     let accepted = norms
         .into_iter()
-        .filter_map(|(uid, (delta, norm))| {
-            let clipped = hparams.accept.clip_to_median && norm > norm_median;
-            let scale = if clipped { (norm_median / norm) as f32 } else { 1.0 };
+        .zip(scales)
+        .filter_map(|((uid, (delta, _)), scale)| {
+            let scale = if hparams.accept.clip_to_median { scale } else { 1.0 };
             Some(Accepted { uid, hotkey: delta.hotkey, blake3: delta.blake3?, weight_u16: WEIGHT, scale })
         })
         .collect();
@@ -62,22 +63,4 @@ fn good(common: &Common, delta: &Delta, now: Option<&Score>, memory: u64) -> Res
     }
     // Who was never judged has to be audited first.
     Ok(false)
-}
-
-/// The lower median, so that it is one of the values.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(0.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::median;
-
-    #[test]
-    fn the_median_is_one_of_the_values() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.0);
-        assert_eq!((median(vec![]), median(vec![7.0])), (0.0, 7.0));
-    }
 }

@@ -90,7 +90,9 @@ pub(crate) fn score(
             },
             (status, _) => {
                 let reason = format!("{status}: {}", checked.reason.unwrap_or_default());
-                Score { score: Some(0.0), reason: Some(reason), ..blank }
+                // Who was away itself says nothing about others.
+                let score = (!checked.unseen).then_some(0.0);
+                Score { score, reason: Some(reason), ..blank }
             }
         };
         stream.emit(&score)?;

@@ -35,8 +35,8 @@ pub(crate) fn apply(common: &Common, wallet: &WalletArgs, keep: usize, stream: &
         stream.emit(&state)?;
     } else {
         let published: Vec<State> = inputs.all()?;
-        for record in &published {
-            stream.emit(&maker.follow(record)?)?;
+        for (place, record) in published.iter().enumerate() {
+            stream.emit(&maker.follow(record, place + 1 == published.len())?)?;
         }
         if published.is_empty() {
             stream.emit(&maker.present(window.window)?)?;
@@ -53,8 +53,9 @@ pub(crate) fn carry(common: &Common, wallet: &WalletArgs, stream: &mut Stream<'_
     let window = inputs.window()?.window;
     let maker = Maker { common, hparams, layout, run };
     // What others published meanwhile comes first: a validator that was away does not roll the network back.
-    for record in inputs.all::<State>()? {
-        stream.emit(&maker.follow(&record)?)?;
+    let published: Vec<State> = inputs.all()?;
+    for (place, record) in published.iter().enumerate() {
+        stream.emit(&maker.follow(record, place + 1 == published.len())?)?;
     }
     if let Ok(here) = maker.present(window) {
         return stream.emit(&here);
@@ -102,32 +103,33 @@ impl Maker<'_> {
         self.make(accept.window, next, &accept.accepted, reveal, &path_of, &signer)
     }
 
-    /// The next state as somebody else published it. A record that is false is noted, so that its publisher is passed over
-    /// when the stage runs again.
-    fn follow(&self, record: &State) -> Result<State, Report> {
+    /// The next state as somebody else published it. A record that is false is noted, so that it is passed over when the
+    /// stage runs again. `last`: no other record is built on this one.
+    fn follow(&self, record: &State, last: bool) -> Result<State, Report> {
         commit::verify_state(record)?;
+        if record.run != self.run {
+            return Err(Report::data(format!("the published state of window {} is of another run", record.window)));
+        }
         if let Ok(here) = state::record_of(&self.dir(record.window)) {
             if here.root == record.root {
                 return Ok(here);
             }
-            if here.by == record.by && here.run == record.run {
-                return Err(self.refuse(
-                    record,
-                    &Report::no(format!("it signed two states of this window: {} and {}", here.root, record.root)),
-                ));
+            // What the network has gone on from is followed all the same.
+            if last && here.by == record.by && here.run == record.run {
+                let why = format!("it signed two states of this window: {} and {}", here.root, record.root);
+                return Err(self.refuse(record, &Report::no(why)));
             }
         }
-        let (Some(prev), Some(base)) = (record.prev, record.prev_window) else {
-            return Err(Report::data(format!("the published state of window {} has no predecessor", record.window)));
+        let start = self.hparams.start_window;
+        let base = record.prev_window.filter(|base| *base >= start && *base < record.window);
+        let (Some(prev), Some(base)) = (record.prev, base) else {
+            return Err(self.refuse(record, &Report::data("it has no predecessor in the run")));
         };
-        if base >= record.window || record.run != self.run {
-            return Err(Report::data(format!(
-                "the published state of window {} is of another run or order",
-                record.window
-            )));
-        }
         let here = self.present(base)?;
         if here.root != prev {
+            if base == start {
+                return Err(self.refuse(record, &Report::no(format!("the first state is {}, not {prev}", here.root))));
+            }
             return Err(Report::again(format!(
                 "the published state of window {} is not made from ours",
                 record.window
@@ -139,31 +141,46 @@ impl Maker<'_> {
         let path_of = |entry: &Accepted| Some(folder.join(format!("{}.safetensors", entry.blake3)));
         let files = self.files(&record.accepted, &path_of)?;
         // From here on every byte is the publisher's own.
-        let made = self
-            .opened(&files, &before, record.reveal)
-            .and_then(|deltas| self.next(base, record.window, values, &deltas))
-            .and_then(|(root, values)| {
-                if root == record.root {
-                    Ok(values)
-                } else {
-                    Err(Report::no(format!("the accepted deltas give root {root}")))
-                }
-            });
+        let made = self.opened(&files, &before, record.reveal).and_then(|deltas| {
+            self.clipped(&deltas)?;
+            self.next(base, record.window, values, &deltas)
+        });
         match made {
-            Ok(values) => self.save(base, &values, &State { path: None, ..record.clone() }),
+            Ok((root, values)) if root == record.root => {
+                self.save(base, &values, &State { path: None, ..record.clone() })
+            }
+            Ok((root, _)) => Err(self.refuse(record, &Report::no(format!("the accepted deltas give root {root}")))),
             Err(why) if matches!(why.code, Code::No | Code::Data) => Err(self.refuse(record, &why)),
             Err(why) => Err(why),
         }
     }
 
+    /// That no delta moves the state further than the median one, where the run says so.
+    fn clipped(&self, deltas: &[(Opened, &Accepted)]) -> Result<(), Report> {
+        if !self.hparams.accept.clip_to_median {
+            return Ok(());
+        }
+        let norms: Vec<f64> = deltas.iter().map(|(delta, _)| delta.norm()).collect();
+        let (_, scales) = outer::clip_to_median(&norms);
+        // A norm in another order of summation differs in its last digits.
+        let over = deltas.iter().zip(scales).find(|((_, entry), most)| entry.scale > most * (1.0 + 1e-5));
+        match over {
+            Some(((_, entry), most)) => {
+                Err(Report::no(format!("uid {} counts by {}, the median norm allows {most}", entry.uid, entry.scale)))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Note that a record is false.
     fn refuse(&self, record: &State, why: &Report) -> Report {
-        let Some(by) = record.by else { return Report::data("a state record without a signer") };
-        let path = self.common.home().refused(record.window, by);
-        let error = format!(
-            "the state of window {} that {by} published ({}) is false: {}",
-            record.window, record.root, why.error
-        );
+        let id = match commit::state_id(record) {
+            Ok(id) => id,
+            Err(report) => return report,
+        };
+        let path = self.common.home().refused(record.window, id);
+        let by = record.by.map_or(String::new(), |by| format!(" that {by} published"));
+        let error = format!("the state of window {}{by} ({}) is false: {}", record.window, record.root, why.error);
         let noted = files::write_json(&path, &serde_json::json!({"record": record, "reason": why.error}));
         noted.err().unwrap_or_else(|| {
             Report::again(error)

@@ -44,9 +44,9 @@ enum Action {
     Apply {
         #[command(flatten)]
         wallet: WalletArgs,
-        /// Keep so many states
-        #[arg(long, env = "BZ_KEEP_STATES", value_name = "N", default_value_t = 8)]
-        keep: usize,
+        /// Keep so many states, 2 at least
+        #[arg(long, env = "BZ_KEEP_STATES", value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..))]
+        keep: u32,
     },
     /// Make the state of the input's window from the newest one here, unchanged, and sign it (a validator that was down)
     Carry {
@@ -83,7 +83,7 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
             args.common.say("bz-state", format!("run {}", record.run));
             stream.emit(&state)
         }
-        Action::Apply { wallet, keep } => apply::apply(&args.common, wallet, *keep, stream),
+        Action::Apply { wallet, keep } => apply::apply(&args.common, wallet, *keep as usize, stream),
         Action::Carry { wallet } => apply::carry(&args.common, wallet, stream),
         Action::Verify { paths } => verify(&args.common, paths),
         Action::Show { path } => show(&args.common, path),

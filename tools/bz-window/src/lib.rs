@@ -134,7 +134,7 @@ fn peers(args: &Args, chain: &Chain, view: Option<Hash>, stream: &mut Stream<'_>
     let view = view.ok_or_else(|| Report::again("the last block is not there"))?;
     let found = chain.peers(view, own).or_else(|early| {
         // A node keeps the states of some hundred blocks; only then an old window's peers are asked of the last one.
-        if !early.error.contains("discarded") {
+        if !Chain::forgotten(&early) {
             return Err(early);
         }
         let last = chain.finalized()?;

@@ -32,7 +32,7 @@ pub struct ChainArgs {
 }
 
 /// Longest wait for one question: the node may have to be found again first.
-const GIVE_UP: Duration = Duration::from_secs(180);
+const GIVE_UP: Duration = Duration::from_secs(120);
 /// A chain may be slow; one without a block for this long stands.
 const STANDS: Duration = Duration::from_secs(90);
 
@@ -73,8 +73,13 @@ pub struct Chain {
     pub netuid: u16,
 }
 
+/// An error of the client's layers without the name of every layer.
+pub(crate) fn plain(error: impl std::fmt::Display) -> String {
+    error.to_string().replace("RPC error: ", "").replace("client error: ", "")
+}
+
 fn unreachable(url: &str, error: impl std::fmt::Display) -> Report {
-    Report::again(format!("cannot reach the chain at {url}: {error}"))
+    Report::again(format!("cannot reach the chain at {url}: {}", plain(error)))
         .hint("is the node up, and the address right? --network or BZ_NETWORK names it")
         .hint("for one machine: bz-localnet status")
 }
@@ -115,7 +120,7 @@ impl Chain {
         self.runtime.block_on(async {
             match tokio::time::timeout(GIVE_UP, answer).await {
                 Ok(Ok(value)) => Ok(value),
-                Ok(Err(error)) => Err(Report::again(format!("{what}, from {}: {error}", self.url))
+                Ok(Err(error)) => Err(Report::again(format!("{what}, from {}: {}", self.url, plain(error)))
                     .hint("a node that is behind or was restarted answers again later")),
                 Err(_) => Err(unreachable(&self.url, format!("no answer to {what}"))),
             }
@@ -222,6 +227,11 @@ impl Chain {
             };
         }
         Ok(())
+    }
+
+    /// Whether an error says that the node keeps the state of that block no longer.
+    pub fn forgotten(report: &Report) -> bool {
+        report.error.contains("discarded") || report.error.contains("UnknownBlock")
     }
 
     /// Have a development chain make blocks at once; the number of the last.

@@ -1,5 +1,6 @@
 //! The connection to a node. It is found again when it breaks, so that a node that restarts costs a pause and no window.
 
+use crate::client::plain;
 use backon::{ExponentialBuilder, Retryable};
 use record::{Hash, cli::note};
 use serde_json::value::RawValue;
@@ -12,7 +13,7 @@ use tokio::{sync::Mutex, time::timeout};
 
 /// No answer for this long means that the node is gone.
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// How long a lost node is looked for, in all, before giving up with "try again".
+/// How long a lost node is looked for, the waits for its answers apart, before giving up with "try again".
 const LOOK_FOR: Duration = Duration::from_secs(60);
 
 /// One node, connected when it is first needed and again whenever that is needed.
@@ -38,9 +39,9 @@ fn lost(error: &Error) -> bool {
     matches!(error, Error::Client(_) | Error::DisconnectedWillReconnect(_))
 }
 
-/// What was sent to be included may be in already: the caller has to look before it is sent again.
+/// What was sent may have had its effect already: the caller has to look before it is sent again.
 fn once_only(method: &str) -> bool {
-    method.starts_with("author_")
+    method.starts_with("author_") || method.starts_with("dev_")
 }
 
 impl Link {
@@ -100,7 +101,7 @@ fn pauses() -> ExponentialBuilder {
 fn say(error: &Error, pause: Duration) {
     // The first pauses are for a connection that only broke off.
     if pause > Duration::from_millis(500) {
-        note("chain", format!("lost the node, looking for it: {error}"));
+        note("chain", format!("lost the node, looking for it: {}", plain(error)));
     }
 }
 

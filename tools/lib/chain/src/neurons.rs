@@ -54,6 +54,18 @@ impl Chain {
         Ok(all.collect())
     }
 
+    /// Who had which uid at a block; `None` when the node keeps that block's state no longer.
+    ///
+    /// # Errors
+    /// Exit code 75 when the node does not answer.
+    pub fn members(&self, block: Hash) -> Result<Option<BTreeMap<u16, Hotkey>>, Report> {
+        match self.at(block).and_then(|at| self.hotkeys(&at)) {
+            Ok(found) => Ok(Some(found)),
+            Err(report) if Chain::forgotten(&report) => Ok(None),
+            Err(report) => Err(report),
+        }
+    }
+
     pub(crate) fn hotkeys(&self, at: &AtBlock) -> Result<BTreeMap<u16, Hotkey>, Report> {
         let address = dynamic::storage::<(u16, u16), [u8; 32]>(PALLET, "Keys");
         let netuid = self.netuid;

@@ -103,7 +103,9 @@ impl Manifest {
     pub fn index(folder: &Path, source: &str, field: &str) -> Result<Self, Report> {
         let mut paths = Vec::new();
         for entry in walkdir::WalkDir::new(folder).sort_by_file_name() {
-            let entry = entry.data(format!("cannot walk {}", folder.display()))?;
+            let entry = entry
+                .data(format!("cannot walk {}", folder.display()))
+                .map_err(|e| e.hint("--data or BZ_DATA names the folder of the text"))?;
             let hidden = entry.file_name().to_str().is_none_or(|n| n.starts_with('.'));
             if entry.file_type().is_file() && !hidden && entry.file_name() != MANIFEST {
                 paths.push(entry.into_path());

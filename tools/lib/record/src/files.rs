@@ -1,6 +1,6 @@
 //! Files that appear whole or not at all, and where a node keeps its own.
 
-use crate::{Code, Context, Hash, Hotkey, Report, Window};
+use crate::{Code, Context, Hash, Report, Window};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     fs::File,
@@ -21,9 +21,9 @@ impl Home {
     pub fn state(&self, window: Window) -> PathBuf {
         self.0.join("states").join(window.to_string())
     }
-    /// Where it is noted that a publisher's record of a window's state is false, and why: it is not followed again.
-    pub fn refused(&self, window: Window, publisher: Hotkey) -> PathBuf {
-        self.window(window).join(format!("refused-{publisher}.json"))
+    /// Where it is noted that a published record of a window's state, of this hash, is false, and why.
+    pub fn refused(&self, window: Window, record: Hash) -> PathBuf {
+        self.window(window).join(format!("refused-{record}.json"))
     }
     /// What the run agrees on.
     pub fn hparams(&self) -> PathBuf {

@@ -251,9 +251,12 @@ pub struct Commit {
     /// Why not ok.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The finalized block at which the fetcher saw it first.
+    /// The block at which the fetcher saw it first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block: Option<u64>,
+    /// Late only because the fetcher itself was away: no judgement on the peer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unseen: bool,
 }
 record!(Commit, "commit");
 
@@ -280,6 +283,9 @@ pub struct Delta {
     pub status: String,
     /// Why not ok.
     pub reason: Option<String>,
+    /// Late only because the fetcher itself was away: no judgement on the peer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unseen: bool,
 }
 record!(Delta, "delta");
 

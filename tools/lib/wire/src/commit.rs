@@ -94,7 +94,7 @@ fn without(value: &impl Serialize, fields: &[&str]) -> Result<Value, Report> {
 /// # Errors
 /// As [`signed_bytes`].
 pub fn commit_message(commit: &Commit) -> Result<Vec<u8>, Report> {
-    signed_bytes(Domain::Commit, &without(commit, &["signature", "path", "status", "reason", "block"])?)
+    signed_bytes(Domain::Commit, &without(commit, &["signature", "path", "status", "reason", "block", "unseen"])?)
 }
 
 /// The bytes of a state record that are signed.
@@ -103,6 +103,14 @@ pub fn commit_message(commit: &Commit) -> Result<Vec<u8>, Report> {
 /// As [`signed_bytes`].
 pub fn state_message(state: &State) -> Result<Vec<u8>, Report> {
     signed_bytes(Domain::State, &without(state, &["signature", "path"])?)
+}
+
+/// A name for a state record: the hash of what is signed.
+///
+/// # Errors
+/// As [`signed_bytes`].
+pub fn state_id(state: &State) -> Result<Hash, Report> {
+    Ok(blake3::hash(&state_message(state)?).into())
 }
 
 /// Check a state record's signature.

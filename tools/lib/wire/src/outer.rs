@@ -47,6 +47,15 @@ pub struct Entry<'a> {
     pub scale: f32,
 }
 
+/// The scale of each delta that clips its norm to the median, and that median: the lower one, so that it is one of the norms.
+pub fn clip_to_median(norms: &[f64]) -> (f64, Vec<f32>) {
+    let mut sorted = norms.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let median = sorted.get(sorted.len().saturating_sub(1) / 2).copied().unwrap_or(0.0);
+    let scale = |norm: &f64| if *norm > median { (median / norm) as f32 } else { 1.0 };
+    (median, norms.iter().map(scale).collect())
+}
+
 /// `cos x` for `0 ≤ x ≤ π` by its Taylor series in f64: the library's own may differ between machines.
 fn cosine(x: f64) -> f64 {
     let (mut sum, mut term) = (1.0, 1.0);
