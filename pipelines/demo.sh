@@ -5,6 +5,10 @@
 #   pipelines/demo.sh resume     go on where the last one stopped, for as many windows more
 set -u
 . "$(dirname "$0")/stage.sh"
+# The settings of a real node are not the demo's.
+for setting in ${!BZ_@} ${!BT_@}; do
+  [ "$setting" = BZ_INTERVAL ] || unset "$setting"
+done
 root=${DEMO_DIR:-target/demo}
 windows=${WINDOWS:-12}
 honest='honest-1 honest-2 honest-3'

@@ -22,12 +22,17 @@ stage pulled "bz-window --window $W --wait deadline < $Q/commits | bz-pull --del
 # Train again on the pages of some, and compare.
 stage scores "bz-pages --role audit < $Q/pulled | bz-train | bz-score" || exit
 
-# The next state: follow, and mirror, who published before us, or make, sign and publish it.
-stage state "bz-window --window $((W + 1)) --wait start | bz-pull --state --publish | bz-state apply | bz-push"
+# The next state: follow who published before us, or make, sign and publish it.
+stage state "bz-window --window $((W + 1)) --wait start | bz-pull --state --publish | bz-state apply"
 case $? in
   0) ;;
   1) stage state "bz-score accept < $Q/scores | bz-state apply | bz-push" || exit ;;
   *) exit ;;
 esac
 
-stage weights "bz-score fold --window $W $(printf %q "$BZ_HOME")/windows | bz-setweights"
+stage weights "bz-score fold --window $W $(printf %q "$BZ_HOME")/windows | bz-setweights" || exit
+
+# Mirror the states of others that were followed: what they published stays when they go. Not worth a window's end.
+for followed in base state; do
+  stage $followed-mirror "bz-push < $Q/$followed" || :
+done

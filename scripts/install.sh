@@ -8,7 +8,7 @@ own=$(cd "$(dirname "${BASH_SOURCE[0]:-.}")/.." && pwd)
 if [ -z "${BZ_REPO:-}" ] && [ -f "$own/tools/README.md" ]; then dir=$own; else dir=${BZ_DIR:-boltzmann}; fi
 command -v git >/dev/null || { echo "install: git is missing: apt-get install git" >&2; exit 78; }
 command -v make >/dev/null || { echo "install: make is missing: apt-get install make" >&2; exit 78; }
-if [ ! -d "$dir/.git" ]; then
+if [ ! -f "$dir/tools/README.md" ]; then
   [ -n "${BZ_REPO:-}" ] || { echo "install: BZ_REPO is not set" >&2; echo "hint: BZ_REPO=https://…/boltzmann.git" >&2; exit 78; }
   git clone --depth 1 "$BZ_REPO" "$dir"
 fi

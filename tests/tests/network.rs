@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use record::{
-    Hash, Uid, Window,
+    Hash, Window,
     records::{Accepted, State},
 };
 use serde_json::Value;
@@ -86,6 +86,12 @@ impl Network {
 
     fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
+        // The settings of a real node are not the tests'.
+        for (name, _) in std::env::vars_os() {
+            if name.to_str().is_some_and(|name| name.starts_with("BZ_") || name.starts_with("BT_")) {
+                command.env_remove(name);
+            }
+        }
         let path = format!("{}:{}", bins().display(), std::env::var("PATH").unwrap());
         command.env("PATH", path).env("BZ_DATA", self.path("text")).env("BZ_THREADS", "1").env("OMP_NUM_THREADS", "1");
         command.stdin(Stdio::null());
@@ -373,7 +379,8 @@ fn hostile_peers_are_named(network: &Network, window: u64) {
         ("http://10.0.0.1/bucket".to_string(), "private network"),
         ("http://169.254.169.254/latest".to_string(), "private network"),
         ("file:///etc/passwd".to_string(), "no bucket"),
-        ("nonsense".to_string(), "no bucket"),
+        ("no bucket".to_string(), "no bucket's address"),
+        ("a-bare-name".to_string(), "is not on this machine"),
         (format!("http://127.0.0.1:{closed}/bucket"), "cannot be reached"),
     ] {
         let (bad, good) = pull(&address(&url));
@@ -475,24 +482,49 @@ fn thread_counts_give_one_root(network: &Network, window: u64) {
     assert_eq!(one.trim(), network.root_of("validator", window + 3).unwrap(), "a newcomer replays to the same root");
 }
 
-/// The validator with the most stake publishes what is false, and the next one takes its place: a wrong root, one on top of
-/// a false state, no predecessor, a false first state, tiles that the chain did not draw.
+/// Signs state records as a validator that is not honest, and puts them into its bucket.
+struct Forger<'a> {
+    network: &'a Network,
+    signer: wallet::Signer,
+    run: Hash,
+}
+
+impl Forger<'_> {
+    fn publish(&self, window: u64, prev: Option<Hash>, prev_window: u64, root: Hash, accepted: Vec<Accepted>) {
+        let mut record = State {
+            window: Window(window),
+            run: self.run,
+            root,
+            prev,
+            prev_window: Some(Window(prev_window)),
+            path: None,
+            accepted,
+            reveal: Some(Hash([1; 32])),
+            by: Some(self.signer.hotkey()),
+            signature: None,
+        };
+        record.signature = Some(self.signer.sign_hex(&wire::commit::state_message(&record).unwrap()));
+        let folder = self.network.path(&format!("buckets/validator-false/{}/{window}", self.run));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("state.json"), serde_json::to_vec(&record).unwrap()).unwrap();
+    }
+}
+
+/// The validator with the most stake publishes what is false, and the next one takes its place; then that one goes away,
+/// and the last one goes on from what it mirrored.
 #[test]
-fn a_false_publisher_is_passed_over() {
-    let network = Network::up(&["validator-false", "validator", "miner"]);
+fn a_false_publisher_is_passed_over_and_one_that_is_gone_replaced() {
+    let network = Network::up(&["validator-false", "validator", "validator-last", "miner"]);
     let first = network.start_window();
-    let last = first + 5;
+    let last = first + 6;
     let wallets = wallet::WalletArgs {
         name: "validator-false".into(),
         hotkey: "default".into(),
         wallet_path: Some(network.path("wallets")),
     };
-    let signer = wallets.open().unwrap();
     let (out, error, code) = network.shell(
         "miner",
-        &format!(
-            "bz-window --window {first} --wait start | bz-state init | jq -c 'select(.type==\"state\" or .type==\"run\")'"
-        ),
+        &format!("bz-window --window {first} --wait start | bz-state init | jq -c 'select(.type==\"state\" or .type==\"run\")'"),
     );
     assert_eq!(code, 0, "{error}");
     let records: Vec<Value> = out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
@@ -500,49 +532,36 @@ fn a_false_publisher_is_passed_over() {
         let record = records.iter().find(|r| r["type"] == kind).unwrap();
         record[field].as_str().unwrap().parse::<Hash>().unwrap()
     };
-    let (run, honest) = (of("run", "run"), of("state", "root"));
+    let (run, start) = (of("run", "run"), of("state", "root"));
+    let forger = Forger { network: &network, signer: wallets.open().unwrap(), run };
     let false_root = Hash([7; 32]);
-    let publish = |window: u64, prev: Option<Hash>, prev_window: u64, root: Hash, accepted: Vec<Accepted>| {
-        let mut record = State {
-            window: Window(window),
-            run,
-            root,
-            prev,
-            prev_window: Some(Window(prev_window)),
-            path: None,
-            accepted,
-            reveal: Some(Hash([1; 32])),
-            by: Some(signer.hotkey()),
-            signature: None,
-        };
-        record.signature = Some(signer.sign_hex(&wire::commit::state_message(&record).unwrap()));
-        let folder = network.path(&format!("buckets/validator-false/{run}/{window}"));
-        std::fs::create_dir_all(&folder).unwrap();
-        std::fs::write(folder.join("state.json"), serde_json::to_vec(&record).unwrap()).unwrap();
-    };
-    let nobodys = Accepted {
-        uid: Uid(3),
-        hotkey: network.hotkey("miner").parse().unwrap(),
-        blake3: Hash([9; 32]),
-        weight_u16: 65535,
-        scale: 1.0,
-    };
-    publish(first + 1, Some(honest), first, false_root, Vec::new());
-    publish(first + 2, Some(false_root), first + 1, Hash([8; 32]), Vec::new());
-    publish(first + 3, None, first + 2, Hash([5; 32]), Vec::new());
-    publish(first + 4, Some(Hash([4; 32])), first, Hash([3; 32]), Vec::new());
-    publish(first + 5, Some(honest), first, Hash([6; 32]), vec![nobodys]);
-    let mut loops = [network.loops("validator", "validator", last), network.loops("miner", "miner", last)];
-    network.wait_for(&network.receipt("validator", last, "weights"));
+    // A wrong root; on top of a false state; no predecessor; a false first state.
+    forger.publish(first + 1, Some(start), first, false_root, Vec::new());
+    forger.publish(first + 2, Some(false_root), first + 1, Hash([8; 32]), Vec::new());
+    forger.publish(first + 3, None, first + 2, Hash([5; 32]), Vec::new());
+    forger.publish(first + 4, Some(Hash([4; 32])), first, Hash([3; 32]), Vec::new());
+    let mut honest = network.loops("validator", "validator", last);
+    let mut loops = [network.loops("validator-last", "validator", last), network.loops("miner", "miner", last)];
+    // A true delta, which the others mirror, in tiles that the chain did not draw.
+    network.wait_for(&network.receipt("validator", first + 1, "weights"));
+    let made = read(&network.home("validator").join(format!("states/{}/state.json", first + 2)));
+    let accepted: Vec<Accepted> = serde_json::from_value(made["accepted"].clone()).unwrap();
+    assert!(!accepted.is_empty(), "{made}");
+    let before = network.root_of("validator", first + 1).unwrap().parse().unwrap();
+    forger.publish(first + 5, Some(before), first + 1, Hash([6; 32]), accepted);
+
+    network.wait_for(&network.receipt("validator-last", first + 4, "weights"));
+    kill_hard(&mut honest);
+    network.wait_for(&network.receipt("validator-last", last, "weights"));
     for child in &mut loops {
         child.wait().unwrap();
     }
     for window in first..=last {
-        let ours = network.root_of("validator", window);
+        let ours = network.root_of("validator-last", window);
         assert!(ours.is_some() && ours == network.root_of("miner", window), "window {window}");
         assert_ne!(ours, Some(false_root.to_string()));
     }
-    for node in ["validator", "miner"] {
+    for node in ["validator-last", "miner"] {
         let reasons = |window: u64| -> Vec<String> {
             let folder = network.home(node).join("windows").join(window.to_string());
             let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
@@ -551,7 +570,24 @@ fn a_false_publisher_is_passed_over() {
         };
         assert!(reasons(first + 1).iter().any(|why| why.contains("give root")), "{node}");
         assert!(reasons(first + 4).iter().any(|why| why.contains("the first state is")), "{node}");
+        let log = std::fs::read_to_string(network.home(node).join("log")).unwrap();
+        for words in ["a predecessor that cannot be", "of tiles that the chain did not draw"] {
+            assert!(log.contains(words), "{node}: {words}");
+        }
     }
-    let scores = network.records("validator", last, "scores", "score");
-    assert!(scores.iter().any(|s| s["score"].as_f64().unwrap_or(0.0) > 0.99), "{scores:?}");
+    // What the validator that is gone had published lies in the bucket of the one that followed it.
+    let mirror = network.path(&format!("buckets/validator-last/{run}"));
+    assert_eq!(read(&mirror.join(format!("{}/state.json", first + 2)))["by"], network.hotkey("validator"));
+    assert!(mirror.join("deltas").read_dir().unwrap().count() > 0);
+    let by = |window: u64| read(&network.home("miner").join(format!("states/{window}/state.json")))["by"].clone();
+    assert_eq!(by(last), network.hotkey("validator-last"));
+    // A newcomer gets through with the mirror alone.
+    std::fs::rename(network.path("buckets/validator"), network.path("gone")).unwrap();
+    let line = format!(
+        "export BZ_HOME=$BZ_HOME/new; mkdir -p $BZ_HOME; cp $BZ_HOME/../hparams.json $BZ_HOME; \
+         bz-window --window {last} | bz-pull --state | bz-state apply | jq -r 'select(.type==\"state\").root' | tail -n 1"
+    );
+    let (out, error, code) = network.shell("miner", &line);
+    assert_eq!(code, 0, "{error}");
+    assert_eq!(out.trim(), network.root_of("validator-last", last).unwrap());
 }

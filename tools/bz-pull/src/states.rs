@@ -6,7 +6,9 @@
 
 use crate::Context;
 use record::{
-    Hash, Hotkey, Report, Stream, Window, files,
+    Hash, Hotkey, Report, Stream, Window,
+    cli::note,
+    files,
     records::{Accepted, Peer, State},
 };
 use std::{
@@ -15,7 +17,7 @@ use std::{
     path::Path,
     time::{Duration, Instant},
 };
-use store::Bucket;
+use store::{Bucket, Fault};
 use wire::{Layout, commit, delta};
 
 /// Bytes of an entry of a state record's list, at most.
@@ -24,9 +26,14 @@ const ENTRY_CAP: u64 = 512;
 const NEWEST_BACK: u64 = 256;
 /// Windows that are followed back in one run.
 const MOST_BACK: usize = 100_000;
-/// One look for one record; a bucket that stalls is not asked again for `AGAIN`.
+/// One look for one record; a bucket that stalls is not asked again for a while, nor a record that leads nowhere.
 const LOOK: Duration = Duration::from_secs(5);
-const AGAIN: Duration = Duration::from_secs(15);
+const STALLED_FOR: Duration = Duration::from_secs(10);
+const FAILED_FOR: Duration = Duration::from_secs(2);
+/// Looks for the newest state that a validator that was away takes before it goes on without.
+const LOOKS: usize = 3;
+/// Least time for the way to a state.
+const WAY: Duration = Duration::from_secs(10);
 /// A node that is so many windows behind is a newcomer, who takes the time that it takes.
 const NEWCOMER: u64 = 16;
 
@@ -46,6 +53,9 @@ struct Publishers<'a> {
     all: Vec<Publisher>,
     stalled: RefCell<BTreeMap<Hotkey, Instant>>,
     failed: RefCell<BTreeMap<Hash, Instant>>,
+    said: RefCell<BTreeSet<String>>,
+    /// Ask again where a bucket stalls, rather than go on without it.
+    patient: bool,
 }
 
 /// `bz-pull --state`. With `publish`, a validator whose turn has come does not wait for those behind it.
@@ -80,7 +90,7 @@ pub(crate) fn pull(context: &Context<'_>, publish: bool, stream: &mut Stream<'_>
 /// too, published up to the window.
 pub(crate) fn newest(context: &Context<'_>, stream: &mut Stream<'_>) -> Result<(), Report> {
     let window = context.window.window;
-    let publishers = Publishers::new(context);
+    let publishers = Publishers { patient: true, ..Publishers::new(context) };
     let block = context.chain.finalized()?;
     let oldest = context.hparams.start_window.0.max(window.0.saturating_sub(NEWEST_BACK));
     for back in (oldest + 1..=window.0).rev().map(Window) {
@@ -89,7 +99,7 @@ pub(crate) fn newest(context: &Context<'_>, stream: &mut Stream<'_>) -> Result<(
             if publishers.known(back, Some(record.root)) {
                 return Ok(());
             }
-            match publishers.way_to(record) {
+            match publishers.way_to(record, false) {
                 Ok(way) => return way.iter().try_for_each(|record| stream.emit(record)),
                 Err(why) => publishers.passed_over(publisher, &why),
             }
@@ -112,6 +122,8 @@ impl<'a> Publishers<'a> {
             all: peers.into_iter().filter_map(with_bucket).collect(),
             stalled: RefCell::default(),
             failed: RefCell::default(),
+            said: RefCell::default(),
+            patient: false,
         }
     }
 
@@ -132,10 +144,10 @@ impl<'a> Publishers<'a> {
         let others: Vec<&Publisher> = self.in_turn(window, block).filter(|p| !p.peer.own).collect();
         for (publisher, record) in self.own_records(&others, window) {
             let Ok(id) = commit::state_id(&record) else { continue };
-            if self.failed.borrow().get(&id).is_some_and(|at| at.elapsed() < AGAIN) {
+            if self.failed.borrow().get(&id).is_some_and(|at| at.elapsed() < FAILED_FOR) {
                 continue;
             }
-            match self.way_to(record) {
+            match self.way_to(record, true) {
                 Ok(way) => return Some(way),
                 Err(why) => {
                     self.failed.borrow_mut().insert(id, Instant::now());
@@ -146,14 +158,23 @@ impl<'a> Publishers<'a> {
         None
     }
 
+    /// Say once why a publisher is passed over; that it has nothing yet is only said when asked for.
     fn passed_over(&self, publisher: &Publisher, why: &str) {
-        self.context.common.say("bz-pull", format!("uid {}: {why}", publisher.peer.uid));
+        let text = format!("uid {} is passed over: {why}", publisher.peer.uid);
+        if why == Fault::Missing.to_string() {
+            self.context.common.say("bz-pull", text);
+        } else if !self.context.common.quiet && self.said.borrow_mut().insert(text.clone()) {
+            note("bz-pull", text);
+        }
     }
 
     /// Each publisher's record of a window that is signed by itself, in the order of stake.
     fn own_records<'p>(&self, publishers: &[&'p Publisher], window: Window) -> Vec<(&'p Publisher, State)> {
+        // Who published what is false is not followed in that window, whatever it says next.
+        let refused = self.context.common.home().refusals(window);
         let found = self.records(publishers, window).into_iter().zip(publishers);
         found
+            .filter(|(_, publisher)| !refused.contains(&publisher.peer.hotkey))
             .filter_map(|(record, publisher)| match record {
                 Ok(record) if record.by == Some(publisher.peer.hotkey) => Some((*publisher, record)),
                 Ok(_) => None,
@@ -171,23 +192,37 @@ impl<'a> Publishers<'a> {
         let key = format!("{}/{window}/state.json", context.run);
         let cap = 4096 + ENTRY_CAP * context.hparams.data.max_uids;
         let folder = context.common.home().window(context.window.window).join("fetched");
-        let fresh = |key: &Hotkey| self.stalled.borrow().get(key).is_none_or(|at| at.elapsed() >= AGAIN);
+        let fresh = |key: &Hotkey| self.stalled.borrow().get(key).is_none_or(|at| at.elapsed() >= STALLED_FOR);
         let work = publishers
             .iter()
             .map(|publisher| {
                 let (bucket, key) = (publisher.bucket.clone(), key.clone());
-                let ask = fresh(&publisher.peer.hotkey);
+                let ask = self.patient || fresh(&publisher.peer.hotkey);
+                let looks = if self.patient { LOOKS } else { 1 };
                 let path = folder.join(format!("{}-{window}.state.json", publisher.peer.hotkey));
                 async move {
                     if !ask {
                         return Err(Refusal { why: "it stalled a moment ago".into(), stalled: false });
                     }
-                    let since = Instant::now();
-                    let refuse = |why: String| Refusal { why, stalled: since.elapsed() >= LOOK };
-                    bucket.get_within(&key, cap, &path, LOOK).await.map_err(|fault| refuse(fault.to_string()))?;
-                    let record = files::read_json::<State>(&path).map_err(|e| refuse(e.error));
-                    let _ = std::fs::remove_file(&path);
-                    record
+                    let mut refusal = Refusal { why: String::new(), stalled: false };
+                    for _ in 0..looks {
+                        let since = Instant::now();
+                        match bucket.get_within(&key, cap, &path, LOOK).await {
+                            Ok(_) => {
+                                let record = files::read_json::<State>(&path);
+                                let _ = std::fs::remove_file(&path);
+                                return record.map_err(|e| Refusal { why: e.error, stalled: false });
+                            }
+                            Err(fault) => {
+                                let why = fault.to_string();
+                                refusal = Refusal { why, stalled: since.elapsed() >= LOOK };
+                                if fault == Fault::Missing {
+                                    break;
+                                }
+                            }
+                        }
+                    }
+                    Err(refusal)
                 }
             })
             .collect();
@@ -222,21 +257,22 @@ impl<'a> Publishers<'a> {
         if !ordered || !fits || !follows || record.prev.is_none() {
             return Err("its state record has a list or a predecessor that cannot be".into());
         }
-        commit::verify_state(&record).map_err(|e| e.error)?;
+        let by = commit::verify_state(&record).map_err(|e| e.error)?;
         let id = commit::state_id(&record).map_err(|e| e.error)?;
-        if context.common.home().refused(window, id).exists() {
+        if context.common.home().refused(window, by, id).exists() {
             return Err(format!("its state of window {window} was false"));
         }
         Ok(record)
     }
 
-    /// The records that lead from what is here to `head`, their deltas fetched.
-    fn way_to(&self, head: State) -> Result<Way, String> {
+    /// The records that lead from what is here to `head`, their deltas fetched; `hurry` where others wait for their turn.
+    fn way_to(&self, head: State, hurry: bool) -> Result<Way, String> {
         let context = self.context;
         let window = head.window;
         let newest = context.common.home().states().into_iter().rfind(|w| *w < window && self.known(*w, None));
         let near = newest.is_some_and(|newest| window.0 - newest.0 <= NEWCOMER);
-        let until = near.then(|| Instant::now() + context.blocks(context.hparams.clock.blocks / 8));
+        let time = context.blocks(context.hparams.clock.blocks / 8).max(WAY);
+        let until = (hurry && near).then(|| Instant::now() + time);
         let all: Vec<&Publisher> = self.all.iter().collect();
         let mut way = vec![head];
         while let Some(record) = way.last() {
@@ -250,14 +286,27 @@ impl<'a> Publishers<'a> {
                 return Err(format!("its state of window {window} has too long a way to ours"));
             }
             // Whoever keeps it: what it says is proved by the root that it leads to.
-            let before = self.records(&all, base).into_iter().flatten().find(|record| record.root == prev);
-            way.push(before.ok_or_else(|| {
+            way.push(self.record_with(&all, base, prev).ok_or_else(|| {
                 format!("its state of window {window} is made from one of window {base} ({prev}) that no validator has, or that is false")
             })?);
         }
         way.reverse();
         way.iter().try_for_each(|record| self.fetch_accepted(record, until))?;
         Ok(way)
+    }
+
+    /// A record of a window that leads to this root, of whoever signed it: those of the validators of today first; of
+    /// others, where some were false, another one at each run.
+    fn record_with(&self, publishers: &[&Publisher], window: Window, root: Hash) -> Option<State> {
+        let refused = self.context.common.home().refusals(window);
+        let found = self.records(publishers, window).into_iter().flatten().filter(|record| record.root == root);
+        let today = |record: &State| publishers.iter().any(|p| record.by == Some(p.peer.hotkey));
+        let (known, mut others): (Vec<State>, Vec<State>) = found.partition(today);
+        let trusted = known.into_iter().find(|record| record.by.is_some_and(|by| !refused.contains(&by)));
+        trusted.or_else(|| {
+            let place = refused.len().checked_rem(others.len())?;
+            Some(others.swap_remove(place))
+        })
     }
 
     /// Whether the tiles of a record's deltas are those that the chain drew, and its peers those of the window.
@@ -345,7 +394,7 @@ impl<'a> Publishers<'a> {
             .map(|publisher| {
                 let bucket = publisher.bucket.clone();
                 let ours = format!("{}/hparams.json", context.run);
-                async move { Ok::<_, store::Fault>((bucket.has(&ours).await?, bucket.folders("").await?)) }
+                async move { Ok::<_, Fault>((bucket.has(&ours).await?, bucket.folders("").await?)) }
             })
             .collect();
         let answers: Vec<_> = context.pool.all(work).into_iter().flatten().collect();

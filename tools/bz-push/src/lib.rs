@@ -5,7 +5,7 @@
 //! validator also mirrors the states of others that it follows.
 
 use record::{
-    Hash, Report, Stream, Uid, Window,
+    Hash, Hotkey, Report, Stream, Uid, Window,
     cli::Common,
     files,
     records::{Commit, Delta, Push, State},
@@ -67,15 +67,22 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
         let key = format!("{run}/{}/{own}/delta.safetensors", delta.window);
         sends.push((delta.window, Some(delta.uid), key, path.clone()));
     }
+    // Every state that was made or followed here. Ours are published; those of others are mirrored, by who has nothing else
+    // to send: a network whose publisher goes away keeps what it published.
     let states: Vec<State> = inputs.all()?;
-    // Our own state is published. One of another validator is mirrored, by who has nothing else to send: a network whose
-    // publisher goes away keeps what it published.
-    let another = || states.last().filter(|s| s.by.is_some() && sends.is_empty());
-    if let Some(state) = states.iter().rfind(|s| s.by == Some(own)).or_else(another) {
-        let objects = state_objects(&args.common, run, state, &deltas)?;
-        sends.extend(objects);
+    let alone = sends.is_empty();
+    for state in states.iter().filter(|s| s.path.is_some() && s.by.is_some()) {
+        if state.by == Some(own) {
+            for before in unpublished(&args, run, own, state)? {
+                sends.extend(state_objects(&args.common, run, &before, &deltas)?);
+            }
+            sends.extend(state_objects(&args.common, run, state, &deltas)?);
+        } else if alone {
+            // What was removed since is mirrored by others.
+            sends.extend(state_objects(&args.common, run, state, &deltas).unwrap_or_default());
+        }
     }
-    if sends.is_empty() {
+    if sends.is_empty() && states.is_empty() {
         return Err(Report::data(format!("the input has nothing of {own} to send"))
             .hint("it sends the wallet's own commitment, delta or state: --wallet, --hotkey"));
     }
@@ -102,6 +109,32 @@ type Object = (Window, Option<Uid>, String, PathBuf);
 
 fn send(pool: &Pool, bucket: &Bucket, key: &str, path: &Path) -> Result<bool, Report> {
     pool.run(bucket.put(key, path))
+}
+
+/// Our states before one of ours that were made here and never reached the bucket, oldest first: without them nobody
+/// gets from what is published to the new one.
+fn unpublished(args: &Args, run: Hash, own: Hotkey, state: &State) -> Result<Vec<State>, Report> {
+    let mut missing = Vec::new();
+    if args.common.dry_run {
+        return Ok(missing);
+    }
+    let (pool, bucket) = (Pool::new()?, args.own.open()?);
+    let mut base = state.prev_window;
+    while let Some(window) = base {
+        let dir = args.common.home().state(window);
+        let Ok(mut before) = files::read_json::<State>(&dir.join("state.json")) else { break };
+        if before.by != Some(own)
+            || before.run != run
+            || pool.run(bucket.has(&format!("{run}/{window}/state.json"))) != Ok(false)
+        {
+            break;
+        }
+        base = before.prev_window;
+        before.path = Some(dir);
+        missing.push(before);
+    }
+    missing.reverse();
+    Ok(missing)
 }
 
 fn state_objects(common: &Common, run: Hash, state: &State, deltas: &[Delta]) -> Result<Vec<Object>, Report> {

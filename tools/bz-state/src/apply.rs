@@ -35,9 +35,7 @@ pub(crate) fn apply(common: &Common, wallet: &WalletArgs, keep: usize, stream: &
         stream.emit(&state)?;
     } else {
         let published: Vec<State> = inputs.all()?;
-        for (place, record) in published.iter().enumerate() {
-            stream.emit(&maker.follow(record, place + 1 == published.len())?)?;
-        }
+        maker.follow_all(&published, keep, stream)?;
         if published.is_empty() {
             stream.emit(&maker.present(window.window)?)?;
         }
@@ -53,10 +51,7 @@ pub(crate) fn carry(common: &Common, wallet: &WalletArgs, stream: &mut Stream<'_
     let window = inputs.window()?.window;
     let maker = Maker { common, hparams, layout, run };
     // What others published meanwhile comes first: a validator that was away does not roll the network back.
-    let published: Vec<State> = inputs.all()?;
-    for (place, record) in published.iter().enumerate() {
-        stream.emit(&maker.follow(record, place + 1 == published.len())?)?;
-    }
+    maker.follow_all(&inputs.all::<State>()?, usize::MAX, stream)?;
     if let Ok(here) = maker.present(window) {
         return stream.emit(&here);
     }
@@ -101,6 +96,15 @@ impl Maker<'_> {
         };
         let signer = wallet.open()?;
         self.make(accept.window, next, &accept.accepted, reveal, &path_of, &signer)
+    }
+
+    /// Published states, oldest first; a long way does not fill the disk.
+    fn follow_all(&self, published: &[State], keep: usize, stream: &mut Stream<'_>) -> Result<(), Report> {
+        for (place, record) in published.iter().enumerate() {
+            stream.emit(&self.follow(record, place + 1 == published.len())?)?;
+            state::prune(&self.common.home(), keep)?;
+        }
+        Ok(())
     }
 
     /// The next state as somebody else published it. A record that is false is noted, so that it is passed over when the
@@ -174,13 +178,14 @@ impl Maker<'_> {
 
     /// Note that a record is false.
     fn refuse(&self, record: &State, why: &Report) -> Report {
-        let id = match commit::state_id(record) {
-            Ok(id) => id,
-            Err(report) => return report,
+        let (by, id) = match (record.by, commit::state_id(record)) {
+            (Some(by), Ok(id)) => (by, id),
+            (None, _) => return Report::data("a state record without a signer"),
+            (_, Err(report)) => return report,
         };
-        let path = self.common.home().refused(record.window, id);
-        let by = record.by.map_or(String::new(), |by| format!(" that {by} published"));
-        let error = format!("the state of window {}{by} ({}) is false: {}", record.window, record.root, why.error);
+        let path = self.common.home().refused(record.window, by, id);
+        let error =
+            format!("the state of window {} that {by} signed ({}) is false: {}", record.window, record.root, why.error);
         let noted = files::write_json(&path, &serde_json::json!({"record": record, "reason": why.error}));
         noted.err().unwrap_or_else(|| {
             Report::again(error)

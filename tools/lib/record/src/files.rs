@@ -1,6 +1,6 @@
 //! Files that appear whole or not at all, and where a node keeps its own.
 
-use crate::{Code, Context, Hash, Report, Window};
+use crate::{Code, Context, Hash, Hotkey, Report, Window};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     fs::File,
@@ -21,9 +21,15 @@ impl Home {
     pub fn state(&self, window: Window) -> PathBuf {
         self.0.join("states").join(window.to_string())
     }
-    /// Where it is noted that a published record of a window's state, of this hash, is false, and why.
-    pub fn refused(&self, window: Window, record: Hash) -> PathBuf {
-        self.window(window).join(format!("refused-{record}.json"))
+    /// Where it is noted that a published record of a window's state, of this signer and this hash, is false, and why.
+    pub fn refused(&self, window: Window, signer: Hotkey, record: Hash) -> PathBuf {
+        self.window(window).join(format!("refused-{signer}-{record}.json"))
+    }
+    /// Whose records of a window's state were refused, one entry a record.
+    pub fn refusals(&self, window: Window) -> Vec<Hotkey> {
+        let names = std::fs::read_dir(self.window(window)).into_iter().flatten().flatten();
+        let signer = |name: &str| name.strip_prefix("refused-")?.split('-').next()?.parse().ok();
+        names.filter_map(|entry| signer(entry.file_name().to_str()?)).collect()
     }
     /// What the run agrees on.
     pub fn hparams(&self) -> PathBuf {
