@@ -4,15 +4,41 @@ use record::Report;
 use std::net::IpAddr;
 use url::{Host, Url};
 
-/// `https://ENDPOINT/BUCKET`.
+/// A key that its owner published so that others can read; it opens nothing of ours.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct ReadKey {
+    pub(crate) id: String,
+    pub(crate) secret: String,
+}
+
+impl std::fmt::Debug for ReadKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ReadKey")
+    }
+}
+
+/// Where a bucket is. What a peer commits on the chain has one of three forms:
+/// - `https://ENDPOINT/BUCKET`, or `https://KEYID:SECRET@ENDPOINT/BUCKET` with a read-only key;
+/// - Templar's 128 characters: account, id and secret of a read-only key, of a bucket at Cloudflare R2 that is called
+///   like the account;
+/// - a bare name, as BOLTZMANN's: a bucket at AWS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     /// Scheme, host and port.
     pub endpoint: String,
     /// The bucket.
     pub bucket: String,
+    pub(crate) read_key: Option<ReadKey>,
     host: Host<String>,
     secure: bool,
+}
+
+/// Where a bare bucket name is looked for.
+const BARE_NAMES_AT: &str = "https://s3.us-east-1.amazonaws.com";
+
+fn is_bucket(name: &str) -> bool {
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    (3..=63).contains(&name.len()) && name.chars().all(fits) && !name.contains("..")
 }
 
 impl Address {
@@ -21,7 +47,28 @@ impl Address {
     /// # Errors
     /// Exit code 65 when it is none.
     pub fn parse(text: &str) -> Result<Self, Report> {
-        let shown: String = text.chars().filter(|c| !c.is_control()).take(120).collect();
+        if text.len() == 128
+            && text.bytes().all(|b| b.is_ascii_hexdigit())
+            && let (Some(account), Some(id), Some(secret)) = (text.get(..32), text.get(32..64), text.get(64..))
+        {
+            let account = account.to_ascii_lowercase();
+            let mut address = Self::of_url(&format!("https://{account}.r2.cloudflarestorage.com/{account}"), "")?;
+            address.read_key = Some(ReadKey { id: id.into(), secret: secret.into() });
+            return Ok(address);
+        }
+        if is_bucket(text) {
+            return Self::of_url(&format!("{BARE_NAMES_AT}/{text}"), text);
+        }
+        Self::of_url(text, text)
+    }
+
+    fn of_url(text: &str, said: &str) -> Result<Self, Report> {
+        // What may be a key is not shown.
+        let shown = match said.rsplit_once('@') {
+            Some((_, rest)) => format!("…@{rest}"),
+            None => said.to_string(),
+        };
+        let shown: String = shown.chars().filter(|c| !c.is_control()).take(120).collect();
         let wrong = |why: &str| {
             Report::data(format!("{shown:?} is no bucket's address: {why}"))
                 .hint("an address is https://ENDPOINT/BUCKET, such as https://s3.example.org/miner7")
@@ -33,18 +80,24 @@ impl Address {
         if !["http", "https"].contains(&url.scheme()) {
             return Err(wrong("neither http nor https"));
         }
-        if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
+        if url.query().is_some() || url.fragment().is_some() {
             return Err(wrong("it has more than a host and a bucket"));
         }
+        let plain =
+            |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_+/=".contains(&b));
+        let read_key = match (url.username(), url.password()) {
+            ("", None) => None,
+            (id, Some(secret)) if plain(id) && plain(secret) => Some(ReadKey { id: id.into(), secret: secret.into() }),
+            _ => return Err(wrong("a read-only key is KEYID:SECRET before the @, of letters, digits and -_")),
+        };
         let host = url.host().ok_or_else(|| wrong("no host"))?.to_owned();
         let bucket = url.path().trim_matches('/').to_string();
-        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
-        if !(3..=63).contains(&bucket.len()) || !bucket.chars().all(fits) || bucket.contains("..") {
+        if !is_bucket(&bucket) {
             return Err(wrong("a bucket's name is 3 to 63 of a-z 0-9 - ."));
         }
         let port = url.port().map_or(String::new(), |port| format!(":{port}"));
         let endpoint = format!("{}://{host}{port}", url.scheme());
-        Ok(Address { endpoint, bucket, host, secure: url.scheme() == "https" })
+        Ok(Address { endpoint, bucket, read_key, host, secure: url.scheme() == "https" })
     }
 
     /// Whether a peer's bucket may be there; a name is checked again when it is resolved.
@@ -61,6 +114,7 @@ impl Address {
             Host::Domain(name) if name == "localhost" || name.ends_with(".localhost") => {
                 IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)
             }
+            Host::Domain(_) if local => return Err(Report::data(format!("{} is not on this machine", self.endpoint))),
             Host::Domain(_) => return Ok(()),
         };
         if may_connect(address, local) {
@@ -123,11 +177,13 @@ mod tests {
         assert_eq!(good.url("a/b"), "http://127.0.0.1:9100/m-7/a/b");
         for bad in [
             "",
-            "m7",
             "ftp://a/bucket",
             "https://a",
             "https://a/b/c",
-            "https://u:p@a.b/bucket",
+            "https://u@a.b/bucket",
+            "https://u:p%20q@a.b/bucket",
+            "https://:p@a.b/bucket",
+            "M7-bucket",
             "https://a.b/bucket?x=1",
             "https://a.b/BUCKET",
             "https://a.b/../x",
@@ -138,6 +194,24 @@ mod tests {
             assert!(Address::parse(bad).is_err(), "{bad:?}");
         }
         assert!(Address::parse(&format!("https://a.b/{}", "x".repeat(1000))).is_err());
+    }
+
+    #[test]
+    fn a_bucket_has_three_forms() {
+        let bare = Address::parse("miner-7").unwrap();
+        assert_eq!(bare.url("k"), "https://s3.us-east-1.amazonaws.com/miner-7/k");
+        let keyed = Address::parse("https://ID:SECRET@a.b/bucket").unwrap();
+        assert_eq!(keyed.url("k"), "https://a.b/bucket/k", "the key is in no address that is shown");
+        assert_eq!(keyed.read_key.as_ref().map(|k| (k.id.as_str(), k.secret.as_str())), Some(("ID", "SECRET")));
+        assert!(!format!("{keyed:?}").contains("SECRET"));
+        let templar = format!("{}{}{}", "0a".repeat(16), "1b".repeat(16), "2c".repeat(32));
+        let templar = Address::parse(&templar).unwrap();
+        let account = "0a".repeat(16);
+        assert_eq!(templar.url("k"), format!("https://{account}.r2.cloudflarestorage.com/{account}/k"));
+        assert_eq!(templar.read_key.as_ref().map(|k| k.secret.clone()), Some("2c".repeat(32)));
+        for wrong in ["https://ID:SECRET@a/b/c", "https://ID:SECRET@/bucket"] {
+            assert!(!Address::parse(wrong).unwrap_err().to_string().contains("SECRET"));
+        }
     }
 
     #[test]

@@ -194,7 +194,7 @@ impl Bucket {
         Ok(Bucket { client: Client::from_conf(config), address })
     }
 
-    /// A peer's bucket: no credentials, no private network unless `local`.
+    /// A peer's bucket: no credentials but those that it published itself, no private network unless `local`.
     ///
     /// # Errors
     /// Exit code 65 when the address is none, or points where it may not.
@@ -203,7 +203,14 @@ impl Bucket {
         address.allow(local)?;
         let http =
             Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_with_resolver(Resolver { local });
-        let config = config(&address, "us-east-1").http_client(http).interceptor(SmallAnswers).allow_no_auth().build();
+        let config = config(&address, "us-east-1").http_client(http).interceptor(SmallAnswers);
+        let config = match &address.read_key {
+            Some(key) => {
+                config.credentials_provider(Credentials::new(&key.id, &key.secret, None, None, "published by the peer"))
+            }
+            None => config.allow_no_auth(),
+        };
+        let config = config.build();
         Ok(Bucket { client: Client::from_conf(config), address })
     }
 

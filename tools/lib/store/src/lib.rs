@@ -36,6 +36,9 @@ impl OwnArgs {
         };
         let address = self.bucket.as_deref().ok_or_else(|| missing("BZ_BUCKET"))?;
         let address = Address::parse(address).map_err(|e| e.at("BZ_BUCKET"))?;
+        if address.read_key.is_some() {
+            return Err(Report::config("BZ_BUCKET holds a key").hint("the own key is BZ_ACCESS_KEY and BZ_SECRET_KEY"));
+        }
         let secret = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty()).ok_or_else(|| missing(name));
         Bucket::own(address, &self.region, secret("BZ_ACCESS_KEY")?, secret("BZ_SECRET_KEY")?)
     }
