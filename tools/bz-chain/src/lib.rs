@@ -1,11 +1,11 @@
-//! The few calls that a node makes once: register on the subnet, say where its bucket is.
+//! The few calls that a node makes once: register on the subnet, say where its bucket is; and how it stands.
 
 use chain::{Chain, ChainArgs, Signer};
-use record::{Report, cli::print_json};
+use record::{Hotkey, Report, cli::print_json};
 use serde_json::json;
 use wallet::WalletArgs;
 
-/// Register on a subnet, say where the bucket is.
+/// Register on a subnet, say where the bucket is, see how the wallet stands.
 #[derive(clap::Parser)]
 #[command(name = "bz-chain", version, after_help = HELP)]
 pub struct Args {
@@ -19,23 +19,37 @@ pub struct Args {
 
 const HELP: &str = "\
 Examples:
-  bz-chain register                                  burn TAO of the coldkey for a place in the subnet
+  bz-chain register                                  what does a place in the subnet cost now?
+  bz-chain register --limit 0.5                      burn at most 0.5 TAO of the coldkey for one
   bz-chain bucket https://s3.example.org/miner7      tell the others where the bucket is
+  bz-chain doctor | jq -r '.obstacles[] | [.what,.hint] | @tsv'     why can this wallet set no weights?
+  bz-chain hyperparameters | jq .Tempo               what is the subnet set to?
   bz-chain whoami                                    uid, if registered
 
+A bucket is https://ENDPOINT/BUCKET; https://KEYID:SECRET@ENDPOINT/BUCKET with a read-only key, which everybody then
+sees; the 128 characters of Templar; or a bare name at AWS.
 An encrypted coldkey is not opened here: register with `btcli subnet register` then.
-See also: bz-window, bz-localnet join";
+Exit codes: 1 the answer is no, or a place costs more than the limit.
+See also: bz-window, bz-setweights, bz-localnet join";
 
 #[derive(clap::Subcommand)]
 enum Action {
     /// Register the hotkey by burning TAO of the coldkey
-    Register,
+    Register {
+        /// The most that may be burned
+        #[arg(long, value_name = "TAO")]
+        limit: Option<f64>,
+    },
     /// Commit the address of the own bucket on the chain
     Bucket {
-        /// https://ENDPOINT/BUCKET, at most 128 bytes
+        /// Where it is, at most 384 bytes
         #[arg(env = "BZ_BUCKET")]
         address: String,
     },
+    /// Say what stands between this wallet and its next weights
+    Doctor,
+    /// Print what the subnet is set to
+    Hyperparameters,
     /// Who am I on this subnet?
     Whoami,
 }
@@ -45,27 +59,69 @@ enum Action {
 /// # Errors
 /// What failed, for a person.
 pub fn run(args: Args) -> Result<(), Report> {
-    let hotkey = args.wallet.public()?;
+    // What is wrong on this machine is said before the chain is asked.
+    let hotkey = match args.command {
+        Action::Hyperparameters => None,
+        _ => Some(args.wallet.public()?),
+    };
     let chain = Chain::connect(&args.chain)?;
-    let uid = chain.uid_of(hotkey)?;
-    match args.command {
-        Action::Whoami => print_json(&json!({"hotkey": hotkey, "netuid": args.chain.netuid, "uid": uid})),
-        Action::Register => {
-            if let Some(uid) = uid {
-                return print_json(
-                    &json!({"hotkey": hotkey, "uid": uid, "registered": false, "reason": "it is registered already"}),
-                );
-            }
-            let cold = args.wallet.open_coldkey()?;
-            let sign = |message: &[u8]| cold.sign(message);
-            let tx = chain.register(hotkey, &Signer { account: cold.hotkey(), sign: &sign })?;
-            print_json(&json!({"hotkey": hotkey, "uid": chain.uid_of(hotkey)?, "registered": true, "tx": tx}))
+    match (args.command, hotkey) {
+        (Action::Hyperparameters, _) | (_, None) => print_json(&chain.hyperparameters()?),
+        (Action::Whoami, Some(hotkey)) => {
+            print_json(&json!({"hotkey": hotkey, "netuid": args.chain.netuid, "uid": chain.uid_of(hotkey)?}))
         }
-        Action::Bucket { address } => {
+        (Action::Register { limit }, Some(hotkey)) => register(&args.wallet, &chain, hotkey, limit),
+        (Action::Bucket { address }, Some(hotkey)) => {
             let signer = args.wallet.open()?;
             let sign = |message: &[u8]| signer.sign(message);
             let tx = chain.commit_bucket(&address, &Signer { account: hotkey, sign: &sign })?;
             print_json(&json!({"hotkey": hotkey, "bucket": address, "tx": tx}))
         }
+        (Action::Doctor, Some(hotkey)) => doctor(&chain, hotkey),
+    }
+}
+
+fn register(wallet: &WalletArgs, chain: &Chain, hotkey: Hotkey, limit: Option<f64>) -> Result<(), Report> {
+    if let Some(uid) = chain.uid_of(hotkey)? {
+        let reason = "it is registered already";
+        return print_json(&json!({"hotkey": hotkey, "uid": uid, "registered": false, "reason": reason}));
+    }
+    let price = chain.price()?;
+    match limit {
+        None => {
+            return Err(Report::no(format!("a place costs {price} TAO now: nothing was burned"))
+                .hint(format!("bz-chain register --limit {price}")));
+        }
+        Some(limit) if limit.is_nan() || limit < price => {
+            return Err(Report::no(format!("a place costs {price} TAO now, more than the limit of {limit}"))
+                .hint("the price falls while nobody registers: try again later, or raise --limit"));
+        }
+        Some(_) => {}
+    }
+    let cold = wallet.open_coldkey()?;
+    let free = chain.balance(cold.hotkey())?;
+    if free < price {
+        return Err(Report::no(format!("the coldkey {} has {free} TAO, a place costs {price}", cold.hotkey()))
+            .hint("send it some; bz-localnet faucet on one machine"));
+    }
+    let sign = |message: &[u8]| cold.sign(message);
+    let tx = chain.register(hotkey, &Signer { account: cold.hotkey(), sign: &sign })?;
+    print_json(&json!({"hotkey": hotkey, "uid": chain.uid_of(hotkey)?, "registered": true, "price": price, "tx": tx}))
+}
+
+/// What stands between a wallet and its next weights, in words; 1 when anything but time does.
+fn doctor(chain: &Chain, hotkey: Hotkey) -> Result<(), Report> {
+    let rules = chain.weight_rules(hotkey)?;
+    let obstacles = rules.obstacles();
+    let listed: Vec<_> = obstacles.iter().map(|(what, hint)| json!({"what": what, "hint": hint})).collect();
+    print_json(&json!({
+        "hotkey": hotkey, "netuid": chain.netuid, "block": rules.block, "uid": rules.uid, "registered": rules.uid.is_some(),
+        "stake": rules.stake, "stake_needed": rules.min_stake, "permit": rules.permit, "commit_reveal": rules.commit_reveal,
+        "blocks_since_weights": rules.uid.map(|_| rules.block.saturating_sub(rules.last_update)),
+        "rate_limit": rules.rate_limit, "next_weights_at": rules.too_early().unwrap_or(rules.block), "obstacles": listed,
+    }))?;
+    match obstacles.into_iter().next() {
+        None => Ok(()),
+        Some((what, hint)) => Err(Report::no(what).hint(hint)),
     }
 }

@@ -13,6 +13,7 @@ pub mod runtime;
 mod serve;
 pub mod store;
 pub mod subtensor;
+pub mod yuma;
 
 use chain::{Chain, ChainArgs, Signer};
 use record::{Context, Hotkey, Report, files};
@@ -146,7 +147,7 @@ fn running(dir: &Path) -> Result<Place, Report> {
 }
 
 fn connect(place: &Place) -> Result<Chain, Report> {
-    Chain::connect(&ChainArgs { network: place.chain.clone(), netuid: place.netuid })
+    Chain::connect(&ChainArgs { network: vec![place.chain.clone()], netuid: place.netuid })
 }
 
 fn root_wallet(dir: &Path) -> WalletArgs {
@@ -157,8 +158,17 @@ fn up(dir: &Path, interval: f64) -> Result<(), Report> {
     if !(0.05..=3600.0).contains(&interval) {
         return Err(Report::usage(format!("--interval {interval}: 0.05 to 3600 seconds")));
     }
-    if let Ok(place) = running(dir) {
-        return record::cli::print_json(&place);
+    let since = Instant::now();
+    while let Ok(place) = running(dir) {
+        // One that was just killed still holds its lock for a moment, and answers no more.
+        if connect(&place).is_ok() {
+            return record::cli::print_json(&place);
+        }
+        if since.elapsed() > Duration::from_secs(30) {
+            return Err(Report::again(format!("process {} holds {} and does not answer", place.pid, dir.display()))
+                .hint(format!("kill -9 {} loses nothing; then run this again", place.pid)));
+        }
+        std::thread::sleep(Duration::from_millis(50));
     }
     files::create_dir(dir)?;
     let own = std::env::current_exe().config("cannot find this program")?;

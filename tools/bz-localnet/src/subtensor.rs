@@ -1,8 +1,7 @@
 //! The part of pallet-subtensor that a training subnet uses, with Subtensor's names, indices, hashers and errors.
 //!
-//! Source: the metadata of Bittensor's main net, spec 365. Left out: Yuma's clipping and bonds (incentive is the
-//! stake-weighted mean of the validators' weights), commit and reveal, emission, the price of alpha (1 TAO stakes 1),
-//! the adjustment of the burn, pruning of a full subnet.
+//! Source: the metadata of Bittensor's main net, spec 365. Consensus is in `yuma`. Left out: commit and reveal, emission,
+//! the price of alpha (1 TAO stakes 1), the adjustment of the burn, pruning of a full subnet.
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "inside FRAME's macros")]
 
 pub use pallet::*;
@@ -60,6 +59,22 @@ pub mod pallet {
     #[pallet::type_value]
     pub fn DefaultBurn() -> u64 {
         100_000_000
+    }
+    #[pallet::type_value]
+    pub fn DefaultKappa() -> u16 {
+        32_767
+    }
+    #[pallet::type_value]
+    pub fn DefaultActivityCutoff() -> u16 {
+        5000
+    }
+    #[pallet::type_value]
+    pub fn DefaultBondsMovingAverage() -> u64 {
+        900_000
+    }
+    #[pallet::type_value]
+    pub fn DefaultBondsPenalty() -> u16 {
+        u16::MAX
     }
     #[pallet::type_value]
     pub fn DefaultSymbol() -> Vec<u8> {
@@ -120,6 +135,24 @@ pub mod pallet {
     pub type Active<T: Config> = StorageMap<_, Identity, u16, Vec<bool>, ValueQuery>;
     #[pallet::storage]
     pub type Incentive<T: Config> = StorageMap<_, Identity, u16, Vec<u16>, ValueQuery>;
+    #[pallet::storage]
+    pub type Consensus<T: Config> = StorageMap<_, Identity, u16, Vec<u16>, ValueQuery>;
+    #[pallet::storage]
+    pub type Trust<T: Config> = StorageMap<_, Identity, u16, Vec<u16>, ValueQuery>;
+    #[pallet::storage]
+    pub type ValidatorTrust<T: Config> = StorageMap<_, Identity, u16, Vec<u16>, ValueQuery>;
+    #[pallet::storage]
+    pub type Dividends<T: Config> = StorageMap<_, Identity, u16, Vec<u16>, ValueQuery>;
+    #[pallet::storage]
+    pub type Bonds<T: Config> = StorageDoubleMap<_, Identity, u16, Identity, u16, Vec<(u16, u16)>, ValueQuery>;
+    #[pallet::storage]
+    pub type Kappa<T: Config> = StorageMap<_, Identity, u16, u16, ValueQuery, DefaultKappa>;
+    #[pallet::storage]
+    pub type ActivityCutoff<T: Config> = StorageMap<_, Identity, u16, u16, ValueQuery, DefaultActivityCutoff>;
+    #[pallet::storage]
+    pub type BondsMovingAverage<T: Config> = StorageMap<_, Identity, u16, u64, ValueQuery, DefaultBondsMovingAverage>;
+    #[pallet::storage]
+    pub type BondsPenalty<T: Config> = StorageMap<_, Identity, u16, u16, ValueQuery, DefaultBondsPenalty>;
     #[pallet::storage]
     pub type LastUpdate<T: Config> = StorageMap<_, Identity, u16, Vec<u64>, ValueQuery>;
     #[pallet::storage]
@@ -291,31 +324,50 @@ pub mod pallet {
     }
 
     impl<T: Config> Pallet<T> {
-        /// Permits to the greatest stakes; incentive from weights and stake.
+        /// Yuma consensus, with what the chain keeps.
         fn epoch(netuid: u16) {
             let n = SubnetworkN::<T>::get(netuid);
-            let stake = |uid| Keys::<T>::get(netuid, uid).map_or(0, |key| TotalHotkeyAlpha::<T>::get(key, netuid));
-            let stakes: Vec<u64> = (0..n).map(stake).collect();
-            let mut order: Vec<u16> = (0..n).filter(|uid| stakes[usize::from(*uid)] > 0).collect();
-            order.sort_by_key(|uid| (core::cmp::Reverse(stakes[usize::from(*uid)]), *uid));
-            order.truncate(usize::from(MaxAllowedValidators::<T>::get(netuid)));
+            let block: u64 = frame_system::Pallet::<T>::block_number().saturated_into();
+            let all = || 0..n;
             let threshold = StakeThreshold::<T>::get();
-            let mut permits = vec![false; usize::from(n)];
-            let mut shares = vec![0u128; usize::from(n)];
-            for uid in order.into_iter().filter(|uid| stakes[usize::from(*uid)] >= threshold) {
-                permits[usize::from(uid)] = true;
-                let weights = Weights::<T>::get(netuid, uid);
-                let sum: u128 = weights.iter().map(|(_, w)| u128::from(*w)).sum();
-                for (dest, weight) in weights {
-                    if let Some(share) = shares.get_mut(usize::from(dest)) {
-                        *share += u128::from(stakes[usize::from(uid)]) * u128::from(weight) / sum.max(1);
-                    }
-                }
+            let stake = |uid| Keys::<T>::get(netuid, uid).map_or(0, |key| TotalHotkeyAlpha::<T>::get(key, netuid));
+            // Stake below the threshold does not count.
+            let stake = |uid| Some(stake(uid)).filter(|held| *held >= threshold).unwrap_or(0) as f64;
+            let last_update = LastUpdate::<T>::get(netuid);
+            let cutoff = u64::from(ActivityCutoff::<T>::get(netuid));
+            let rows = |rows: &dyn Fn(u16) -> Vec<(u16, u16)>| -> Vec<Vec<(usize, f64)>> {
+                all()
+                    .map(|uid| rows(uid).into_iter().map(|(to, w)| (usize::from(to), f64::from(w))).collect())
+                    .collect()
+            };
+            let owner = SubnetOwner::<T>::get(netuid);
+            let owned = |uid: &u16| Keys::<T>::get(netuid, uid).and_then(Owner::<T>::get) == owner && owner.is_some();
+            let epoch = crate::yuma::Subnet {
+                stake: all().map(stake).collect(),
+                permit: ValidatorPermit::<T>::get(netuid),
+                active: last_update.iter().map(|last| last + cutoff >= block).collect(),
+                last_update,
+                registered: all().map(|uid| BlockAtRegistration::<T>::get(netuid, uid)).collect(),
+                weights: rows(&|uid| Weights::<T>::get(netuid, uid)),
+                bonds: rows(&|uid| Bonds::<T>::get(netuid, uid)),
+                owner: all().find(owned).map(usize::from),
+                kappa: f64::from(Kappa::<T>::get(netuid)) / 65535.0,
+                alpha: 1.0 - BondsMovingAverage::<T>::get(netuid) as f64 / 1e6,
+                bonds_penalty: f64::from(BondsPenalty::<T>::get(netuid)) / 65535.0,
+                max_validators: usize::from(MaxAllowedValidators::<T>::get(netuid)),
             }
-            let total: u128 = shares.iter().sum::<u128>().max(1);
-            let incentive: Vec<u16> = shares.iter().map(|s| (s * 65535 / total) as u16).collect();
-            ValidatorPermit::<T>::insert(netuid, permits);
-            Incentive::<T>::insert(netuid, incentive);
+            .epoch();
+            let shares = |values: Vec<f64>| values.into_iter().map(|x| (x * 65535.0) as u16).collect::<Vec<u16>>();
+            ValidatorPermit::<T>::insert(netuid, epoch.permit);
+            Consensus::<T>::insert(netuid, shares(epoch.consensus));
+            Trust::<T>::insert(netuid, shares(epoch.trust));
+            ValidatorTrust::<T>::insert(netuid, shares(epoch.validator_trust));
+            Incentive::<T>::insert(netuid, shares(epoch.incentive));
+            Dividends::<T>::insert(netuid, shares(epoch.dividends));
+            for (uid, row) in all().zip(epoch.bonds) {
+                let row: Vec<(u16, u16)> = row.into_iter().map(|(to, b)| (to as u16, (b * 65535.0) as u16)).collect();
+                Bonds::<T>::insert(netuid, uid, row);
+            }
         }
 
         fn burn(coldkey: &T::AccountId, amount: u64) -> DispatchResult {
@@ -338,6 +390,10 @@ pub mod pallet {
             BlockAtRegistration::<T>::insert(netuid, uid, block);
             Active::<T>::append(netuid, true);
             Incentive::<T>::append(netuid, 0u16);
+            Dividends::<T>::append(netuid, 0u16);
+            Consensus::<T>::append(netuid, 0u16);
+            Trust::<T>::append(netuid, 0u16);
+            ValidatorTrust::<T>::append(netuid, 0u16);
             LastUpdate::<T>::append(netuid, block);
             ValidatorPermit::<T>::append(netuid, false);
             Self::deposit_event(Event::NeuronRegistered(netuid, uid, hotkey.clone()));

@@ -90,15 +90,8 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
 
 /// What stands between these weights and the chain, if anything.
 fn refusal(args: &Args, rules: &weights::Rules, record: &Weights, count: usize) -> Option<String> {
-    let uid = match rules.uid {
-        None => return Some("the hotkey is not registered in this subnet: bz-chain register".into()),
-        Some(uid) => uid,
-    };
-    if rules.commit_reveal {
-        return Some("the subnet takes weights only by commit and reveal, which this version does not do".into());
-    }
-    if !rules.permit {
-        return Some(format!("uid {uid} has no validator permit: permits go to the greatest stakes at each epoch"));
+    if let Some((what, hint)) = rules.obstacles().first() {
+        return Some(format!("{what}: {hint}"));
     }
     if count == 0 {
         return Some("no peer has a weight".into());
@@ -112,8 +105,7 @@ fn refusal(args: &Args, rules: &weights::Rules, record: &Weights, count: usize) 
     {
         return Some(format!("weights were set at block {}, after window {} ended", rules.last_update, record.window));
     }
-    let next = rules.last_update.saturating_add(rules.rate_limit);
-    (rules.block < next).then(|| {
+    rules.too_early().map(|next| {
         format!(
             "too early: weights were set at block {}, the next may be set at {next}, it is {}",
             rules.last_update, rules.block

@@ -4,11 +4,12 @@
 
 use chain::{Chain, ChainArgs};
 use record::{
-    Hash, Hotkey, Hparams, Report, Stream, Window,
+    Hash, Hotkey, Hparams, Report, Stream, Uid, Window,
     cli::Common,
     progress::Progress,
-    records::{Run, WindowRecord},
+    records::{Peer, Run, WindowRecord},
 };
+use std::collections::BTreeMap;
 use wallet::WalletArgs;
 
 /// Describe a window, or wait for one of its moments.
@@ -27,6 +28,12 @@ pub struct Args {
     /// Wait until this moment is final
     #[arg(long, value_enum, value_name = "MOMENT")]
     wait: Option<Moment>,
+    /// Only the peers of the subnet, as of the last finalized block; needs no hparams
+    #[arg(long, conflicts_with_all = ["window", "wait"])]
+    peers: bool,
+    /// With --peers: go on, and print whoever changes
+    #[arg(long, requires = "peers")]
+    watch: bool,
 }
 
 const HELP: &str = "\
@@ -37,7 +44,8 @@ Examples:
   bz-window --window now | jq 'select(.type==\"window\")'
   bz-window --window 120 --wait start | bz-pull --state | bz-state apply | bz-pages | bz-train
   bz-window --wait reveal < commit | bz-delta make | bz-push > receipt
-  bz-window | jq -r 'select(.type==\"peer\") | [.uid, .stake, .bucket] | @tsv'
+  bz-window --peers | jq -r 'select(.type==\"peer\") | [.uid, .stake, .incentive, .bucket] | @tsv'
+  bz-window --peers --watch --netuid 3 --network test       who registers, who is paid, block after block
 
 Exit codes: 1 the window lies before the run or is over; 75 the chain does not answer.
 See also: bz-pages, bz-pull, pipelines/miner.sh";
@@ -57,6 +65,9 @@ enum Moment {
 /// What failed, for a person.
 pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     let inputs = stream.read()?;
+    if args.peers {
+        return subnet(&args, &Chain::connect(&args.chain)?, stream);
+    }
     let hparams = args.common.hparams()?;
     let chain = Chain::connect(&args.chain)?;
     let run = hparams.run(chain.genesis, args.chain.netuid);
@@ -97,7 +108,7 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
             block = block.max(seen);
         })?;
     }
-    let at = |number: u64| if number <= block { chain.block_hash(number) } else { Ok(None) };
+    let at = |number: u64| if number <= block { chain.agreed_hash(number) } else { Ok(None) };
     let (seed, reveal, deadline) = (at(moments.start)?, at(moments.end)?, at(moments.deadline)?);
     if inputs.last::<Run>()?.is_none() {
         let path = args.common.hparams_path();
@@ -126,6 +137,26 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
         peers(&args, &chain, view, stream)?;
     }
     Ok(())
+}
+
+/// The peers as they are now, and with --watch each one again when something about it changes.
+fn subnet(args: &Args, chain: &Chain, stream: &mut Stream<'_>) -> Result<(), Report> {
+    let own: Option<Hotkey> = args.wallet.public().ok();
+    let mut seen: BTreeMap<Uid, Peer> = BTreeMap::new();
+    loop {
+        let block = chain.finalized()?;
+        let hash = chain.block_hash(block)?.ok_or_else(|| Report::again("the last block is not there"))?;
+        for peer in chain.peers(hash, own)? {
+            if seen.get(&peer.uid) != Some(&peer) {
+                stream.emit(&peer)?;
+                seen.insert(peer.uid, peer);
+            }
+        }
+        if !args.watch {
+            return Ok(());
+        }
+        chain.wait_for(block + 1, |_| {})?;
+    }
 }
 
 fn peers(args: &Args, chain: &Chain, view: Option<Hash>, stream: &mut Stream<'_>) -> Result<(), Report> {

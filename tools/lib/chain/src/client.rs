@@ -23,9 +23,9 @@ pub(crate) type AtBlock = ClientAtBlock<SubstrateConfig, OnlineClientAtBlockImpl
 /// Which chain and subnet.
 #[derive(clap::Args, Clone, Debug)]
 pub struct ChainArgs {
-    /// `finney`, `test`, `local`, or a ws:// or wss:// address
-    #[arg(long, env = "BZ_NETWORK", value_name = "NET", default_value = "finney")]
-    pub network: String,
+    /// `finney`, `test`, `local`, or ws:// and wss:// addresses of nodes of one chain, with commas between
+    #[arg(long, env = "BZ_NETWORK", value_name = "NET", default_value = "finney", value_delimiter = ',')]
+    pub network: Vec<String>,
     /// Number of the subnet
     #[arg(long, env = "BZ_NETUID", value_name = "N")]
     pub netuid: u16,
@@ -33,37 +33,49 @@ pub struct ChainArgs {
 
 /// Longest wait for one question: the node may have to be found again first.
 const GIVE_UP: Duration = Duration::from_secs(120);
+/// Entries that are asked for at once.
+pub(crate) const PAGE: u32 = 512;
+/// A node without a block for this long is left for another, where there is one.
+const STALE: Duration = Duration::from_secs(45);
 /// A chain may be slow; one without a block for this long stands.
 const STANDS: Duration = Duration::from_secs(90);
 
 impl ChainArgs {
-    /// The address of the node.
+    /// The addresses of the nodes.
     ///
     /// # Errors
-    /// Exit code 2 when it is no known name and no address.
-    pub fn url(&self) -> Result<String, Report> {
-        match self.network.as_str() {
-            "finney" => Ok("wss://entrypoint-finney.opentensor.ai:443".into()),
-            "test" => Ok("wss://test.finney.opentensor.ai:443".into()),
-            "local" => Ok("ws://127.0.0.1:9944".into()),
-            url if url.starts_with("ws://") || url.starts_with("wss://") => Ok(url.into()),
-            other => Err(Report::usage(format!("--network {other}: not a network"))
-                .hint("finney, test, local, or a ws:// or wss:// address")),
+    /// Exit code 2 when one is no known name and no address.
+    pub fn urls(&self) -> Result<Vec<String>, Report> {
+        let mut urls = Vec::new();
+        for network in &self.network {
+            match network.trim() {
+                "finney" => urls.extend([
+                    "wss://entrypoint-finney.opentensor.ai:443".into(),
+                    "wss://lite.chain.opentensor.ai:443".into(),
+                ]),
+                "test" => urls.push("wss://test.finney.opentensor.ai:443".into()),
+                "local" => urls.push("ws://127.0.0.1:9944".into()),
+                url if url.starts_with("ws://") || url.starts_with("wss://") => urls.push(url.into()),
+                other => {
+                    return Err(Report::usage(format!("--network {other}: not a network"))
+                        .hint("finney, test, local, or a ws:// or wss:// address; several with commas between"));
+                }
+            }
         }
+        Ok(urls)
     }
+}
 
-    fn on_loopback(&self) -> bool {
-        self.url().is_ok_and(|url| {
-            let host = url.split("://").nth(1).unwrap_or_default();
-            ["127.0.0.1:", "localhost:", "[::1]:"].iter().any(|local| host.starts_with(local))
-        })
-    }
+fn on_loopback(url: &str) -> bool {
+    let host = url.split("://").nth(1).unwrap_or_default();
+    ["127.0.0.1:", "localhost:", "[::1]:"].iter().any(|local| host.starts_with(local))
 }
 
 /// A connection to one node.
 pub struct Chain {
     pub(crate) runtime: tokio::runtime::Runtime,
     rpc: RpcClient,
+    link: Arc<Link>,
     api: OnceCell<Api>,
     url: String,
     on_loopback: bool,
@@ -98,17 +110,17 @@ impl Chain {
     /// # Errors
     /// Exit code 75 when it cannot be reached.
     pub fn connect(args: &ChainArgs) -> Result<Self, Report> {
-        let url = args.url()?;
+        let urls = args.urls()?;
+        let (url, on_loopback) = (urls.join(", "), urls.iter().all(|url| on_loopback(url)));
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .again("cannot start a runtime")?;
-        let link = Arc::new(Link::new(&url));
+        let link = Arc::new(Link::new(urls));
         let genesis = runtime.block_on(link.connect()).map_err(|e| unreachable(&url, e))?;
-        let rpc = RpcClient::new(link);
-        let on_loopback = args.on_loopback();
-        Ok(Chain { runtime, rpc, api: OnceCell::new(), url, on_loopback, genesis, netuid: args.netuid })
+        let rpc = RpcClient::new(link.clone());
+        Ok(Chain { runtime, rpc, link, api: OnceCell::new(), url, on_loopback, genesis, netuid: args.netuid })
     }
 
     /// Wait for an answer, not for ever.
@@ -127,7 +139,7 @@ impl Chain {
         })
     }
 
-    fn request(&self, method: &str, params: subxt::rpcs::client::RpcParams) -> Result<Value, Report> {
+    pub(crate) fn request(&self, method: &str, params: subxt::rpcs::client::RpcParams) -> Result<Value, Report> {
         self.wait(method, self.rpc.request::<Value>(method, params))
     }
 
@@ -136,7 +148,7 @@ impl Chain {
         if let Some(api) = self.api.get() {
             return Ok(api);
         }
-        let backend = LegacyBackend::<SubstrateConfig>::builder().build(self.rpc.clone());
+        let backend = LegacyBackend::<SubstrateConfig>::builder().storage_page_size(PAGE).build(self.rpc.clone());
         let api = self.wait("the chain's metadata", OnlineClient::from_backend(Arc::new(backend)))?;
         Ok(self.api.get_or_init(|| api))
     }
@@ -183,6 +195,26 @@ impl Chain {
         Ok(hash_of(&self.request("chain_getBlockHash", rpc_params![number])?))
     }
 
+    /// The hash of a finalized block on which all nodes that have it agree: what is drawn from it is drawn once.
+    ///
+    /// # Errors
+    /// Exit code 75 when two nodes disagree, or none answers.
+    pub fn agreed_hash(&self, number: u64) -> Result<Option<Hash>, Report> {
+        let ours = self.block_hash(number)?;
+        if self.link.nodes() > 1 {
+            let all = self.runtime.block_on(self.link.all_hashes(number));
+            if let Some(other) = all.into_iter().flatten().find(|hash| ours.is_some_and(|ours| ours != *hash)) {
+                let ours = ours.map_or_else(String::new, |hash| hash.to_string());
+                return Err(Report::again(format!(
+                    "the nodes of {} disagree about block {number}: {ours}, {other}",
+                    self.url
+                ))
+                .hint("one of them is on a fork, or lies: leave it out of --network"));
+            }
+        }
+        Ok(ours)
+    }
+
     /// Wait until a block is finalized; its hash. Survives a node that restarts.
     ///
     /// # Errors
@@ -203,6 +235,9 @@ impl Chain {
                 if moved.elapsed() >= STANDS {
                     return Err(report);
                 }
+                if self.link.nodes() > 1 && moved.elapsed() >= STALE {
+                    self.runtime.block_on(self.link.leave("makes no blocks"));
+                }
                 // The subscription broke off: the next one begins at the block that is final then.
                 std::thread::sleep(Duration::from_millis(300));
             }
@@ -218,12 +253,13 @@ impl Chain {
         // What became final before the subscription began.
         let mut number = self.finalized()?;
         while more(number) {
-            let next = self.runtime.block_on(async { tokio::time::timeout(STANDS, heads.next()).await });
+            let patience = if self.link.nodes() > 1 { STALE } else { STANDS };
+            let next = self.runtime.block_on(async { tokio::time::timeout(patience, heads.next()).await });
             number = match next {
                 Ok(Some(Ok(header))) => number_of(&header).unwrap_or(number),
                 Ok(Some(Err(error))) => return Err(unreachable(&self.url, error)),
                 Ok(None) => return Err(unreachable(&self.url, "it closed the subscription")),
-                Err(_) => return Err(unreachable(&self.url, format!("no block for {} s", STANDS.as_secs()))),
+                Err(_) => return Err(unreachable(&self.url, format!("no block for {} s", patience.as_secs()))),
             };
         }
         Ok(())

@@ -1,4 +1,5 @@
-//! The connection to a node. It is found again when it breaks, so that a node that restarts costs a pause and no window.
+//! The connection to a node. It is found again when it breaks, here or at the next address, so that a node that restarts
+//! costs a pause and no window.
 
 use crate::client::plain;
 use backon::{ExponentialBuilder, Retryable};
@@ -16,19 +17,25 @@ pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// How long a lost node is looked for, the waits for its answers apart, before giving up with "try again".
 const LOOK_FOR: Duration = Duration::from_secs(60);
 
-/// One node, connected when it is first needed and again whenever that is needed.
+/// Nodes of one chain, one of them connected when it is first needed and again whenever that is needed.
 pub(crate) struct Link {
-    url: String,
+    urls: Vec<String>,
     open: Mutex<Open>,
     genesis: OnceLock<Hash>,
 }
 
-/// The connection of this moment, and the how-manieth it is.
+/// The connection of this moment, the how-manieth it is, and which address is next.
 #[derive(Default)]
 struct Open {
     rpc: Option<RpcClient>,
     number: u64,
+    place: usize,
 }
+
+/// A question to every node is answered within this time, or without that node.
+const SIDE_ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// A node that is so many blocks behind another one is stale.
+const BEHIND: u64 = 10;
 
 fn gone(why: impl Into<String>) -> Error {
     Error::Client(why.into().into())
@@ -44,15 +51,71 @@ fn once_only(method: &str) -> bool {
     method.starts_with("author_") || method.starts_with("dev_")
 }
 
+fn number_of(header: &serde_json::Value) -> Option<u64> {
+    u64::from_str_radix(header.get("number")?.as_str()?.trim_start_matches("0x"), 16).ok()
+}
+
 impl Link {
-    pub(crate) fn new(url: &str) -> Self {
-        Link { url: url.into(), open: Mutex::default(), genesis: OnceLock::new() }
+    pub(crate) fn new(urls: Vec<String>) -> Self {
+        Link { urls, open: Mutex::default(), genesis: OnceLock::new() }
     }
 
-    /// Connect now; the hash of the chain's first block. This is tried once: who starts wants to know at once.
+    /// Connect now; the hash of the chain's first block. Each address is tried once: who starts wants to know at once.
+    /// Of several nodes the first one that is not behind is taken.
     pub(crate) async fn connect(&self) -> Result<Hash, Error> {
         self.connection().await?;
+        if self.urls.len() > 1 {
+            let heads = self.all_finalized().await;
+            let most = heads.iter().flatten().copied().max().unwrap_or(0);
+            let current = |head: &Option<u64>| head.is_some_and(|head| head.saturating_add(BEHIND) >= most);
+            let mut open = self.open.lock().await;
+            if let Some(place) = heads.iter().position(current)
+                && place != open.place
+            {
+                note("chain", format!("{} is behind: {} is taken", self.urls[open.place], self.urls[place]));
+                *open = Open { rpc: None, number: open.number, place };
+            }
+        }
+        self.connection().await?;
         self.genesis.get().copied().ok_or_else(|| gone("it has no first block"))
+    }
+
+    /// How many nodes there are to go to.
+    pub(crate) fn nodes(&self) -> usize {
+        self.urls.len()
+    }
+
+    /// Go on with the next node: this one answers, but is of no use.
+    pub(crate) async fn leave(&self, why: &str) {
+        let mut open = self.open.lock().await;
+        let next = (open.place + 1) % self.urls.len();
+        note("chain", format!("{} {why}: {} is next", self.urls[open.place], self.urls[next]));
+        *open = Open { rpc: None, number: open.number, place: next };
+    }
+
+    /// The last finalized block of every node, `None` of one that does not answer.
+    async fn all_finalized(&self) -> Vec<Option<u64>> {
+        self.ask_all(async |rpc: RpcClient| {
+            let head: serde_json::Value = rpc.request("chain_getFinalizedHead", rpc_params![]).await?;
+            let header: serde_json::Value = rpc.request("chain_getHeader", rpc_params![head]).await?;
+            number_of(&header).ok_or_else(|| gone("its header has no number"))
+        })
+        .await
+    }
+
+    /// The hash of a block as every node has it; `None` of one that does not answer or does not have it.
+    pub(crate) async fn all_hashes(&self, block: u64) -> Vec<Option<Hash>> {
+        let ask = async |rpc: RpcClient| rpc.request::<Option<Hash>>("chain_getBlockHash", rpc_params![block]).await;
+        self.ask_all(ask).await.into_iter().map(Option::flatten).collect()
+    }
+
+    async fn ask_all<T>(&self, ask: impl AsyncFn(RpcClient) -> Result<T, Error>) -> Vec<Option<T>> {
+        let mut answers = Vec::with_capacity(self.urls.len());
+        for url in &self.urls {
+            let one = async { ask(RpcClient::from_insecure_url(url).await?).await };
+            answers.push(timeout(SIDE_ANSWER_WITHIN, one).await.ok().and_then(Result::ok));
+        }
+        answers
     }
 
     async fn connection(&self) -> Result<(u64, RpcClient), Error> {
@@ -60,18 +123,32 @@ impl Link {
         if let Some(rpc) = &open.rpc {
             return Ok((open.number, rpc.clone()));
         }
+        let mut why = gone("no address");
+        for _ in 0..self.urls.len() {
+            match self.dial(&self.urls[open.place]).await {
+                Ok(rpc) => {
+                    *open = Open { rpc: Some(rpc.clone()), number: open.number + 1, place: open.place };
+                    return Ok((open.number, rpc));
+                }
+                Err(error) => why = error,
+            }
+            open.place = (open.place + 1) % self.urls.len();
+        }
+        Err(why)
+    }
+
+    async fn dial(&self, url: &str) -> Result<RpcClient, Error> {
         // Plain ws:// is for one's own machine or network; the public endpoints are wss://.
-        let dialed = timeout(ANSWER_WITHIN, RpcClient::from_insecure_url(&self.url)).await;
+        let dialed = timeout(ANSWER_WITHIN, RpcClient::from_insecure_url(url)).await;
         let rpc = dialed.map_err(|_| gone("no answer"))??;
         let first = timeout(ANSWER_WITHIN, rpc.request::<Hash>("chain_getBlockHash", rpc_params![0])).await;
         let first = first.map_err(|_| gone("no answer"))??;
         // A node with another first block is another chain: nothing that was read before holds there.
         if *self.genesis.get_or_init(|| first) != first {
-            let message = format!("{} is another chain now: its first block is {first}", self.url);
+            let message = format!("{url} is another chain: its first block is {first}");
             return Err(Error::User(UserError { code: 0, message, data: None }));
         }
-        *open = Open { rpc: Some(rpc.clone()), number: open.number + 1 };
-        Ok((open.number, rpc))
+        Ok(rpc)
     }
 
     /// One attempt on the connection of this moment, which is given up when it is at fault.
@@ -83,6 +160,7 @@ impl Link {
             // Another request may have found a new one meanwhile.
             if open.number == number {
                 open.rpc = None;
+                open.place = (open.place + 1) % self.urls.len();
             }
         }
         result

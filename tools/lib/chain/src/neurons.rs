@@ -2,16 +2,24 @@
 //!
 //! Source of names and types: pallet-subtensor's storage, and pallet-commitments.
 
-use crate::client::{AtBlock, Chain};
+use crate::client::{AtBlock, Chain, PAGE};
 use record::{Context, Hash, Hotkey, Report, Uid, records::Peer};
+use serde_json::Value;
 use std::collections::BTreeMap;
-use subxt::{dynamic, ext::scale_decode::DecodeAsType};
+use subxt::{dynamic, ext::scale_decode::DecodeAsType, rpcs::client::rpc_params, storage::Address};
 
-const PALLET: &str = "SubtensorModule";
+pub(crate) const PALLET: &str = "SubtensorModule";
 /// Stake is kept in units of 1e-9.
-const RAO: f64 = 1e9;
+pub(crate) const RAO: f64 = 1e9;
 /// The longest bucket address that is read.
 const BUCKET_CAP: usize = 1024;
+
+/// Whether this chain has an entry of SubtensorModule.
+pub(crate) fn has(at: &AtBlock, entry: &str) -> bool {
+    let metadata = at.metadata();
+    let storage = metadata.pallet_by_name(PALLET).and_then(|p| p.storage());
+    storage.is_some_and(|s| s.entry_by_name(entry).is_some())
+}
 
 impl Chain {
     /// One value of SubtensorModule under a netuid, `None` where it is not set.
@@ -32,22 +40,38 @@ impl Chain {
             return Err(Report::config(format!("there is no subnet {} on this chain", self.netuid))
                 .hint("--netuid or BZ_NETUID"));
         }
-        let incentive: Vec<u16> = self.of_subnet(&at, "Incentive")?.unwrap_or_default();
+        // Newer chains keep no trust of miners.
+        let share = |entry| -> Result<Vec<u16>, Report> {
+            Ok(if has(&at, entry) { self.of_subnet(&at, entry)?.unwrap_or_default() } else { Vec::new() })
+        };
+        let (incentive, dividends, trust) = (share("Incentive")?, share("Dividends")?, share("Trust")?);
         let permit: Vec<bool> = self.of_subnet(&at, "ValidatorPermit")?.unwrap_or_default();
         let last_update: Vec<u64> = self.of_subnet(&at, "LastUpdate")?.unwrap_or_default();
         let hotkeys = self.hotkeys(&at)?;
         let buckets = self.buckets(&at)?;
-        let stakes = self.stakes(&at, hotkeys.values())?;
-        let all = hotkeys.into_iter().map(|(uid, hotkey)| {
-            let place = uid as usize;
+        let keys: Vec<Hotkey> = hotkeys.values().copied().collect();
+        let netuid = self.netuid;
+        let of_hotkey = dynamic::storage::<([u8; 32], u16), u64>(PALLET, "TotalHotkeyAlpha");
+        let stakes = self.many(&at, of_hotkey, keys.iter().map(|key| (key.0, netuid)).collect())?;
+        let owner = dynamic::storage::<([u8; 32],), [u8; 32]>(PALLET, "Owner");
+        let owners = self.many(&at, owner, keys.iter().map(|key| (key.0,)).collect())?;
+        let block = dynamic::storage::<(u16, u16), u64>(PALLET, "BlockAtRegistration");
+        let registered = self.many(&at, block, hotkeys.keys().map(|uid| (netuid, *uid)).collect())?;
+        let part = |shares: &[u16], place: usize| f64::from(shares.get(place).copied().unwrap_or(0)) / 65535.0;
+        let all = hotkeys.into_iter().enumerate().map(|(order, (uid, hotkey))| {
+            let place = usize::from(uid);
             Peer {
                 uid: Uid(uid),
                 hotkey,
+                coldkey: owners.get(order).copied().flatten().map(Hotkey),
                 bucket: buckets.get(&hotkey).cloned(),
-                stake: stakes.get(&hotkey).copied().unwrap_or(0) as f64 / RAO,
-                incentive: f64::from(incentive.get(place).copied().unwrap_or(0)) / 65535.0,
+                stake: stakes.get(order).copied().flatten().unwrap_or(0) as f64 / RAO,
+                incentive: part(&incentive, place),
+                trust: part(&trust, place),
+                dividends: part(&dividends, place),
                 permit: permit.get(place).copied().unwrap_or(false),
                 last_update: last_update.get(place).copied().unwrap_or(0),
+                registered: registered.get(order).copied().flatten().unwrap_or(0),
                 own: own == Some(hotkey),
             }
         });
@@ -82,20 +106,37 @@ impl Chain {
         })
     }
 
-    /// Stake of each hotkey in the subnet's own token, in units of 1e-9.
-    fn stakes<'a>(
+    /// Values of a map at many keys, some hundred in a request; `None` where the chain keeps none.
+    fn many<A: Address>(
         &self,
         at: &AtBlock,
-        hotkeys: impl Iterator<Item = &'a Hotkey>,
-    ) -> Result<BTreeMap<Hotkey, u64>, Report> {
-        let netuid = self.netuid;
-        let mut stakes = BTreeMap::new();
-        for hotkey in hotkeys {
-            let address = dynamic::storage::<([u8; 32], u16), u64>(PALLET, "TotalHotkeyAlpha");
-            let value = self.wait("a stake", async { at.storage().try_fetch(address, (hotkey.0, netuid)).await })?;
-            stakes.insert(*hotkey, value.map(|v| v.decode().again("a stake")).transpose()?.unwrap_or(0));
+        address: A,
+        keys: Vec<A::KeyParts>,
+    ) -> Result<Vec<Option<A::Value>>, Report> {
+        let entry = address.entry_name().to_string();
+        let entry = entry.as_str();
+        let held = at.storage().entry(address).again(entry)?;
+        let keys: Vec<String> = keys
+            .into_iter()
+            .map(|key| held.fetch_key(key).map(|bytes| format!("0x{}", hex::encode(bytes))).again(entry))
+            .collect::<Result<_, _>>()?;
+        let metadata = at.metadata();
+        let kind = metadata.pallet_by_name(PALLET).and_then(|p| p.storage()).and_then(|s| s.entry_by_name(entry));
+        let kind = kind.map(|e| e.value_ty()).ok_or_else(|| Report::again(format!("the chain has no {entry}")))?;
+        let wrong = || Report::again(format!("{entry}: the node answers with something else"));
+        let mut found = BTreeMap::new();
+        for some in keys.chunks(PAGE as usize) {
+            let answer = self.request("state_queryStorageAt", rpc_params![some, Hash(at.block_hash().0)])?;
+            let changes = answer.pointer("/0/changes").and_then(Value::as_array).ok_or_else(wrong)?;
+            for change in changes {
+                if let (Some(key), Some(value)) = (change[0].as_str(), change[1].as_str()) {
+                    let bytes = hex::decode(value.trim_start_matches("0x")).map_err(|_| wrong())?;
+                    found.insert(key.to_string(), bytes);
+                }
+            }
         }
-        Ok(stakes)
+        let decode = |bytes: &Vec<u8>| A::Value::decode_as_type(&mut &bytes[..], kind, metadata.types()).again(entry);
+        keys.iter().map(|key| found.get(key).map(decode).transpose()).collect()
     }
 
     /// What each hotkey has committed as its bucket's address.
@@ -120,19 +161,23 @@ impl Chain {
     }
 }
 
-/// The bytes of the first `RawN` field anywhere inside a commitment, as text.
+/// The bytes of all `RawN` fields anywhere inside a commitment, one after another, as text.
 fn raw_text(value: &dynamic::Value) -> Option<String> {
+    let mut bytes = Vec::new();
+    raw_fields(value, &mut bytes)?;
+    String::from_utf8(bytes).ok().filter(|text| !text.is_empty())
+}
+
+fn raw_fields(value: &dynamic::Value, bytes: &mut Vec<u8>) -> Option<()> {
     use subxt::ext::scale_value::{Composite, ValueDef};
     let values = |composite: &Composite<()>| composite.values().cloned().collect::<Vec<_>>();
     match &value.value {
         ValueDef::Variant(variant) if variant.name.starts_with("Raw") || variant.name == "BigRaw" => {
-            let mut bytes = Vec::new();
-            collect_bytes(&values(&variant.values), &mut bytes)?;
-            String::from_utf8(bytes).ok().filter(|text| !text.is_empty())
+            collect_bytes(&values(&variant.values), bytes)
         }
-        ValueDef::Variant(variant) => values(&variant.values).iter().find_map(raw_text),
-        ValueDef::Composite(composite) => values(composite).iter().find_map(raw_text),
-        _ => None,
+        ValueDef::Variant(variant) => values(&variant.values).iter().try_for_each(|v| raw_fields(v, bytes)),
+        ValueDef::Composite(composite) => values(composite).iter().try_for_each(|v| raw_fields(v, bytes)),
+        _ => Some(()),
     }
 }
 

@@ -1,12 +1,12 @@
 //! Calls that are signed and sent, and what the chain says of them, in words.
 
-use crate::client::Chain;
+use crate::{client::Chain, neurons::RAO};
 use record::{Context, Hash, Hotkey, Report};
 use std::time::Duration;
 use subxt::{
     SubstrateConfig,
     config::substrate::MultiSignature,
-    dynamic::{self, Value},
+    dynamic::{self, At, Value},
     error::{DispatchError, TransactionEventsError, TransactionFinalizedSuccessError},
     utils::AccountId32,
 };
@@ -111,18 +111,45 @@ impl Chain {
         self.submit("SubtensorModule", "burned_register", args, coldkey)
     }
 
-    /// Commit the address of the own bucket, as one raw field.
+    /// Commit the address of the own bucket, in as many raw fields of 128 bytes as it needs.
     ///
     /// # Errors
-    /// Exit code 2 when the address is longer than 128 bytes; as [`Chain::submit`].
+    /// Exit code 2 when the address is longer than 384 bytes; as [`Chain::submit`].
     pub fn commit_bucket(&self, address: &str, hotkey: &Signer<'_>) -> Result<Hash, Report> {
-        if address.is_empty() || address.len() > 128 {
-            return Err(Report::usage(format!("a bucket's address has 1 to 128 bytes, this one {}", address.len())));
+        const FIELD: usize = 128;
+        if address.is_empty() || address.len() > 3 * FIELD {
+            return Err(Report::usage(format!("a bucket's address has 1 to 384 bytes, this one {}", address.len())));
         }
-        let raw = Value::unnamed_variant(format!("Raw{}", address.len()), [Value::from_bytes(address)]);
-        let fields = Value::unnamed_composite([Value::unnamed_composite([raw])]);
-        let info = Value::named_composite([("fields", fields)]);
+        let raw = |part: &[u8]| Value::unnamed_variant(format!("Raw{}", part.len()), [Value::from_bytes(part)]);
+        let fields = Value::unnamed_composite(address.as_bytes().chunks(FIELD).map(raw));
+        let info = Value::named_composite([("fields", Value::unnamed_composite([fields]))]);
         self.submit("Commitments", "set_commitment", vec![Value::u128(self.netuid.into()), info], hotkey)
+    }
+
+    /// What a registration burns now, in TAO.
+    ///
+    /// # Errors
+    /// Exit code 75 when the node does not answer.
+    pub fn price(&self) -> Result<f64, Report> {
+        let api = self.api()?;
+        let at = self.wait("the last block", api.at_current_block())?;
+        let rao: u64 = self.or_default(&at, "Burn")?;
+        Ok(rao as f64 / RAO)
+    }
+
+    /// The free TAO of an account.
+    ///
+    /// # Errors
+    /// Exit code 75 when the node does not answer.
+    pub fn balance(&self, account: Hotkey) -> Result<f64, Report> {
+        let api = self.api()?;
+        let at = self.wait("the last block", api.at_current_block())?;
+        let address = dynamic::storage::<([u8; 32],), Value>("System", "Account");
+        let held = self.wait("the balance", async { at.storage().try_fetch(address, (account.0,)).await })?;
+        let Some(held) = held else { return Ok(0.0) };
+        let value = held.decode().again("the balance")?;
+        let free = value.at("data").and_then(|data| data.at("free")).and_then(|free| free.as_u128());
+        Ok(free.unwrap_or(0) as f64 / RAO)
     }
 
     /// The uid of a hotkey at the last finalized block, if it is registered.

@@ -1,6 +1,10 @@
 //! Weights: as the Python SDK prepares them, as the chain checks and keeps them.
 
-use crate::{Chain, Signer, client::AtBlock};
+use crate::{
+    Chain, Signer,
+    client::AtBlock,
+    neurons::{PALLET, RAO, has},
+};
 use record::{Context, Hash, Hotkey, Report, Uid};
 use std::collections::BTreeMap;
 use subxt::dynamic::{self, Value};
@@ -12,6 +16,10 @@ pub struct Rules {
     pub block: u64,
     /// The validator's uid, if it is registered.
     pub uid: Option<Uid>,
+    /// Its stake, in the subnet's own token, and the least that may set weights.
+    pub stake: f64,
+    /// See `stake`.
+    pub min_stake: f64,
     /// It may set weights.
     pub permit: bool,
     /// Block of its last weights.
@@ -28,6 +36,40 @@ pub struct Rules {
     pub version_key: u64,
     /// Who has which uid now.
     pub hotkeys: BTreeMap<u16, Hotkey>,
+}
+
+impl Rules {
+    /// What stands between this hotkey and any weights, most basic first, each with what to do about it.
+    pub fn obstacles(&self) -> Vec<(String, &'static str)> {
+        let Some(uid) = self.uid else {
+            return vec![("the hotkey is not registered in this subnet".into(), "bz-chain register")];
+        };
+        let mut all = Vec::new();
+        if self.stake < self.min_stake {
+            all.push((
+                format!("uid {uid} has a stake of {}, weights need {}", self.stake, self.min_stake),
+                "add stake, or have others delegate to it",
+            ));
+        }
+        if !self.permit {
+            all.push((
+                format!("uid {uid} has no validator permit"),
+                "permits go to the greatest stakes at each epoch: add stake, then wait for the next one",
+            ));
+        }
+        if self.commit_reveal {
+            all.push((
+                "the subnet takes weights only by commit and reveal, which this version does not do".into(),
+                "its owner can switch that off",
+            ));
+        }
+        all
+    }
+
+    /// The block from which the next weights may be set, when that is still to come.
+    pub fn too_early(&self) -> Option<u64> {
+        Some(self.last_update.saturating_add(self.rate_limit)).filter(|next| self.block < *next)
+    }
 }
 
 impl Chain {
@@ -49,23 +91,79 @@ impl Chain {
             uid,
             permit: permit.get(place).copied().unwrap_or(false),
             last_update: last_update.get(place).copied().unwrap_or(0),
-            rate_limit: self.or_default(&at, "WeightsSetRateLimit", 100)?,
-            min_count: self.or_default(&at, "MinAllowedWeights", 1)?,
-            max_share: self.or_default(&at, "MaxWeightsLimit", u16::MAX)?,
-            commit_reveal: self.or_default(&at, "CommitRevealWeightsEnabled", true)?,
-            version_key: self.or_default(&at, "WeightsVersionKey", 0)?,
+            stake: self.stake_of(&at, hotkey)?,
+            min_stake: self.threshold(&at)?,
+            rate_limit: self.or_default(&at, "WeightsSetRateLimit")?,
+            min_count: self.or_default(&at, "MinAllowedWeights")?,
+            max_share: if has(&at, "MaxWeightsLimit") { self.or_default(&at, "MaxWeightsLimit")? } else { u16::MAX },
+            commit_reveal: self.or_default(&at, "CommitRevealWeightsEnabled")?,
+            version_key: self.or_default(&at, "WeightsVersionKey")?,
             hotkeys,
         })
     }
 
-    /// A value of the subnet, or Subtensor's default where the chain keeps none.
-    fn or_default<T: subxt::ext::scale_decode::DecodeAsType + 'static>(
+    /// A value of the subnet, or the chain's own default where none was set.
+    pub(crate) fn or_default<T: subxt::ext::scale_decode::DecodeAsType + 'static>(
         &self,
         at: &AtBlock,
         entry: &str,
-        default: T,
     ) -> Result<T, Report> {
-        Ok(self.of_subnet(at, entry)?.unwrap_or(default))
+        let address = dynamic::storage::<(u16,), T>(PALLET, entry);
+        let netuid = self.netuid;
+        self.wait(entry, async { at.storage().fetch(address, (netuid,)).await })?.decode().again(entry)
+    }
+
+    fn stake_of(&self, at: &AtBlock, hotkey: Hotkey) -> Result<f64, Report> {
+        let address = dynamic::storage::<([u8; 32], u16), u64>(PALLET, "TotalHotkeyAlpha");
+        let key = (hotkey.0, self.netuid);
+        let held = self.wait("the stake", async { at.storage().try_fetch(address, key).await })?;
+        let rao = held.map(|v| v.decode().again("the stake")).transpose()?.unwrap_or(0);
+        Ok(rao as f64 / RAO)
+    }
+
+    fn threshold(&self, at: &AtBlock) -> Result<f64, Report> {
+        let address = dynamic::storage::<(), u64>(PALLET, "StakeThreshold");
+        let held = self.wait("the least stake", async { at.storage().fetch(address, ()).await })?;
+        let rao: u64 = held.decode().again("the least stake")?;
+        Ok(rao as f64 / RAO)
+    }
+
+    /// What the subnet is set to, by the chain's own names; entries that this chain does not have are left out.
+    ///
+    /// # Errors
+    /// Exit code 75 when the node does not answer.
+    pub fn hyperparameters(&self) -> Result<BTreeMap<&'static str, serde_json::Value>, Report> {
+        const NAMES: [&str; 20] = [
+            "ActivityCutoff",
+            "AdjustmentInterval",
+            "BondsMovingAverage",
+            "BondsPenalty",
+            "Burn",
+            "CommitRevealWeightsEnabled",
+            "ImmunityPeriod",
+            "Kappa",
+            "MaxAllowedUids",
+            "MaxAllowedValidators",
+            "MaxBurn",
+            "MaxWeightsLimit",
+            "MinAllowedWeights",
+            "MinBurn",
+            "NetworkRegistrationAllowed",
+            "RevealPeriodEpochs",
+            "SubnetworkN",
+            "Tempo",
+            "WeightsSetRateLimit",
+            "WeightsVersionKey",
+        ];
+        let api = self.api()?;
+        let at = self.wait("the last block", api.at_current_block())?;
+        let mut found = BTreeMap::new();
+        for name in NAMES.into_iter().filter(|name| has(&at, name)) {
+            let value: Value = self.or_default(&at, name)?;
+            let number = value.as_u128().and_then(|n| u64::try_from(n).ok()).map(serde_json::Value::from);
+            found.insert(name, number.or_else(|| value.as_bool().map(Into::into)).unwrap_or_default());
+        }
+        Ok(found)
     }
 
     /// Send plain weights; the extrinsic's hash.

@@ -65,22 +65,34 @@ pub struct WindowRecord {
 record!(WindowRecord, "window");
 
 /// One neuron of the subnet, as of the window's start block.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Peer {
     /// Its place.
     pub uid: Uid,
     /// Its key.
     pub hotkey: Hotkey,
+    /// Who owns it.
+    #[serde(default)]
+    pub coldkey: Option<Hotkey>,
     /// Where its bucket is, as it committed it on the chain. Hostile.
     pub bucket: Option<String>,
     /// Stake, in the subnet's own token (alpha).
     pub stake: f64,
     /// Share of the miners' emission, `0..1`.
     pub incentive: f64,
+    /// How far the validators agree about it, `0..1`, where the chain keeps that.
+    #[serde(default)]
+    pub trust: f64,
+    /// Share of the validators' emission, `0..1`.
+    #[serde(default)]
+    pub dividends: f64,
     /// May set weights.
     pub permit: bool,
     /// Block of its last weights.
     pub last_update: u64,
+    /// Block of its registration: with another one, or another hotkey, a uid is another peer.
+    #[serde(default)]
+    pub registered: u64,
     /// The wallet given is this one.
     #[serde(rename = "self")]
     pub own: bool,
