@@ -1,0 +1,267 @@
+//! Several nodes of one chain: one that goes away is left for the next, one that is on a fork is noticed; and what a subnet
+//! is set to, who is in it, what stands before a wallet's weights.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use serde_json::Value;
+use std::{
+    net::{Shutdown, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+fn bins() -> PathBuf {
+    std::env::current_exe().unwrap().ancestors().nth(2).unwrap().to_path_buf()
+}
+
+fn tool(name: &str, home: &Path) -> Command {
+    let mut command = Command::new(bins().join(name));
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("BZ_") || name.starts_with("BT_")) {
+            command.env_remove(name);
+        }
+    }
+    command.env("BZ_HOME", home).env("BZ_NETUID", "1").stdin(std::process::Stdio::null());
+    command
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A network in a folder; it is stopped with the value.
+struct Localnet(PathBuf);
+
+impl Localnet {
+    fn run(&self, args: &[&str]) -> Value {
+        let out = tool("bz-localnet", &self.0).arg("--dir").arg(&self.0).args(args).output().unwrap();
+        assert!(out.status.success(), "{args:?}: {}", text(&out.stderr));
+        serde_json::from_slice(&out.stdout).unwrap_or_default()
+    }
+    fn up(folder: PathBuf) -> (Self, String) {
+        let network = Localnet(folder);
+        let place = network.run(&["up", "--interval", "0.2"]);
+        (network, place["chain"].as_str().unwrap().to_string())
+    }
+    fn reach(&self, block: u64) {
+        let now = self.run(&["status"])["block"].as_u64().unwrap();
+        if now < block {
+            self.run(&["new-block", &(block - now).to_string()]);
+        }
+    }
+}
+
+impl Drop for Localnet {
+    fn drop(&mut self) {
+        let _ = tool("bz-localnet", &self.0).arg("--dir").arg(&self.0).arg("down").status();
+    }
+}
+
+/// A way to a node that can be cut for good.
+struct Way {
+    address: String,
+    cut: Arc<AtomicBool>,
+    open: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Way {
+    fn to(node: &str) -> Self {
+        let node = node.trim_start_matches("ws://").to_string();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("ws://{}", listener.local_addr().unwrap());
+        let (cut, open) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+        let way = Way { address, cut: cut.clone(), open: open.clone() };
+        std::thread::spawn(move || {
+            for here in listener.incoming().map(Result::unwrap) {
+                if cut.load(Ordering::SeqCst) {
+                    continue;
+                }
+                let there = TcpStream::connect(&node).unwrap();
+                open.lock().unwrap().extend([here.try_clone().unwrap(), there.try_clone().unwrap()]);
+                for (mut from, mut to) in [(here.try_clone().unwrap(), there.try_clone().unwrap()), (there, here)] {
+                    std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+                }
+            }
+        });
+        way
+    }
+    fn cut(&self) {
+        self.cut.store(true, Ordering::SeqCst);
+        for stream in self.open.lock().unwrap().drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+fn window(home: &Path, network: &str, args: &[&str]) -> Output {
+    tool("bz-window", home).args(["--network", network]).args(args).output().unwrap()
+}
+
+#[test]
+fn nodes_that_fork_lie_behind_or_go_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = folder.path().join("home");
+    std::fs::create_dir(&home).unwrap();
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../pipelines/hparams/demo.json");
+    let mut hparams: Value = serde_json::from_slice(&std::fs::read(demo).unwrap()).unwrap();
+    hparams["start_window"] = 1.into();
+    hparams["data"]["manifest"] = "07".repeat(32).into();
+    std::fs::write(home.join("hparams.json"), hparams.to_string()).unwrap();
+
+    // Two nodes with the same blocks up to 30, and their own after it.
+    let (one, _) = Localnet::up(folder.path().join("one"));
+    one.reach(30);
+    one.run(&["down"]);
+    let copied = Command::new("cp").args(["-r"]).arg(&one.0).arg(folder.path().join("two")).status().unwrap();
+    assert!(copied.success());
+    std::fs::remove_file(folder.path().join("two/localnet.json")).unwrap();
+    let (one, first) = Localnet::up(folder.path().join("one"));
+    let (two, second) = Localnet::up(folder.path().join("two"));
+    one.reach(60);
+    two.reach(60);
+    let both = format!("{first},{second}");
+    // Window 1 begins at block 24, which they share, and ends at 47, about which they disagree.
+    for network in [&first, &second] {
+        assert!(window(&home, network, &["--window", "1"]).status.success());
+    }
+    let out = window(&home, &both, &["--window", "1"]);
+    assert_eq!(out.status.code(), Some(75), "{}", text(&out.stderr));
+    assert!(text(&out.stderr).contains("disagree about block 47"), "{}", text(&out.stderr));
+
+    // One that is far behind is left for the one that is not.
+    two.reach(120);
+    let out = window(&home, &both, &["--peers"]);
+    assert!(out.status.success() && text(&out.stderr).contains("is behind"), "{}", text(&out.stderr));
+    drop(two);
+    // One that does not answer is passed over.
+    let out = window(&home, &format!("{second},{first}"), &["--window", "1"]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+
+    // One that goes away while it is waited for: the next one goes on.
+    let way = Way::to(&first);
+    let now = one.run(&["status"])["block"].as_u64().unwrap();
+    let next = (now / 24 + 1).to_string();
+    let waiting = tool("bz-window", &home)
+        .args(["--network", &format!("{},{first}", way.address), "--window", &next, "--wait", "start"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let since = Instant::now();
+    while way.open.lock().unwrap().is_empty() {
+        assert!(since.elapsed() < Duration::from_secs(20), "it never connected");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    way.cut();
+    let out = waiting.wait_with_output().unwrap();
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    assert!(text(&out.stdout).lines().any(|line| line.contains("\"window\"") && line.contains("\"seed\":\"")));
+
+    what_the_subnet_is_and_who_is_in_it(&one, &first, &home);
+    weights_are_committed_and_revealed(&one, &first, &home);
+}
+
+/// Where the subnet asks for it, weights are committed once, kept sealed on disk, and revealed in their epoch.
+fn weights_are_committed_and_revealed(network: &Localnet, chain: &str, home: &Path) {
+    let out = tool("bz-localnet", home).arg("--dir").arg(&network.0).args(["join", "vera", "--stake", "100"]).output();
+    assert!(out.unwrap().status.success());
+    network.run(&["set", "tempo", "20"]);
+    network.run(&["set", "commit_reveal_weights_enabled", "true"]);
+    network.run(&["new-block", "21"]);
+    let peers = || -> Vec<Value> {
+        let out = window(home, chain, &["--peers"]);
+        let all = text(&out.stdout);
+        let all = all.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        all.filter(|record| record["type"] == "peer").collect()
+    };
+    let target = peers().into_iter().find(|peer| peer["uid"] == 0).unwrap()["hotkey"].clone();
+    let weights =
+        serde_json::json!({"type": "weights", "window": 100_000, "uids": [0], "hotkeys": [target], "weights": [1.0]});
+    let input = format!(
+        "{{\"type\":\"begin\",\"v\":1,\"tool\":\"t\",\"version\":\"0\"}}\n{weights}\n{{\"type\":\"end\",\"v\":1,\"tool\":\"t\",\"wall_s\":0}}\n"
+    );
+    let set = |args: &[&str]| {
+        let path = home.join("weights.input");
+        std::fs::write(&path, &input).unwrap();
+        let mut command = tool("bz-setweights", home);
+        command.args(["--network", chain, "--wallet", "vera"]).arg("--wallet-path").arg(network.0.join("wallets"));
+        let out = command.args(args).stdin(std::fs::File::open(path).unwrap()).output().unwrap();
+        assert!(out.status.success(), "{}", text(&out.stderr));
+        let all: Vec<Value> = text(&out.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        (all.into_iter().rfind(|record| record["type"] == "weights").unwrap_or_default(), text(&out.stderr))
+    };
+    let sealed = || -> Vec<PathBuf> {
+        std::fs::read_dir(home.join("sealed")).into_iter().flatten().map(|entry| entry.unwrap().path()).collect()
+    };
+    let (dry, _) = set(&["--dry-run"]);
+    assert!(dry["submitted"] == false && sealed().is_empty(), "{dry}");
+    let (first, error) = set(&[]);
+    assert!(
+        first["submitted"] == true && first["reason"].as_str().unwrap().contains("to be revealed"),
+        "{first} {error}"
+    );
+    let kept = sealed();
+    assert_eq!(kept.len(), 1);
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&kept[0]).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600, "nobody else reads what is sealed");
+    let (again, _) = set(&[]);
+    assert!(
+        again["submitted"] == false && again["reason"].as_str().unwrap().contains("weights were committed"),
+        "{again}"
+    );
+    assert!(peers().iter().all(|peer| peer["incentive"] == 0.0), "nothing is known before the reveal");
+    // The epoch of the reveal: the next one.
+    network.run(&["new-block", "21"]);
+    let (_, error) = set(&["--reveal"]);
+    assert!(error.contains("revealed the weights"), "{error}");
+    assert!(sealed().is_empty());
+    network.run(&["new-block", "21"]);
+    let paid = peers().into_iter().find(|peer| peer["uid"] == 0).unwrap();
+    assert_eq!(paid["incentive"], 1.0, "{paid}");
+}
+
+fn what_the_subnet_is_and_who_is_in_it(network: &Localnet, chain: &str, home: &Path) {
+    let wallets = network.0.join("wallets");
+    let bz_chain = |wallet: &str, args: &[&str]| {
+        let mut command = tool("bz-chain", home);
+        command.args(["--network", chain, "--wallet", wallet]).arg("--wallet-path").arg(&wallets);
+        let out = command.args(args).output().unwrap();
+        let json: Value = serde_json::from_slice(&out.stdout).unwrap_or_default();
+        (json, text(&out.stderr), out.status.code().unwrap())
+    };
+    let (json, error, code) = bz_chain("nobody", &["hyperparameters"]);
+    assert!(code == 0 && json["Tempo"] == 5 && json["CommitRevealWeightsEnabled"] == false, "{json} {error}");
+    // Who is not registered is told so, and what a place costs; nothing is burned without a limit.
+    let stranger =
+        wallet::WalletArgs { name: "stranger".into(), hotkey: "default".into(), wallet_path: Some(wallets.clone()) };
+    stranger.create().unwrap();
+    let (json, error, code) = bz_chain("stranger", &["doctor"]);
+    assert!(code == 1 && json["registered"] == false && error.contains("bz-chain register"), "{json} {error}");
+    for (args, words) in [
+        (&["register"][..], "a place costs 0.1 TAO now: nothing was burned"),
+        (&["register", "--limit", "0.05"], "more than the limit of 0.05"),
+        (&["register", "--limit", "0.1"], "has 0 TAO"),
+    ] {
+        let (_, error, code) = bz_chain("stranger", args);
+        assert!(code == 1 && error.contains(words), "{error}");
+    }
+    let cold = stranger.open_coldkey().unwrap().hotkey().to_string();
+    network.run(&["faucet", &cold, "--tao", "1"]);
+    let (json, error, code) = bz_chain("stranger", &["register", "--limit", "0.1"]);
+    assert!(code == 0 && json["registered"] == true && json["price"] == 0.1, "{json} {error}");
+    let (json, _, code) = bz_chain("stranger", &["doctor"]);
+    assert!(code == 1 && json["obstacles"][0]["what"].as_str().unwrap().contains("no validator permit"), "{json}");
+    // An address that needs more than one field of the chain comes back whole.
+    let address = format!("https://{}:{}@{}.example.org/bucket", "k".repeat(32), "s".repeat(64), "h".repeat(40));
+    let (_, error, code) = bz_chain("stranger", &["bucket", &address]);
+    assert_eq!(code, 0, "{error}");
+    let out = window(home, chain, &["--peers"]);
+    let peers: Vec<Value> = text(&out.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let peer = peers.iter().find(|peer| peer["coldkey"] == cold).unwrap();
+    assert!(peer["bucket"] == address && peer["registered"].as_u64().unwrap() > 0, "{peer}");
+}
