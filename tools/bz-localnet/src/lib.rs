@@ -45,6 +45,7 @@ Examples:
   bz-localnet status | jq .chain              where is the chain?
   bz-localnet faucet 5F3s… --tao 10           send TAO to an address
   bz-localnet new-block 20                    make blocks now
+  bz-localnet set commit_reveal_weights_enabled true
   bz-localnet down                            stop it; `up` goes on from the same block
 
 What join prints are settings for .env: source them, and every bz- tool is that node.
@@ -80,6 +81,13 @@ enum Action {
         /// How many
         #[arg(default_value_t = 1)]
         count: u64,
+    },
+    /// Set one of the subnet's hyperparameters, as its owner or root would
+    Set {
+        /// Its name in AdminUtils, after sudo_set_: tempo, commit_reveal_weights_enabled, weights_set_rate_limit …
+        name: String,
+        /// A number, true or false
+        value: String,
     },
     /// Make a node: wallet, TAO, place in the subnet, bucket, key; print its settings
     Join {
@@ -124,6 +132,7 @@ pub fn run(args: Args) -> Result<(), Report> {
         Action::Status => status(dir),
         Action::Faucet { to, tao } => faucet(dir, to, tao),
         Action::NewBlock { count } => new_block(dir, count),
+        Action::Set { name, value } => set(dir, &name, &value),
         Action::Join { name, stake } => join(dir, &name, stake),
     }
 }
@@ -215,20 +224,42 @@ fn set_up_subnet(dir: &Path, place: &Place) -> Result<(), Report> {
     if chain.uid_of(hot)?.is_none() {
         chain.submit("SubtensorModule", "register_network", vec![Value::from_bytes(hot.0)], &signer)?;
     }
-    let netuid = || ("netuid".to_string(), Value::u128(place.netuid.into()));
     let settings = [
-        ("sudo_set_commit_reveal_weights_enabled", "enabled", Value::bool(false)),
-        ("sudo_set_weights_set_rate_limit", "weights_set_rate_limit", Value::u128(8)),
-        ("sudo_set_min_allowed_weights", "min_allowed_weights", Value::u128(1)),
-        ("sudo_set_tempo", "tempo", Value::u128(5)),
-        ("sudo_set_max_allowed_uids", "max_allowed_uids", Value::u128(256)),
+        ("commit_reveal_weights_enabled", Value::bool(false)),
+        ("weights_set_rate_limit", Value::u128(8)),
+        ("min_allowed_weights", Value::u128(1)),
+        ("tempo", Value::u128(5)),
+        ("max_allowed_uids", Value::u128(256)),
     ];
-    for (call, field, value) in settings {
-        let inner = Value::named_variant(call, [netuid(), (field.to_string(), value)]);
-        let call = Value::unnamed_variant("AdminUtils", [inner]);
-        chain.submit("Sudo", "sudo", vec![call], &signer)?;
+    for (name, value) in settings {
+        sudo_set(&chain, name, value, &signer)?;
     }
     files::write_json(&done, &serde_json::json!({"netuid": place.netuid}))
+}
+
+fn sudo_set(chain: &Chain, name: &str, value: Value, signer: &Signer<'_>) -> Result<(), Report> {
+    let inner = Value::unnamed_variant(format!("sudo_set_{name}"), [Value::u128(chain.netuid.into()), value]);
+    let call = Value::unnamed_variant("AdminUtils", [inner]);
+    chain.submit("Sudo", "sudo", vec![call], signer).map(drop)
+}
+
+fn set(dir: &Path, name: &str, value: &str) -> Result<(), Report> {
+    let parsed = match value {
+        "true" => Value::bool(true),
+        "false" => Value::bool(false),
+        number => Value::u128(
+            number
+                .parse()
+                .map_err(|_| Report::usage(format!("{number:?} is no value")).hint("a number, true or false"))?,
+        ),
+    };
+    let place = running(dir)?;
+    let chain = connect(&place)?;
+    let cold = root_wallet(dir).open_coldkey()?;
+    let sign = |message: &[u8]| cold.sign(message);
+    sudo_set(&chain, name, parsed, &Signer { account: cold.hotkey(), sign: &sign })
+        .map_err(|e| e.hint("bz-chain hyperparameters prints what there is"))?;
+    record::cli::print_json(&serde_json::json!({"set": name, "value": value}))
 }
 
 fn down(dir: &Path) -> Result<(), Report> {

@@ -1,6 +1,6 @@
 //! The part of pallet-subtensor that a training subnet uses, with Subtensor's names, indices, hashers and errors.
 //!
-//! Source: the metadata of Bittensor's main net, spec 365. Consensus is in `yuma`. Left out: commit and reveal, emission,
+//! Source: the metadata of Bittensor's main net, spec 365. Consensus is in `yuma`. Left out: timelocked commits, emission,
 //! the price of alpha (1 TAO stakes 1), the adjustment of the burn, pruning of a full subnet.
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "inside FRAME's macros")]
 
@@ -13,7 +13,8 @@ pub mod pallet {
         traits::{Currency, ExistenceRequirement, WithdrawReasons},
     };
     use frame_system::pallet_prelude::*;
-    use sp_runtime::traits::SaturatedConversion;
+    use sp_core::H256;
+    use sp_runtime::traits::{BlakeTwo256, Hash, SaturatedConversion};
 
     /// The pallet.
     #[pallet::pallet]
@@ -75,6 +76,10 @@ pub mod pallet {
     #[pallet::type_value]
     pub fn DefaultBondsPenalty() -> u16 {
         u16::MAX
+    }
+    #[pallet::type_value]
+    pub fn DefaultRevealPeriod() -> u64 {
+        1
     }
     #[pallet::type_value]
     pub fn DefaultSymbol() -> Vec<u8> {
@@ -145,6 +150,13 @@ pub mod pallet {
     pub type Dividends<T: Config> = StorageMap<_, Identity, u16, Vec<u16>, ValueQuery>;
     #[pallet::storage]
     pub type Bonds<T: Config> = StorageDoubleMap<_, Identity, u16, Identity, u16, Vec<(u16, u16)>, ValueQuery>;
+    /// Commit, block of the commit, first and last block of its reveal; oldest first.
+    pub type Commits = Vec<(H256, u64, u64, u64)>;
+    #[pallet::storage]
+    pub type WeightCommits<T: Config> =
+        StorageDoubleMap<_, Twox64Concat, u16, Twox64Concat, T::AccountId, Commits, OptionQuery>;
+    #[pallet::storage]
+    pub type RevealPeriodEpochs<T: Config> = StorageMap<_, Twox64Concat, u16, u64, ValueQuery, DefaultRevealPeriod>;
     #[pallet::storage]
     pub type Kappa<T: Config> = StorageMap<_, Identity, u16, u16, ValueQuery, DefaultKappa>;
     #[pallet::storage]
@@ -370,6 +382,68 @@ pub mod pallet {
             }
         }
 
+        fn block() -> u64 {
+            frame_system::Pallet::<T>::block_number().saturated_into()
+        }
+
+        /// Source: Subtensor's `get_epoch_index`.
+        fn epoch_index(netuid: u16, block: u64) -> u64 {
+            (block + u64::from(netuid) + 1) / (u64::from(Tempo::<T>::get(netuid)) + 1)
+        }
+
+        fn in_time(netuid: u16, hotkey: &T::AccountId, error: Error<T>) -> DispatchResult {
+            let uid = Uids::<T>::get(netuid, hotkey).ok_or(Error::<T>::HotKeyNotRegisteredInSubNet)?;
+            let last = LastUpdate::<T>::get(netuid).get(usize::from(uid)).copied().unwrap_or(0);
+            ensure!(Self::block().saturating_sub(last) >= WeightsSetRateLimit::<T>::get(netuid), error);
+            Ok(())
+        }
+
+        fn updated(netuid: u16, hotkey: &T::AccountId) {
+            let uid = Uids::<T>::get(netuid, hotkey);
+            LastUpdate::<T>::mutate(netuid, |all| {
+                if let Some(last) = uid.and_then(|uid| all.get_mut(usize::from(uid))) {
+                    *last = Self::block();
+                }
+            });
+        }
+
+        fn put_weights(
+            hotkey: &T::AccountId,
+            netuid: u16,
+            dests: Vec<u16>,
+            weights: Vec<u16>,
+            version_key: u64,
+        ) -> DispatchResult {
+            ensure!(dests.len() == weights.len(), Error::<T>::WeightVecNotEqualSize);
+            ensure!(NetworksAdded::<T>::get(netuid), Error::<T>::MechanismDoesNotExist);
+            let uid = Uids::<T>::get(netuid, hotkey).ok_or(Error::<T>::HotKeyNotRegisteredInSubNet)?;
+            let stake = TotalHotkeyAlpha::<T>::get(hotkey, netuid);
+            ensure!(stake >= StakeThreshold::<T>::get(), Error::<T>::NotEnoughStakeToSetWeights);
+            let least = WeightsVersionKey::<T>::get(netuid);
+            ensure!(least == 0 || version_key >= least, Error::<T>::IncorrectWeightVersionKey);
+            let only_self = dests.as_slice() == [uid];
+            let permit = ValidatorPermit::<T>::get(netuid).get(usize::from(uid)).copied().unwrap_or(false);
+            ensure!(permit || only_self, Error::<T>::NeuronNoValidatorPermit);
+            let n = SubnetworkN::<T>::get(netuid);
+            ensure!(dests.len() <= usize::from(n), Error::<T>::UidsLengthExceedUidsInSubNet);
+            let mut sorted = dests.clone();
+            sorted.sort_unstable();
+            ensure!(sorted.windows(2).all(|pair| pair[0] != pair[1]), Error::<T>::DuplicateUids);
+            ensure!(dests.iter().all(|dest| *dest < n), Error::<T>::UidVecContainInvalidOne);
+            let enough = dests.len() >= usize::from(MinAllowedWeights::<T>::get(netuid).min(n));
+            ensure!(enough || only_self, Error::<T>::WeightVecLengthIsLow);
+            let sum: u64 = weights.iter().map(|w| u64::from(*w)).sum();
+            let most = u64::from(weights.iter().copied().max().unwrap_or(0));
+            let share = u64::from(MaxWeightsLimit::<T>::get(netuid));
+            ensure!(only_self || most * 65535 <= share * sum.max(1), Error::<T>::MaxWeightExceeded);
+            // Source: Subtensor's max-upscale: the largest becomes 65535, the others in proportion, rounded.
+            let upscaled =
+                weights.iter().map(|w| (u64::from(*w) * 65535 + most / 2).checked_div(most).unwrap_or(0) as u16);
+            Weights::<T>::insert(netuid, uid, dests.iter().copied().zip(upscaled).collect::<Vec<_>>());
+            Self::deposit_event(Event::WeightsSet(netuid, uid));
+            Ok(())
+        }
+
         fn burn(coldkey: &T::AccountId, amount: u64) -> DispatchResult {
             T::Currency::withdraw(coldkey, amount, WithdrawReasons::FEE, ExistenceRequirement::KeepAlive)
                 .map(drop)
@@ -415,43 +489,62 @@ pub mod pallet {
         ) -> DispatchResult {
             let hotkey = ensure_signed(origin)?;
             ensure!(!CommitRevealWeightsEnabled::<T>::get(netuid), Error::<T>::CommitRevealEnabled);
-            ensure!(dests.len() == weights.len(), Error::<T>::WeightVecNotEqualSize);
-            ensure!(NetworksAdded::<T>::get(netuid), Error::<T>::MechanismDoesNotExist);
-            let uid = Uids::<T>::get(netuid, &hotkey).ok_or(Error::<T>::HotKeyNotRegisteredInSubNet)?;
+            Self::in_time(netuid, &hotkey, Error::<T>::SettingWeightsTooFast)?;
+            Self::put_weights(&hotkey, netuid, dests, weights, version_key)?;
+            Self::updated(netuid, &hotkey);
+            Ok(())
+        }
+
+        /// Commit to weights that are revealed later.
+        #[pallet::call_index(96)]
+        #[pallet::weight((frame_support::weights::Weight::from_parts(1, 0), DispatchClass::Normal, Pays::No))]
+        pub fn commit_weights(origin: OriginFor<T>, netuid: u16, commit_hash: H256) -> DispatchResult {
+            let hotkey = ensure_signed(origin)?;
+            ensure!(CommitRevealWeightsEnabled::<T>::get(netuid), Error::<T>::CommitRevealDisabled);
+            ensure!(Uids::<T>::contains_key(netuid, &hotkey), Error::<T>::HotKeyNotRegisteredInSubNet);
             let stake = TotalHotkeyAlpha::<T>::get(&hotkey, netuid);
             ensure!(stake >= StakeThreshold::<T>::get(), Error::<T>::NotEnoughStakeToSetWeights);
-            let least = WeightsVersionKey::<T>::get(netuid);
-            ensure!(least == 0 || version_key >= least, Error::<T>::IncorrectWeightVersionKey);
-            let block: u64 = frame_system::Pallet::<T>::block_number().saturated_into();
-            let last = LastUpdate::<T>::get(netuid).get(usize::from(uid)).copied().unwrap_or(0);
-            let limit = WeightsSetRateLimit::<T>::get(netuid);
-            ensure!(block.saturating_sub(last) >= limit, Error::<T>::SettingWeightsTooFast);
-            let only_self = dests.as_slice() == [uid];
-            let permit = ValidatorPermit::<T>::get(netuid).get(usize::from(uid)).copied().unwrap_or(false);
-            ensure!(permit || only_self, Error::<T>::NeuronNoValidatorPermit);
-            let n = SubnetworkN::<T>::get(netuid);
-            ensure!(dests.len() <= usize::from(n), Error::<T>::UidsLengthExceedUidsInSubNet);
-            let mut sorted = dests.clone();
-            sorted.sort_unstable();
-            ensure!(sorted.windows(2).all(|pair| pair[0] != pair[1]), Error::<T>::DuplicateUids);
-            ensure!(dests.iter().all(|dest| *dest < n), Error::<T>::UidVecContainInvalidOne);
-            let enough = dests.len() >= usize::from(MinAllowedWeights::<T>::get(netuid).min(n));
-            ensure!(enough || only_self, Error::<T>::WeightVecLengthIsLow);
-            let sum: u64 = weights.iter().map(|w| u64::from(*w)).sum();
-            let most = u64::from(weights.iter().copied().max().unwrap_or(0));
-            let share = u64::from(MaxWeightsLimit::<T>::get(netuid));
-            ensure!(only_self || most * 65535 <= share * sum.max(1), Error::<T>::MaxWeightExceeded);
-            // Source: Subtensor's max-upscale: the largest becomes 65535, the others in proportion, rounded.
-            let upscaled =
-                weights.iter().map(|w| (u64::from(*w) * 65535 + most / 2).checked_div(most).unwrap_or(0) as u16);
-            Weights::<T>::insert(netuid, uid, dests.iter().copied().zip(upscaled).collect::<Vec<_>>());
-            LastUpdate::<T>::mutate(netuid, |all| {
-                if let Some(last) = all.get_mut(usize::from(uid)) {
-                    *last = block;
-                }
-            });
-            Self::deposit_event(Event::WeightsSet(netuid, uid));
+            Self::in_time(netuid, &hotkey, Error::<T>::CommittingWeightsTooFast)?;
+            let block = Self::block();
+            let mut commits = WeightCommits::<T>::get(netuid, &hotkey).unwrap_or_default();
+            commits.retain(|(_, _, _, last)| *last >= block);
+            ensure!(commits.len() < 10, Error::<T>::TooManyUnrevealedCommits);
+            let length = u64::from(Tempo::<T>::get(netuid)) + 1;
+            // The reveal belongs to the epoch that is `RevealPeriodEpochs` after that of the commit.
+            let epoch = Self::epoch_index(netuid, block) + RevealPeriodEpochs::<T>::get(netuid);
+            let first = (epoch * length).saturating_sub(u64::from(netuid) + 1);
+            commits.push((commit_hash, block, first, first + length - 1));
+            WeightCommits::<T>::insert(netuid, &hotkey, commits);
+            Self::updated(netuid, &hotkey);
             Ok(())
+        }
+
+        /// Reveal what was committed to.
+        #[pallet::call_index(97)]
+        #[pallet::weight((frame_support::weights::Weight::from_parts(1, 0), DispatchClass::Normal, Pays::No))]
+        pub fn reveal_weights(
+            origin: OriginFor<T>,
+            netuid: u16,
+            uids: Vec<u16>,
+            values: Vec<u16>,
+            salt: Vec<u16>,
+            version_key: u64,
+        ) -> DispatchResult {
+            let hotkey = ensure_signed(origin)?;
+            ensure!(CommitRevealWeightsEnabled::<T>::get(netuid), Error::<T>::CommitRevealDisabled);
+            let mut commits = WeightCommits::<T>::get(netuid, &hotkey).ok_or(Error::<T>::NoWeightsCommitFound)?;
+            let content = (&hotkey, netuid, &uids, &values, &salt, version_key);
+            let hash = BlakeTwo256::hash(&content.encode());
+            let place = commits.iter().position(|(commit, ..)| *commit == hash);
+            let place = place.ok_or(Error::<T>::InvalidRevealCommitHashNotMatch)?;
+            let (_, _, first, last) = commits[place];
+            let block = Self::block();
+            ensure!(block >= first, Error::<T>::RevealTooEarly);
+            ensure!(block <= last, Error::<T>::ExpiredWeightCommit);
+            // Those before it can be revealed no more.
+            commits.drain(..=place);
+            WeightCommits::<T>::insert(netuid, &hotkey, commits);
+            Self::put_weights(&hotkey, netuid, uids, values, version_key)
         }
 
         /// Stake TAO of the coldkey on a hotkey.

@@ -1,4 +1,6 @@
-//! Set weights on the chain: looks first, never twice.
+//! Set weights on the chain: looks first, never twice; by commit and reveal where the subnet asks for it.
+
+mod sealed;
 
 use chain::{Chain, ChainArgs, Signer, weights};
 use record::{Report, Stream, cli::Common, records::Weights};
@@ -17,17 +19,24 @@ pub struct Args {
     /// Version key, where the subnet asks for one [default: the subnet's own]
     #[arg(long, value_name = "N")]
     version_key: Option<u64>,
+    /// Only reveal what was committed to and is due
+    #[arg(long)]
+    reveal: bool,
 }
 
 const HELP: &str = "\
 Reads a `weights` record. Before anything is signed, the chain is asked: is this hotkey a validator, is it time, has
 every uid still the hotkey that was scored? Too early is no error: exit 0, `submitted` false, and the reason.
 
+Where the subnet takes weights by commit and reveal, they are committed to; what was committed is kept in
+$BZ_HOME/sealed and revealed by the first run in the epoch of its reveal, by `--reveal` too, which reads nothing.
+
 Examples:
   bz-score fold --last 64 $BZ_HOME/windows | bz-setweights > weights
   bz-score fold $BZ_HOME/windows | bz-setweights --dry-run | jq 'select(.type==\"weights\") | {uids, values_u16, reason}'
+  bz-setweights --reveal < /dev/null                 only reveal what is due, as cron may do every few minutes
 
-See also: bz-score fold";
+See also: bz-score fold, bz-chain doctor";
 
 /// Run the tool.
 ///
@@ -35,6 +44,10 @@ See also: bz-score fold";
 /// What failed, for a person.
 pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     let inputs = stream.read()?;
+    if args.reveal {
+        let chain = Chain::connect(&args.chain)?;
+        return sealed::reveal_due(&args, &chain, &chain.weight_rules(args.wallet.public()?)?);
+    }
     if !inputs.closed && !args.common.dry_run {
         return Err(Report::data("the input is not closed by an `end`: the stage before did not finish")
             .hint("look at its error; --dry-run shows what would be set"));
@@ -49,6 +62,9 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     let hotkey = args.wallet.public()?;
     let chain = Chain::connect(&args.chain)?;
     let rules = chain.weight_rules(hotkey)?;
+    if !args.common.dry_run {
+        sealed::reveal_due(&args, &chain, &rules)?;
+    }
     // Who was replaced since is not paid, nor is who took the place.
     let mut replaced = Vec::new();
     for (place, uid) in record.uids.iter().enumerate() {
@@ -71,6 +87,9 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
         record::cli::note("bz-setweights", format!("not set: {reason}"));
     } else if args.common.dry_run {
         record.reason = Some("dry run".into());
+    } else if rules.commit_reveal {
+        (record.tx, record.reason) = sealed::commit(&args, &chain, &uids, &values, &rules)?;
+        record.submitted = true;
     } else {
         let signer = args.wallet.open()?;
         let sign = |message: &[u8]| signer.sign(message);
@@ -104,6 +123,12 @@ fn refusal(args: &Args, rules: &weights::Rules, record: &Weights, count: usize) 
         && !args.common.force
     {
         return Some(format!("weights were set at block {}, after window {} ended", rules.last_update, record.window));
+    }
+    if let Some(pending) = rules.pending.iter().find(|p| rules.commit_reveal && rules.block < p.first) {
+        return Some(format!(
+            "weights were committed at block {}, to be revealed from block {}",
+            pending.block, pending.first
+        ));
     }
     rules.too_early().map(|next| {
         format!(

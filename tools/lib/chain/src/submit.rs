@@ -46,10 +46,15 @@ fn in_words(name: &str) -> Option<(&'static str, &'static str)> {
         }
         "NotEnoughStakeToSetWeights" => ("the hotkey has too little stake to set weights", "add stake"),
         "SettingWeightsTooFast" => ("weights were set too short a time ago", "try again after the rate limit"),
-        "CommitRevealEnabled" => (
-            "this subnet takes weights only by commit and reveal",
-            "its owner can switch that off; this version sets plain weights only",
-        ),
+        "CommitRevealEnabled" => {
+            ("this subnet takes weights only by commit and reveal", "it was switched on meanwhile: run this again")
+        }
+        "CommitRevealDisabled" => ("this subnet takes plain weights", "it was switched off meanwhile: run this again"),
+        "CommittingWeightsTooFast" => ("weights were committed too short a time ago", "try again after the rate limit"),
+        "RevealTooEarly" => ("the time of the reveal has not come", "try again in the next epoch"),
+        "ExpiredWeightCommit" => ("the time of the reveal is over", "commit again"),
+        "NoWeightsCommitFound" | "InvalidRevealCommitHashNotMatch" => ("the chain has no such commit", "commit again"),
+        "TooManyUnrevealedCommits" => ("ten commits wait for their reveal", "reveal them: run this in each epoch"),
         "IncorrectWeightVersionKey" => ("the subnet asks for a newer version key", "--version-key"),
         "DuplicateUids" => ("a uid is there twice", "bz-score fold writes each once"),
         "UidVecContainInvalidOne" => ("a uid does not exist in the subnet", "score the window again"),

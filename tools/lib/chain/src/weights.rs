@@ -5,9 +5,50 @@ use crate::{
     client::AtBlock,
     neurons::{PALLET, RAO, has},
 };
+use blake2::{Blake2b, Digest, digest::consts::U32};
 use record::{Context, Hash, Hotkey, Report, Uid};
 use std::collections::BTreeMap;
-use subxt::dynamic::{self, Value};
+use subxt::{
+    dynamic::{self, Value},
+    ext::codec::Encode,
+};
+
+/// A commit to weights, as the chain keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// See [`commitment`].
+    pub hash: Hash,
+    /// Block of the commit.
+    pub block: u64,
+    /// First block of its reveal.
+    pub first: u64,
+    /// Last block of its reveal.
+    pub last: u64,
+}
+
+/// What is committed to, and revealed later.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Sealed {
+    /// Whom.
+    pub uids: Vec<u16>,
+    /// How much.
+    pub values: Vec<u16>,
+    /// Random, so that nobody can guess the weights from the hash.
+    pub salt: Vec<u16>,
+    /// The version key.
+    pub version_key: u64,
+}
+
+impl Sealed {
+    /// The hash that is committed: `blake2_256(SCALE(account, u16 netuid, uids, values, salt, u64 version_key))`.
+    /// Source: Subtensor's `do_reveal_weights`.
+    pub fn hash(&self, hotkey: Hotkey, netuid: u16) -> Hash {
+        let content = (hotkey.0, netuid, &self.uids, &self.values, &self.salt, self.version_key).encode();
+        let mut hash = [0; 32];
+        hash.copy_from_slice(&Blake2b::<U32>::digest(&content));
+        Hash(hash)
+    }
+}
 
 /// What the subnet asks of weights, and where this validator stands, all at one block.
 #[derive(Clone, Debug)]
@@ -34,6 +75,8 @@ pub struct Rules {
     pub commit_reveal: bool,
     /// Least version key.
     pub version_key: u64,
+    /// What this validator committed to and did not reveal.
+    pub pending: Vec<Pending>,
     /// Who has which uid now.
     pub hotkeys: BTreeMap<u16, Hotkey>,
 }
@@ -55,12 +98,6 @@ impl Rules {
             all.push((
                 format!("uid {uid} has no validator permit"),
                 "permits go to the greatest stakes at each epoch: add stake, then wait for the next one",
-            ));
-        }
-        if self.commit_reveal {
-            all.push((
-                "the subnet takes weights only by commit and reveal, which this version does not do".into(),
-                "its owner can switch that off",
             ));
         }
         all
@@ -98,6 +135,7 @@ impl Chain {
             max_share: if has(&at, "MaxWeightsLimit") { self.or_default(&at, "MaxWeightsLimit")? } else { u16::MAX },
             commit_reveal: self.or_default(&at, "CommitRevealWeightsEnabled")?,
             version_key: self.or_default(&at, "WeightsVersionKey")?,
+            pending: if has(&at, "WeightCommits") { self.pending(&at, hotkey)? } else { Vec::new() },
             hotkeys,
         })
     }
@@ -111,6 +149,42 @@ impl Chain {
         let address = dynamic::storage::<(u16,), T>(PALLET, entry);
         let netuid = self.netuid;
         self.wait(entry, async { at.storage().fetch(address, (netuid,)).await })?.decode().again(entry)
+    }
+
+    fn pending(&self, at: &AtBlock, hotkey: Hotkey) -> Result<Vec<Pending>, Report> {
+        type Commits = Vec<([u8; 32], u64, u64, u64)>;
+        let address = dynamic::storage::<(u16, [u8; 32]), Commits>(PALLET, "WeightCommits");
+        let key = (self.netuid, hotkey.0);
+        let held = self.wait("the commits", async { at.storage().try_fetch(address, key).await })?;
+        let commits = held.map(|v| v.decode().again("the commits")).transpose()?.unwrap_or_default();
+        Ok(commits
+            .into_iter()
+            .map(|(hash, block, first, last)| Pending { hash: Hash(hash), block, first, last })
+            .collect())
+    }
+
+    /// Commit to weights; the extrinsic's hash.
+    ///
+    /// # Errors
+    /// As [`Chain::submit`].
+    pub fn commit_weights(&self, hash: Hash, signer: &Signer<'_>) -> Result<Hash, Report> {
+        let args = vec![Value::u128(self.netuid.into()), Value::from_bytes(hash.0)];
+        self.submit(PALLET, "commit_weights", args, signer)
+    }
+
+    /// Reveal what was committed to; the extrinsic's hash.
+    ///
+    /// # Errors
+    /// As [`Chain::submit`].
+    pub fn reveal_weights(&self, sealed: &Sealed, signer: &Signer<'_>) -> Result<Hash, Report> {
+        let args = vec![
+            Value::u128(self.netuid.into()),
+            list(&sealed.uids),
+            list(&sealed.values),
+            list(&sealed.salt),
+            Value::u128(sealed.version_key.into()),
+        ];
+        self.submit(PALLET, "reveal_weights", args, signer)
     }
 
     fn stake_of(&self, at: &AtBlock, hotkey: Hotkey) -> Result<f64, Report> {
@@ -177,11 +251,10 @@ impl Chain {
         version_key: u64,
         signer: &Signer<'_>,
     ) -> Result<Hash, Report> {
-        let list = |items: Vec<u16>| Value::unnamed_composite(items.into_iter().map(|i| Value::u128(i.into())));
         let args = vec![
             Value::u128(self.netuid.into()),
-            list(uids.iter().map(|uid| uid.0).collect()),
-            list(values.to_vec()),
+            list(&uids.iter().map(|uid| uid.0).collect::<Vec<_>>()),
+            list(values),
             Value::u128(version_key.into()),
         ];
         self.submit("SubtensorModule", "set_weights", args, signer)
@@ -199,6 +272,10 @@ impl Chain {
         let value = self.wait("the weights", async { at.storage().try_fetch(address, key).await })?;
         value.map(|v| v.decode().again("the weights")).transpose().map(Option::unwrap_or_default)
     }
+}
+
+fn list(items: &[u16]) -> Value {
+    Value::unnamed_composite(items.iter().map(|item| Value::u128((*item).into())))
 }
 
 /// Clip every share to `limit` and spread the rest, so that the shares sum to 1.
@@ -264,6 +341,16 @@ mod tests {
         assert_eq!(clip_shares(&[0.0, 0.0], 1.0), [0.5, 0.5]);
         assert_eq!(clip_shares(&[3.0, 1.0], 1.0), [0.75, 0.25]);
         assert!(clip_shares(&[], 1.0).is_empty());
+    }
+
+    #[test]
+    fn a_commitment_is_the_hash_of_its_scale_form() {
+        let sealed = Sealed { uids: vec![1, 2], values: vec![65535, 3], salt: vec![7], version_key: 5 };
+        // By hand: account, u16, then lengths as compact integers, all little-endian.
+        let mut bytes = vec![9u8; 32];
+        bytes.extend([1, 0, 8, 1, 0, 2, 0, 8, 255, 255, 3, 0, 4, 7, 0, 5, 0, 0, 0, 0, 0, 0, 0]);
+        let expected = Blake2b::<U32>::digest(&bytes);
+        assert_eq!(sealed.hash(Hotkey([9; 32]), 1).0[..], expected[..]);
     }
 
     #[test]

@@ -84,6 +84,11 @@ pub fn create_dir(path: &Path) -> Result<(), Report> {
 /// # Errors
 /// When the file system refuses, or what `fill` returns.
 pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), Report> {
+    // A temporary file is for its owner only; what is finished has the mode of any other file.
+    write_mode(path, 0o644, fill)
+}
+
+fn write_mode(path: &Path, mode: u32, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), Report> {
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -93,8 +98,7 @@ pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>)
         let mut part = tempfile::Builder::new().prefix(".part-").tempfile_in(folder)?;
         fill(part.as_file_mut())?;
         part.as_file().sync_all()?;
-        // A temporary file is for its owner only; what is finished has the mode of any other file.
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
         part.as_file().set_permissions(mode)?;
         part.persist(path).map_err(|e| e.error)?;
         // The rename itself must survive a loss of power.
@@ -111,6 +115,15 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), Report> {
     let mut bytes = serde_json::to_vec_pretty(value).data("a value has no JSON form")?;
     bytes.push(b'\n');
     write_atomic(path, |file| file.write_all(&bytes))
+}
+
+/// The same for what only its owner may read.
+///
+/// # Errors
+/// When the file system refuses.
+pub fn write_private_json<T: Serialize>(path: &Path, value: &T) -> Result<(), Report> {
+    let bytes = serde_json::to_vec(value).data("a value has no JSON form")?;
+    write_mode(path, 0o600, |file| file.write_all(&bytes))
 }
 
 /// Read a whole file of at most `cap` bytes.
