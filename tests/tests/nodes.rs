@@ -163,7 +163,30 @@ fn nodes_that_fork_lie_behind_or_go_away() {
     assert!(text(&out.stdout).lines().any(|line| line.contains("\"window\"") && line.contains("\"seed\":\"")));
 
     what_the_subnet_is_and_who_is_in_it(&one, &first, &home);
+    a_chain_runs_again_as_it_did(&one);
     weights_are_committed_and_revealed(&one, &first, &home);
+}
+
+/// Transactions that get into each other's way, some of one nonce in one block: the chain still starts again as it was.
+fn a_chain_runs_again_as_it_did(network: &Localnet) {
+    let to = wallet::WalletArgs {
+        name: "stranger".into(),
+        hotkey: "default".into(),
+        wallet_path: Some(network.0.join("wallets")),
+    };
+    let to = to.public().unwrap().to_string();
+    let pay = |_| tool("bz-localnet", &network.0).arg("--dir").arg(&network.0).args(["faucet", &to]).spawn().unwrap();
+    let mut paying: Vec<_> = (0..6).map(pay).collect();
+    std::thread::sleep(Duration::from_secs(2));
+    for child in &mut paying {
+        // Who came too late waits for a block that will not have it.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    let before = network.run(&["status"])["block"].as_u64().unwrap();
+    network.run(&["down"]);
+    network.run(&["up", "--interval", "0.2"]);
+    assert!(network.run(&["status"])["block"].as_u64().unwrap() >= before);
 }
 
 /// Where the subnet asks for it, weights are committed once, kept sealed on disk, and revealed in their epoch.

@@ -2,6 +2,7 @@
 
 use crate::runtime::{self, *};
 use codec::{Decode, Encode};
+use frame_support::storage::{TransactionOutcome, with_transaction_unchecked};
 use record::{Context, Report, files};
 use serde::{Deserialize, Serialize};
 use sp_core::H256;
@@ -223,8 +224,13 @@ impl Blocks {
             Executive::initialize_block(&start);
             for bytes in std::iter::once(clock.encode()).chain(extrinsics) {
                 let Ok(extrinsic) = UncheckedExtrinsic::decode(&mut &bytes[..]) else { continue };
-                // One that does not apply (an old nonce) is left out; one that fails is in, with its error.
-                if Executive::apply_extrinsic(extrinsic).is_ok() {
+                // One that fails is in, with its error. One that does not apply (a nonce that another has used) is left out
+                // and leaves no trace: the block has to run the same without it.
+                let applied = with_transaction_unchecked(|| match Executive::apply_extrinsic(extrinsic) {
+                    Ok(_) => TransactionOutcome::Commit(true),
+                    Err(_) => TransactionOutcome::Rollback(false),
+                });
+                if applied {
                     included.push(bytes);
                 }
             }
