@@ -208,6 +208,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn each_is_clipped_to_the_lower_median() {
+        assert_eq!(clip_to_median(&[3.0, 1.0, 2.0]), (2.0, vec![(2.0f64 / 3.0) as f32, 1.0, 1.0]));
+        assert_eq!(clip_to_median(&[4.0, 1.0, 2.0, 8.0]), (2.0, vec![0.5, 1.0, 1.0, 0.25]));
+        assert_eq!(clip_to_median(&[]), (0.0, vec![]));
+        assert_eq!(clip_to_median(&[7.0]), (7.0, vec![1.0]));
+    }
+
+    #[test]
     fn the_cosine_schedule_is_a_cosine() {
         for i in 0..=100 {
             let x = std::f64::consts::PI * f64::from(i) / 100.0;
