@@ -44,7 +44,8 @@ pub const VERSION: RuntimeVersion = RuntimeVersion {
     spec_name: Cow::Borrowed("node-subtensor"),
     impl_name: Cow::Borrowed("bz-localnet"),
     authoring_version: 1,
-    spec_version: 1,
+    // Clients keep metadata by this number: it rises when a pallet changes.
+    spec_version: 2,
     impl_version: 1,
     apis: RUNTIME_API_VERSIONS,
     transaction_version: 1,

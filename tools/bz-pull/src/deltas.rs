@@ -70,11 +70,18 @@ pub(crate) fn pull(context: &Context<'_>, inputs: &Inputs, stream: &mut Stream<'
                     unseen: false,
                 })?;
             }
+            // Our own disk is no fault of the peer.
+            Err((OWN_DISK, why)) => {
+                return Err(Report::again(why).hint("the same command goes on where this one ended"));
+            }
             Err((status, why)) => stream.emit(&failed(context, &peer, status, why))?,
         }
     }
     Ok(())
 }
+
+/// No status of a peer: what is wrong is here.
+const OWN_DISK: &str = "disk";
 
 struct Got {
     url: Option<String>,
@@ -93,7 +100,7 @@ async fn one(
 ) -> Result<Got, (&'static str, String)> {
     if have {
         // Fetched in time by an earlier run of this stage.
-        let (bytes, blake3) = files::digest(&path).map_err(|e| ("invalid", e.error))?;
+        let (bytes, blake3) = files::digest(&path).map_err(|e| (OWN_DISK, e.error))?;
         return Ok(Got { url: None, fetched: Fetched { bytes, blake3, modified_ms: None }, wall_s: 0.0 });
     }
     let bucket = bucket.map_err(|why| ("missing", why))?;
@@ -107,11 +114,11 @@ async fn one(
                 let _ = std::fs::remove_file(&fetched);
                 return Err(("late", format!("uploaded {after} ms after the deadline")));
             }
-            std::fs::rename(&fetched, &path)
-                .map_err(|e| ("invalid", files::io_report("rename", &fetched, &e).error))?;
+            std::fs::rename(&fetched, &path).map_err(|e| (OWN_DISK, files::io_report("rename", &fetched, &e).error))?;
             let wall_s = (started.elapsed().as_secs_f64() * 1e3).round() / 1e3;
             Ok(Got { url: Some(bucket.address.url(&key)), fetched: got, wall_s })
         }
+        Err(Fault::Disk(why)) => Err((OWN_DISK, why)),
         Err(Fault::TooLarge(cap)) => Err(("invalid", format!("larger than {cap} bytes"))),
         Err(fault) => Err(("missing", fault.to_string())),
     }

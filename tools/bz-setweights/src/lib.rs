@@ -29,7 +29,7 @@ Reads a `weights` record. Before anything is signed, the chain is asked: is this
 every uid still the hotkey that was scored? Too early is no error: exit 0, `submitted` false, and the reason.
 
 Where the subnet takes weights by commit and reveal, they are committed to; what was committed is kept in
-$BZ_HOME/sealed and revealed by the first run in the epoch of its reveal, by `--reveal` too, which reads nothing.
+$BZ_HOME/sealed and revealed by the first run in the epoch of its reveal, by `--reveal` too.
 
 Examples:
   bz-score fold --last 64 $BZ_HOME/windows | bz-setweights > weights

@@ -100,7 +100,7 @@ fn hash_of(value: &Value) -> Option<Hash> {
     value.as_str()?.parse().ok()
 }
 
-fn number_of(header: &Value) -> Option<u64> {
+pub(crate) fn number_of(header: &Value) -> Option<u64> {
     u64::from_str_radix(header.get("number")?.as_str()?.trim_start_matches("0x"), 16).ok()
 }
 

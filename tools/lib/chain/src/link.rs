@@ -1,7 +1,7 @@
 //! The connection to a node. It is found again when it breaks, here or at the next address, so that a node that restarts
 //! costs a pause and no window.
 
-use crate::client::plain;
+use crate::client::{number_of, plain};
 use backon::{ExponentialBuilder, Retryable};
 use record::{Hash, cli::note};
 use serde_json::value::RawValue;
@@ -49,10 +49,6 @@ fn lost(error: &Error) -> bool {
 /// What was sent may have had its effect already: the caller has to look before it is sent again.
 fn once_only(method: &str) -> bool {
     method.starts_with("author_") || method.starts_with("dev_")
-}
-
-fn number_of(header: &serde_json::Value) -> Option<u64> {
-    u64::from_str_radix(header.get("number")?.as_str()?.trim_start_matches("0x"), 16).ok()
 }
 
 impl Link {
