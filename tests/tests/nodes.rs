@@ -4,98 +4,11 @@
 
 use serde_json::Value;
 use std::{
-    net::{Shutdown, TcpListener, TcpStream},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Output},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
     time::{Duration, Instant},
 };
-
-fn bins() -> PathBuf {
-    std::env::current_exe().unwrap().ancestors().nth(2).unwrap().to_path_buf()
-}
-
-fn tool(name: &str, home: &Path) -> Command {
-    let mut command = Command::new(bins().join(name));
-    for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(|name| name.starts_with("BZ_") || name.starts_with("BT_")) {
-            command.env_remove(name);
-        }
-    }
-    command.env("BZ_HOME", home).env("BZ_NETUID", "1").stdin(std::process::Stdio::null());
-    command
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// A network in a folder; it is stopped with the value.
-struct Localnet(PathBuf);
-
-impl Localnet {
-    fn run(&self, args: &[&str]) -> Value {
-        let out = tool("bz-localnet", &self.0).arg("--dir").arg(&self.0).args(args).output().unwrap();
-        assert!(out.status.success(), "{args:?}: {}", text(&out.stderr));
-        serde_json::from_slice(&out.stdout).unwrap_or_default()
-    }
-    fn up(folder: PathBuf) -> (Self, String) {
-        let network = Localnet(folder);
-        let place = network.run(&["up", "--interval", "0.2"]);
-        (network, place["chain"].as_str().unwrap().to_string())
-    }
-    fn reach(&self, block: u64) {
-        let now = self.run(&["status"])["block"].as_u64().unwrap();
-        if now < block {
-            self.run(&["new-block", &(block - now).to_string()]);
-        }
-    }
-}
-
-impl Drop for Localnet {
-    fn drop(&mut self) {
-        let _ = tool("bz-localnet", &self.0).arg("--dir").arg(&self.0).arg("down").status();
-    }
-}
-
-/// A way to a node that can be cut for good.
-struct Way {
-    address: String,
-    cut: Arc<AtomicBool>,
-    open: Arc<Mutex<Vec<TcpStream>>>,
-}
-
-impl Way {
-    fn to(node: &str) -> Self {
-        let node = node.trim_start_matches("ws://").to_string();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = format!("ws://{}", listener.local_addr().unwrap());
-        let (cut, open) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
-        let way = Way { address, cut: cut.clone(), open: open.clone() };
-        std::thread::spawn(move || {
-            for here in listener.incoming().map(Result::unwrap) {
-                if cut.load(Ordering::SeqCst) {
-                    continue;
-                }
-                let there = TcpStream::connect(&node).unwrap();
-                open.lock().unwrap().extend([here.try_clone().unwrap(), there.try_clone().unwrap()]);
-                for (mut from, mut to) in [(here.try_clone().unwrap(), there.try_clone().unwrap()), (there, here)] {
-                    std::thread::spawn(move || std::io::copy(&mut from, &mut to));
-                }
-            }
-        });
-        way
-    }
-    fn cut(&self) {
-        self.cut.store(true, Ordering::SeqCst);
-        for stream in self.open.lock().unwrap().drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-    }
-}
+use tests::{Localnet, Way, text, tool};
 
 fn window(home: &Path, network: &str, args: &[&str]) -> Output {
     tool("bz-window", home).args(["--network", network]).args(args).output().unwrap()
@@ -135,7 +48,7 @@ fn nodes_that_fork_lie_behind_or_go_away() {
     // One that is far behind is left for the one that is not.
     two.reach(120);
     let out = window(&home, &both, &["--peers"]);
-    assert!(out.status.success() && text(&out.stderr).contains("is behind"), "{}", text(&out.stderr));
+    assert!(out.status.success() && text(&out.stderr).contains("is not where the others are"), "{}", text(&out.stderr));
     drop(two);
     // One that does not answer is passed over.
     let out = window(&home, &format!("{second},{first}"), &["--window", "1"]);
@@ -152,7 +65,7 @@ fn nodes_that_fork_lie_behind_or_go_away() {
         .spawn()
         .unwrap();
     let since = Instant::now();
-    while way.open.lock().unwrap().is_empty() {
+    while way.connections() == 0 {
         assert!(since.elapsed() < Duration::from_secs(20), "it never connected");
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -164,7 +77,6 @@ fn nodes_that_fork_lie_behind_or_go_away() {
 
     what_the_subnet_is_and_who_is_in_it(&one, &first, &home);
     a_chain_runs_again_as_it_did(&one);
-    weights_are_committed_and_revealed(&one, &first, &home);
 }
 
 /// Transactions that get into each other's way, some of one nonce in one block: the chain still starts again as it was.
@@ -189,65 +101,6 @@ fn a_chain_runs_again_as_it_did(network: &Localnet) {
     assert!(network.run(&["status"])["block"].as_u64().unwrap() >= before);
 }
 
-/// Where the subnet asks for it, weights are committed once, kept sealed on disk, and revealed in their epoch.
-fn weights_are_committed_and_revealed(network: &Localnet, chain: &str, home: &Path) {
-    let out = tool("bz-localnet", home).arg("--dir").arg(&network.0).args(["join", "vera", "--stake", "100"]).output();
-    assert!(out.unwrap().status.success());
-    network.run(&["set", "tempo", "20"]);
-    network.run(&["set", "commit_reveal_weights_enabled", "true"]);
-    network.run(&["new-block", "21"]);
-    let peers = || -> Vec<Value> {
-        let out = window(home, chain, &["--peers"]);
-        let all = text(&out.stdout);
-        let all = all.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        all.filter(|record| record["type"] == "peer").collect()
-    };
-    let target = peers().into_iter().find(|peer| peer["uid"] == 0).unwrap()["hotkey"].clone();
-    let weights =
-        serde_json::json!({"type": "weights", "window": 100_000, "uids": [0], "hotkeys": [target], "weights": [1.0]});
-    let input = format!(
-        "{{\"type\":\"begin\",\"v\":1,\"tool\":\"t\",\"version\":\"0\"}}\n{weights}\n{{\"type\":\"end\",\"v\":1,\"tool\":\"t\",\"wall_s\":0}}\n"
-    );
-    let set = |args: &[&str]| {
-        let path = home.join("weights.input");
-        std::fs::write(&path, &input).unwrap();
-        let mut command = tool("bz-setweights", home);
-        command.args(["--network", chain, "--wallet", "vera"]).arg("--wallet-path").arg(network.0.join("wallets"));
-        let out = command.args(args).stdin(std::fs::File::open(path).unwrap()).output().unwrap();
-        assert!(out.status.success(), "{}", text(&out.stderr));
-        let all: Vec<Value> = text(&out.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        (all.into_iter().rfind(|record| record["type"] == "weights").unwrap_or_default(), text(&out.stderr))
-    };
-    let sealed = || -> Vec<PathBuf> {
-        std::fs::read_dir(home.join("sealed")).into_iter().flatten().map(|entry| entry.unwrap().path()).collect()
-    };
-    let (dry, _) = set(&["--dry-run"]);
-    assert!(dry["submitted"] == false && sealed().is_empty(), "{dry}");
-    let (first, error) = set(&[]);
-    assert!(
-        first["submitted"] == true && first["reason"].as_str().unwrap().contains("to be revealed"),
-        "{first} {error}"
-    );
-    let kept = sealed();
-    assert_eq!(kept.len(), 1);
-    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&kept[0]).unwrap().permissions());
-    assert_eq!(mode & 0o777, 0o600, "nobody else reads what is sealed");
-    let (again, _) = set(&[]);
-    assert!(
-        again["submitted"] == false && again["reason"].as_str().unwrap().contains("weights were committed"),
-        "{again}"
-    );
-    assert!(peers().iter().all(|peer| peer["incentive"] == 0.0), "nothing is known before the reveal");
-    // The epoch of the reveal: the next one.
-    network.run(&["new-block", "21"]);
-    let (_, error) = set(&["--reveal"]);
-    assert!(error.contains("revealed the weights"), "{error}");
-    assert!(sealed().is_empty());
-    network.run(&["new-block", "21"]);
-    let paid = peers().into_iter().find(|peer| peer["uid"] == 0).unwrap();
-    assert_eq!(paid["incentive"], 1.0, "{paid}");
-}
-
 fn what_the_subnet_is_and_who_is_in_it(network: &Localnet, chain: &str, home: &Path) {
     let wallets = network.0.join("wallets");
     let bz_chain = |wallet: &str, args: &[&str]| {
@@ -258,7 +111,7 @@ fn what_the_subnet_is_and_who_is_in_it(network: &Localnet, chain: &str, home: &P
         (json, text(&out.stderr), out.status.code().unwrap())
     };
     let (json, error, code) = bz_chain("nobody", &["hyperparameters"]);
-    assert!(code == 0 && json["Tempo"] == 5 && json["CommitRevealWeightsEnabled"] == false, "{json} {error}");
+    assert!(code == 0 && json["Tempo"] == 5 && json["CommitRevealWeightsEnabled"] == true, "{json} {error}");
     // Who is not registered is told so, and what a place costs; nothing is burned without a limit.
     let stranger =
         wallet::WalletArgs { name: "stranger".into(), hotkey: "default".into(), wallet_path: Some(wallets.clone()) };

@@ -1,6 +1,6 @@
 //! The few calls that a node makes once: register on the subnet, say where its bucket is; and how it stands.
 
-use chain::{Chain, ChainArgs, Signer};
+use chain::{Call, Chain, ChainArgs, Signer};
 use record::{Hotkey, Report, cli::print_json};
 use serde_json::json;
 use wallet::WalletArgs;
@@ -74,8 +74,9 @@ pub fn run(args: Args) -> Result<(), Report> {
         (Action::Bucket { address }, Some(hotkey)) => {
             let signer = args.wallet.open()?;
             let sign = |message: &[u8]| signer.sign(message);
-            let tx = chain.commit_bucket(&address, &Signer { account: hotkey, sign: &sign })?;
-            print_json(&json!({"hotkey": hotkey, "bucket": address, "tx": tx}))
+            let call = Call::commit_bucket(args.chain.netuid, &address)?;
+            let sent = chain.submit(&call, &Signer { account: hotkey, sign: &sign })?;
+            print_json(&json!({"hotkey": hotkey, "bucket": address, "tx": sent.tx, "block": sent.block}))
         }
         (Action::Doctor, Some(hotkey)) => doctor(&chain, hotkey),
     }
@@ -105,8 +106,12 @@ fn register(wallet: &WalletArgs, chain: &Chain, hotkey: Hotkey, limit: Option<f6
             .hint("send it some; bz-localnet faucet on one machine"));
     }
     let sign = |message: &[u8]| cold.sign(message);
-    let tx = chain.register(hotkey, &Signer { account: cold.hotkey(), sign: &sign })?;
-    print_json(&json!({"hotkey": hotkey, "uid": chain.uid_of(hotkey)?, "registered": true, "price": price, "tx": tx}))
+    let call = Call::register(chain.subnet.netuid, hotkey);
+    let sent = chain.submit(&call, &Signer { account: cold.hotkey(), sign: &sign })?;
+    let uid = chain.uid_of(hotkey)?;
+    print_json(
+        &json!({"hotkey": hotkey, "uid": uid, "registered": true, "price": price, "tx": sent.tx, "block": sent.block}),
+    )
 }
 
 /// What stands between a wallet and its next weights, in words; 1 when anything but time does.
@@ -115,10 +120,13 @@ fn doctor(chain: &Chain, hotkey: Hotkey) -> Result<(), Report> {
     let obstacles = rules.obstacles();
     let listed: Vec<_> = obstacles.iter().map(|(what, hint)| json!({"what": what, "hint": hint})).collect();
     print_json(&json!({
-        "hotkey": hotkey, "netuid": chain.netuid, "block": rules.block, "uid": rules.uid, "registered": rules.uid.is_some(),
-        "stake": rules.stake, "stake_needed": rules.min_stake, "permit": rules.permit, "commit_reveal": rules.commit_reveal,
+        "hotkey": hotkey, "netuid": chain.subnet.netuid, "mechanism": chain.subnet.mechanism, "block": rules.block, "uid": rules.uid, "registered": rules.uid.is_some(),
+        "owner": rules.owner, "stake": rules.stake, "stake_needed": rules.min_stake, "permit": rules.permit,
+        "commit_reveal": rules.commit_reveal, "reveal_period_epochs": rules.reveal_period,
+        "timelocked_commits": rules.timelock.is_some(), "waiting_for_reveal": rules.pending.len() + rules.timelocked.len(),
         "blocks_since_weights": rules.uid.map(|_| rules.block.saturating_sub(rules.last_update)),
-        "rate_limit": rules.rate_limit, "next_weights_at": rules.too_early().unwrap_or(rules.block), "obstacles": listed,
+        "rate_limit": rules.rate_limit, "next_epoch_at": rules.epochs.next(rules.block),
+        "next_weights_at": rules.too_early().max(rules.set_in_epoch()).unwrap_or(rules.block), "obstacles": listed,
     }))?;
     match obstacles.into_iter().next() {
         None => Ok(()),

@@ -6,8 +6,10 @@ pub use pallet::*;
 #[frame_support::pallet]
 pub mod pallet {
     use crate::subtensor;
+    use chain::calls::storage_index;
     use frame_support::pallet_prelude::*;
     use frame_system::pallet_prelude::*;
+    use sp_runtime::traits::SaturatedConversion;
 
     /// The pallet.
     #[pallet::pallet]
@@ -21,6 +23,8 @@ pub mod pallet {
     #[pallet::error]
     pub enum Error<T> {
         SubnetDoesNotExist,
+        #[codec(index = 10)]
+        InvalidValue,
     }
 
     #[pallet::call]
@@ -99,6 +103,9 @@ pub mod pallet {
         pub fn sudo_set_tempo(origin: OriginFor<T>, netuid: u16, tempo: u16) -> DispatchResult {
             ensure_root(origin)?;
             subtensor::Tempo::<T>::insert(netuid, tempo);
+            // Source: Subtensor's `set_tempo`: the next epoch is a whole one away.
+            let block: u64 = frame_system::Pallet::<T>::block_number().saturated_into();
+            subtensor::LastEpochBlock::<T>::insert(netuid, block);
             Ok(())
         }
         /// Least stake to set weights.
@@ -119,6 +126,78 @@ pub mod pallet {
         ) -> DispatchResult {
             ensure_root(origin)?;
             subtensor::CommitRevealWeightsEnabled::<T>::insert(netuid, enabled);
+            Ok(())
+        }
+        /// The majority of stake that makes consensus, of 65535.
+        #[pallet::call_index(16)]
+        #[pallet::weight((Weight::from_parts(1, 0), DispatchClass::Operational, Pays::No))]
+        pub fn sudo_set_kappa(origin: OriginFor<T>, netuid: u16, kappa: u16) -> DispatchResult {
+            ensure_root(origin)?;
+            subtensor::Kappa::<T>::insert(netuid, kappa);
+            Ok(())
+        }
+        /// Blocks after which a validator without weights does not count.
+        #[pallet::call_index(18)]
+        #[pallet::weight((Weight::from_parts(1, 0), DispatchClass::Operational, Pays::No))]
+        pub fn sudo_set_activity_cutoff(origin: OriginFor<T>, netuid: u16, activity_cutoff: u16) -> DispatchResult {
+            ensure_root(origin)?;
+            subtensor::ActivityCutoff::<T>::insert(netuid, activity_cutoff);
+            Ok(())
+        }
+        /// Share of the old bonds, in millionths.
+        #[pallet::call_index(26)]
+        #[pallet::weight((Weight::from_parts(1, 0), DispatchClass::Operational, Pays::No))]
+        pub fn sudo_set_bonds_moving_average(
+            origin: OriginFor<T>,
+            netuid: u16,
+            bonds_moving_average: u64,
+        ) -> DispatchResult {
+            ensure_root(origin)?;
+            subtensor::BondsMovingAverage::<T>::insert(netuid, bonds_moving_average);
+            Ok(())
+        }
+        /// Epochs between a commit and its reveal.
+        #[pallet::call_index(57)]
+        #[pallet::weight((Weight::from_parts(1, 0), DispatchClass::Operational, Pays::No))]
+        pub fn sudo_set_commit_reveal_weights_interval(
+            origin: OriginFor<T>,
+            netuid: u16,
+            interval: u64,
+        ) -> DispatchResult {
+            ensure_root(origin)?;
+            subtensor::RevealPeriodEpochs::<T>::insert(netuid, interval);
+            Ok(())
+        }
+        /// How far weights above consensus are left out of bonds, of 65535.
+        #[pallet::call_index(60)]
+        #[pallet::weight((Weight::from_parts(1, 0), DispatchClass::Operational, Pays::No))]
+        pub fn sudo_set_bonds_penalty(origin: OriginFor<T>, netuid: u16, bonds_penalty: u16) -> DispatchResult {
+            ensure_root(origin)?;
+            subtensor::BondsPenalty::<T>::insert(netuid, bonds_penalty);
+            Ok(())
+        }
+        /// The form of timelocked commits.
+        #[pallet::call_index(71)]
+        #[pallet::weight((Weight::from_parts(1, 0), DispatchClass::Operational, Pays::No))]
+        pub fn sudo_set_commit_reveal_version(origin: OriginFor<T>, version: u16) -> DispatchResult {
+            ensure_root(origin)?;
+            subtensor::CommitRevealWeightsVersion::<T>::put(version);
+            Ok(())
+        }
+        /// Number of the subnet's mechanisms.
+        #[pallet::call_index(76)]
+        #[pallet::weight((Weight::from_parts(1, 0), DispatchClass::Operational, Pays::No))]
+        pub fn sudo_set_mechanism_count(origin: OriginFor<T>, netuid: u16, mechanism_count: u8) -> DispatchResult {
+            ensure_root(origin)?;
+            ensure!((1..=16).contains(&mechanism_count), Error::<T>::InvalidValue);
+            let (before, n) =
+                (subtensor::MechanismCountCurrent::<T>::get(netuid), subtensor::SubnetworkN::<T>::get(netuid));
+            for mechanism in before..mechanism_count {
+                let index = storage_index(netuid, mechanism);
+                subtensor::LastUpdate::<T>::insert(index, vec![0; n.into()]);
+                subtensor::Incentive::<T>::insert(index, vec![0; n.into()]);
+            }
+            subtensor::MechanismCountCurrent::<T>::insert(netuid, mechanism_count);
             Ok(())
         }
     }

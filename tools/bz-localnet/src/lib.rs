@@ -8,6 +8,7 @@
 pub mod admin;
 pub mod blocks;
 pub mod commitments;
+pub mod drand;
 pub mod rpc;
 pub mod runtime;
 mod serve;
@@ -15,7 +16,7 @@ pub mod store;
 pub mod subtensor;
 pub mod yuma;
 
-use chain::{Chain, ChainArgs, Signer};
+use chain::{Call, Chain, ChainArgs, Signer};
 use record::{Context, Hotkey, Report, files};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -45,7 +46,9 @@ Examples:
   bz-localnet status | jq .chain              where is the chain?
   bz-localnet faucet 5F3s… --tao 10           send TAO to an address
   bz-localnet new-block 20                    make blocks now
-  bz-localnet set commit_reveal_weights_enabled true
+  bz-localnet set commit_reveal_weights_enabled false
+  bz-localnet join crowd --count 250          many nodes at once
+  bz-localnet fault stall 60                  no blocks for a minute; see fault --help for others
   bz-localnet down                            stop it; `up` goes on from the same block
 
 What join prints are settings for .env: source them, and every bz- tool is that node.
@@ -58,11 +61,16 @@ enum Action {
         /// Seconds between two blocks
         #[arg(long, value_name = "S", default_value_t = 1.0)]
         interval: f64,
+        /// A block is final when so many stand on it
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        finality: usize,
     },
     /// Run them in the foreground (what `up` starts)
     Serve {
         #[arg(long, value_name = "S", default_value_t = 1.0)]
         interval: f64,
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        finality: usize,
     },
     /// Stop them
     Down,
@@ -82,6 +90,11 @@ enum Action {
         #[arg(default_value_t = 1)]
         count: u64,
     },
+    /// Let something go wrong
+    Fault {
+        #[command(subcommand)]
+        fault: Fault,
+    },
     /// Set one of the subnet's hyperparameters, as its owner or root would
     Set {
         /// Its name in AdminUtils, after sudo_set_: tempo, commit_reveal_weights_enabled, weights_set_rate_limit …
@@ -96,6 +109,28 @@ enum Action {
         /// TAO to stake, for a validator
         #[arg(long, default_value_t = 0.0)]
         stake: f64,
+        /// Make so many, NAME-1 NAME-2 …, side by side
+        #[arg(long, value_name = "N")]
+        count: Option<u16>,
+    },
+}
+
+#[derive(clap::Subcommand)]
+enum Fault {
+    /// Make no blocks for a while
+    Stall {
+        /// Seconds
+        seconds: f64,
+    },
+    /// Take back the last blocks and make others; they must not be final (up --finality)
+    Fork {
+        /// How many
+        blocks: u64,
+    },
+    /// Take no transaction for a while
+    Refuse {
+        /// So many, one after another
+        transactions: u64,
     },
 }
 
@@ -126,14 +161,20 @@ const RAO: f64 = 1e9;
 pub fn run(args: Args) -> Result<(), Report> {
     let dir = &args.dir;
     match args.command {
-        Action::Up { interval } => up(dir, interval),
-        Action::Serve { interval } => serve::serve(dir, interval),
+        Action::Up { interval, finality } => up(dir, interval, finality),
+        Action::Serve { interval, finality } => serve::serve(dir, interval, finality),
         Action::Down => down(dir),
         Action::Status => status(dir),
         Action::Faucet { to, tao } => faucet(dir, to, tao),
         Action::NewBlock { count } => new_block(dir, count),
         Action::Set { name, value } => set(dir, &name, &value),
-        Action::Join { name, stake } => join(dir, &name, stake),
+        Action::Fault { fault } => match fault {
+            Fault::Stall { seconds } => go_wrong(dir, serde_json::json!({"stall_s": seconds})),
+            Fault::Fork { blocks } => go_wrong(dir, serde_json::json!({"fork": blocks})),
+            Fault::Refuse { transactions } => go_wrong(dir, serde_json::json!({"refuse": transactions})),
+        },
+        Action::Join { name, stake, count: None } => join(dir, &name, stake),
+        Action::Join { name, stake, count: Some(count) } => join_all(dir, &name, stake, count),
     }
 }
 
@@ -156,14 +197,14 @@ fn running(dir: &Path) -> Result<Place, Report> {
 }
 
 fn connect(place: &Place) -> Result<Chain, Report> {
-    Chain::connect(&ChainArgs { network: vec![place.chain.clone()], netuid: place.netuid })
+    Chain::connect(&ChainArgs { network: vec![place.chain.clone()], netuid: place.netuid, mechanism: 0 })
 }
 
 fn root_wallet(dir: &Path) -> WalletArgs {
     WalletArgs { name: "root".into(), hotkey: "default".into(), wallet_path: Some(dir.join("wallets")) }
 }
 
-fn up(dir: &Path, interval: f64) -> Result<(), Report> {
+fn up(dir: &Path, interval: f64, finality: usize) -> Result<(), Report> {
     if !(0.05..=3600.0).contains(&interval) {
         return Err(Report::usage(format!("--interval {interval}: 0.05 to 3600 seconds")));
     }
@@ -185,7 +226,7 @@ fn up(dir: &Path, interval: f64) -> Result<(), Report> {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(&log_path);
     let log = log.map_err(|e| files::io_report("open", &log_path, &e))?;
     let mut child = Command::new(own)
-        .args(["serve", "--interval", &interval.to_string(), "--dir"])
+        .args(["serve", "--interval", &interval.to_string(), "--finality", &finality.to_string(), "--dir"])
         .arg(dir)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -210,7 +251,7 @@ fn up(dir: &Path, interval: f64) -> Result<(), Report> {
     Err(Report::again("the server did not answer for two minutes").hint(format!("why is in {}", log_path.display())))
 }
 
-/// Make the subnet at the first start: plain weights, short epochs, small minimums.
+/// Make the subnet at the first start: short epochs, small minimums; weights by commit and reveal, as everywhere.
 fn set_up_subnet(dir: &Path, place: &Place) -> Result<(), Report> {
     let done = dir.join("subnet.json");
     if done.exists() {
@@ -222,10 +263,10 @@ fn set_up_subnet(dir: &Path, place: &Place) -> Result<(), Report> {
     let sign = |message: &[u8]| cold.sign(message);
     let signer = Signer { account: cold.hotkey(), sign: &sign };
     if chain.uid_of(hot)?.is_none() {
-        chain.submit("SubtensorModule", "register_network", vec![Value::from_bytes(hot.0)], &signer)?;
+        let call = Call::new("SubtensorModule", "register_network", vec![Value::from_bytes(hot.0)]);
+        chain.submit(&call, &signer)?;
     }
     let settings = [
-        ("commit_reveal_weights_enabled", Value::bool(false)),
         ("weights_set_rate_limit", Value::u128(8)),
         ("min_allowed_weights", Value::u128(1)),
         ("tempo", Value::u128(5)),
@@ -238,9 +279,14 @@ fn set_up_subnet(dir: &Path, place: &Place) -> Result<(), Report> {
 }
 
 fn sudo_set(chain: &Chain, name: &str, value: Value, signer: &Signer<'_>) -> Result<(), Report> {
-    let inner = Value::unnamed_variant(format!("sudo_set_{name}"), [Value::u128(chain.netuid.into()), value]);
+    let mut args = vec![Value::u128(chain.subnet.netuid.into()), value];
+    // Two are the whole chain's.
+    if ["stake_threshold", "commit_reveal_version"].contains(&name) {
+        args.remove(0);
+    }
+    let inner = Value::unnamed_variant(format!("sudo_set_{name}"), args);
     let call = Value::unnamed_variant("AdminUtils", [inner]);
-    chain.submit("Sudo", "sudo", vec![call], signer).map(drop)
+    chain.submit(&Call::new("Sudo", "sudo", vec![call]), signer).map(drop)
 }
 
 fn set(dir: &Path, name: &str, value: &str) -> Result<(), Report> {
@@ -290,7 +336,7 @@ fn status(dir: &Path) -> Result<(), Report> {
     record::cli::print_json(&status)
 }
 
-fn pay(dir: &Path, place: &Place, to: Hotkey, tao: f64) -> Result<(), Report> {
+fn pay(dir: &Path, place: &Place, to: Hotkey, tao: f64, nonce: Option<u64>) -> Result<(), Report> {
     if !(1e-6..=1e6).contains(&tao) {
         return Err(Report::usage(format!("{tao} TAO: 0.000001 to 1000000")));
     }
@@ -300,12 +346,27 @@ fn pay(dir: &Path, place: &Place, to: Hotkey, tao: f64) -> Result<(), Report> {
     let signer = Signer { account: cold.hotkey(), sign: &sign };
     let to = Value::unnamed_variant("Id", [Value::from_bytes(to.0)]);
     let args = vec![to, Value::u128((tao * RAO) as u128)];
-    chain.submit("Balances", "transfer_keep_alive", args, &signer).map(drop)
+    let call = Call::new("Balances", "transfer_keep_alive", args);
+    // Others may pay from the same account at this moment.
+    for _ in 0..PAY_TRIES {
+        match chain.submit_as(&call, &signer, nonce) {
+            Err(report) if report.code == record::Code::Again => {
+                std::thread::sleep(Duration::from_millis(u64::from(std::process::id() % 200)));
+            }
+            done => return done.map(drop),
+        }
+    }
+    chain.submit(&call, &signer).map(drop)
 }
+
+/// A payment that came between is tried so often.
+const PAY_TRIES: u32 = 20;
+/// Nodes that join side by side.
+const SIDE_BY_SIDE: usize = 32;
 
 fn faucet(dir: &Path, to: Hotkey, tao: f64) -> Result<(), Report> {
     let place = running(dir)?;
-    pay(dir, &place, to, tao)?;
+    pay(dir, &place, to, tao, None)?;
     record::cli::print_json(&serde_json::json!({"to": to.to_string(), "tao": tao}))
 }
 
@@ -316,33 +377,89 @@ fn new_block(dir: &Path, count: u64) -> Result<(), Report> {
     record::cli::print_json(&serde_json::json!({"block": block}))
 }
 
+fn go_wrong(dir: &Path, fault: serde_json::Value) -> Result<(), Report> {
+    let block = connect(&running(dir)?)?.fault(&fault)?;
+    record::cli::print_json(&serde_json::json!({"fault": fault, "block": block}))
+}
+
+/// Many nodes side by side; their settings one after another. All are paid for at once.
+fn join_all(dir: &Path, name: &str, stake: f64, count: u16) -> Result<(), Report> {
+    let place = running(dir)?;
+    let names: Vec<String> = (1..=count).map(|i| format!("{name}-{i}")).collect();
+    let (chain, root) = (connect(&place)?, root_wallet(dir).open_coldkey()?.hotkey());
+    let mut progress = record::progress::Progress::new(false, "joining", count.into(), "nodes");
+    for some in names.chunks(SIDE_BY_SIDE) {
+        std::thread::scope(|scope| {
+            // All are paid from one account: each payment has its own nonce, and one block takes them all.
+            let first = chain.nonce(root)?;
+            let new: Vec<&str> = new_among(dir, &chain, some)?;
+            let joining: Vec<_> = some
+                .iter()
+                .map(|name| {
+                    let place_of = new.iter().position(|new| new == name);
+                    let nonce = place_of.map(|at| first + at as u64);
+                    let place = &place;
+                    scope.spawn(move || node(dir, place, name, stake, nonce))
+                })
+                .collect();
+            joining.into_iter().try_for_each(|joined| {
+                let settings = joined.join().map_err(|_| Report::again("a thread ended"))??;
+                progress.advance(1, "");
+                say(&format!("{settings}\n"))
+            })
+        })?;
+    }
+    Ok(())
+}
+
+/// Those that are not registered yet.
+fn new_among<'a>(dir: &Path, chain: &Chain, names: &'a [String]) -> Result<Vec<&'a str>, Report> {
+    let mut new = Vec::new();
+    for name in names {
+        let wallet = WalletArgs { name: name.clone(), ..root_wallet(dir) };
+        if !wallet.hotkey_path().exists() || chain.uid_of(wallet.public()?)?.is_none() {
+            new.push(name.as_str());
+        }
+    }
+    Ok(new)
+}
+
 fn join(dir: &Path, name: &str, stake: f64) -> Result<(), Report> {
+    say(&node(dir, &running(dir)?, name, stake, None)?)
+}
+
+fn say(text: &str) -> Result<(), Report> {
+    use std::io::Write;
+    std::io::stdout().write_all(text.as_bytes()).map_err(|e| Report::output(&e))
+}
+
+/// Make a node; its settings. `nonce` is that of the payment.
+fn node(dir: &Path, place: &Place, name: &str, stake: f64, nonce: Option<u64>) -> Result<String, Report> {
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if !(3..=40).contains(&name.len()) || !name.chars().all(fits) || name == "root" {
         return Err(Report::usage(format!("{name:?}: a node's name is 3 to 40 of a-z 0-9 -, and not root")));
     }
-    let place = running(dir)?;
     let wallet = WalletArgs { name: name.into(), ..root_wallet(dir) };
     wallet.create()?;
     let (cold, hot) = (wallet.open_coldkey()?, wallet.open()?);
-    let chain = connect(&place)?;
+    let chain = connect(place)?;
     let sign_cold = |message: &[u8]| cold.sign(message);
     let cold_signer = Signer { account: cold.hotkey(), sign: &sign_cold };
     let sign_hot = |message: &[u8]| hot.sign(message);
     let hot_signer = Signer { account: hot.hotkey(), sign: &sign_hot };
     if chain.uid_of(hot.hotkey())?.is_none() {
-        pay(dir, &place, cold.hotkey(), 1.0 + stake)?;
-        chain.register(hot.hotkey(), &cold_signer)?;
+        pay(dir, place, cold.hotkey(), 1.0 + stake, nonce)?;
+        chain.submit(&Call::register(place.netuid, hot.hotkey()), &cold_signer)?;
         if stake > 0.0 {
             let rao = Value::u128((stake * RAO) as u128);
             let args = vec![Value::from_bytes(hot.hotkey().0), Value::u128(place.netuid.into()), rao];
-            chain.submit("SubtensorModule", "add_stake", args, &cold_signer)?;
+            chain.submit(&Call::new("SubtensorModule", "add_stake", args), &cold_signer)?;
         }
     }
     files::create_dir(&dir.join("buckets").join(name))?;
     let (access, secret) = store::Keys::new(dir.join("keys.json")).of_bucket(name)?;
     let bucket = format!("{}/{name}", place.store);
-    chain.commit_bucket(&bucket, &hot_signer)?;
+    chain.submit(&Call::commit_bucket(place.netuid, &bucket)?, &hot_signer)?;
     let wallets = std::fs::canonicalize(dir.join("wallets")).config("the wallets' folder")?;
     let settings = [
         ("BZ_NETWORK", place.chain.clone()),
@@ -354,7 +471,5 @@ fn join(dir: &Path, name: &str, stake: f64) -> Result<(), Report> {
         ("BZ_ACCESS_KEY", access),
         ("BZ_SECRET_KEY", secret),
     ];
-    let text: String = settings.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
-    use std::io::Write;
-    std::io::stdout().write_all(text.as_bytes()).map_err(|e| Report::output(&e))
+    Ok(settings.iter().map(|(key, value)| format!("{key}={value}\n")).collect())
 }

@@ -14,7 +14,10 @@ use serde_json::{Value, json};
 use sp_core::{H256, crypto::Ss58Codec};
 use sp_runtime::traits::Header as _;
 use sp_state_machine::Backend as _;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 use tokio::sync::broadcast;
 
 /// What the RPC threads share.
@@ -47,7 +50,25 @@ impl Node {
         let _ = self.heads.send(number);
         Ok(number)
     }
+
+    /// See [`Blocks::fork`].
+    ///
+    /// # Errors
+    /// When a block is final, or the disk refuses.
+    pub fn fork(&self, depth: usize) -> Result<(), record::Report> {
+        let number = self.blocks().fork(depth)?;
+        let _ = self.heads.send(number);
+        Ok(())
+    }
+
+    /// Whether blocks are made now.
+    pub fn runs(&self) -> bool {
+        self.blocks().faults.stalled.is_none_or(|until| until <= Instant::now())
+    }
 }
+
+/// A transaction is looked for so many blocks before the last final one.
+const LOOK_BACK: usize = 64;
 
 type Answer = Result<Value, ErrorObjectOwned>;
 
@@ -57,6 +78,14 @@ fn hex(bytes: &[u8]) -> String {
 
 fn refuse(why: impl Into<String>) -> ErrorObjectOwned {
     ErrorObjectOwned::owned(1010, why, None::<()>)
+}
+
+/// As nodes answer to a transaction that they do not take.
+fn not_taken(why: String) -> ErrorObjectOwned {
+    match why.as_str() {
+        "Transaction is temporarily banned" => ErrorObjectOwned::owned(1012, why, None::<()>),
+        _ => ErrorObjectOwned::owned(1010, "Invalid Transaction", Some(why)),
+    }
 }
 
 fn header_json(header: &Header) -> Value {
@@ -162,7 +191,7 @@ fn chain_methods(m: &mut RpcModule<Node>) -> Result<(), RegisterMethodError> {
     })?;
     method(m, "chain_getFinalizedHead", |_, node| {
         let blocks = node.blocks();
-        Ok(blocks.hash(blocks.last()).map_or(Value::Null, |hash| json!(hex(hash.as_ref()))))
+        Ok(blocks.hash(blocks.finalized()).map_or(Value::Null, |hash| json!(hex(hash.as_ref()))))
     })?;
     method(m, "chain_getHeader", |args, node| {
         let blocks = node.blocks();
@@ -186,6 +215,20 @@ fn chain_methods(m: &mut RpcModule<Node>) -> Result<(), RegisterMethodError> {
             last = node.make().map_err(|e| refuse(e.to_string()))?;
         }
         Ok(json!(last))
+    })?;
+    method(m, "dev_fault", |args, node| {
+        let ask = args.0.first().cloned().unwrap_or_default();
+        let number = |name: &str| ask.get(name).and_then(Value::as_f64);
+        if let Some(seconds) = number("stall_s").filter(|s| (0.0..=86_400.0).contains(s)) {
+            node.blocks().faults.stalled = Some(Instant::now() + Duration::from_secs_f64(seconds));
+        }
+        if let Some(count) = number("refuse") {
+            node.blocks().faults.refuse = count as u64;
+        }
+        if let Some(depth) = number("fork") {
+            node.fork(depth as usize).map_err(|e| refuse(e.error))?;
+        }
+        Ok(json!(node.blocks().last()))
     })
 }
 
@@ -255,7 +298,7 @@ fn author_methods(m: &mut RpcModule<Node>) -> Result<(), RegisterMethodError> {
     method(m, "author_submitExtrinsic", |args, node| {
         let extrinsic = args.bytes(0)?;
         let hash = sp_crypto_hashing::blake2_256(&extrinsic);
-        node.blocks().submit(extrinsic).map(|()| json!(hex(&hash))).map_err(refuse)
+        node.blocks().submit(extrinsic).map(|()| json!(hex(&hash))).map_err(not_taken)
     })?;
     m.register_subscription(
         "author_submitAndWatchExtrinsic",
@@ -273,21 +316,48 @@ fn author_methods(m: &mut RpcModule<Node>) -> Result<(), RegisterMethodError> {
             let mut heads = node.heads.subscribe();
             let submitted = node.blocks().submit(extrinsic.clone());
             if let Err(error) = submitted {
-                pending.reject(refuse(error)).await;
+                pending.reject(not_taken(error)).await;
                 return Ok(());
             }
             let sink = pending.accept().await?;
             sink.send(message(&json!("ready"))?).await?;
-            while let Ok(number) = heads.recv().await {
-                let found = {
+            let mut block: Option<(usize, sp_core::H256)> = None;
+            loop {
+                match heads.recv().await {
+                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(broadcast::error::RecvError::Closed) => break,
+                }
+                let (found, waits, finalized) = {
                     let blocks = node.blocks();
-                    let block = blocks.made.get(number).filter(|block| block.extrinsics.contains(&extrinsic));
-                    block.map(|block| hex(block.header.hash().as_ref()))
+                    let from = blocks
+                        .finalized()
+                        .min(block.map_or(usize::MAX, |(number, _)| number))
+                        .saturating_sub(LOOK_BACK);
+                    let has = |number: &usize| blocks.made[*number].extrinsics.contains(&extrinsic);
+                    let number = (from..=blocks.last()).rev().find(has);
+                    let found = number.and_then(|number| Some((number, blocks.hash(number)?)));
+                    (found, blocks.waits(&extrinsic), blocks.finalized())
                 };
-                if let Some(hash) = found {
-                    sink.send(message(&json!({"inBlock": hash}))?).await?;
-                    sink.send(message(&json!({"finalized": hash}))?).await?;
-                    return Ok(());
+                if found != block {
+                    if let Some((_, hash)) = block {
+                        sink.send(message(&json!({"retracted": hex(hash.as_ref())}))?).await?;
+                    }
+                    if let Some((_, hash)) = found {
+                        sink.send(message(&json!({"inBlock": hex(hash.as_ref())}))?).await?;
+                    }
+                    block = found;
+                }
+                match block {
+                    Some((number, hash)) if number <= finalized => {
+                        sink.send(message(&json!({"finalized": hex(hash.as_ref())}))?).await?;
+                        return Ok(());
+                    }
+                    // Another one took its nonce.
+                    None if !waits => {
+                        sink.send(message(&json!("invalid"))?).await?;
+                        return Ok(());
+                    }
+                    _ => {}
                 }
             }
             Ok::<(), jsonrpsee::core::SubscriptionError>(())
@@ -301,30 +371,44 @@ fn message(value: &Value) -> Result<SubscriptionMessage, serde_json::Error> {
 }
 
 fn subscriptions(m: &mut RpcModule<Node>) -> Result<(), RegisterMethodError> {
-    for (subscribe, notify, unsubscribe) in [
-        ("chain_subscribeNewHeads", "chain_newHead", "chain_unsubscribeNewHeads"),
-        ("chain_subscribeAllHeads", "chain_allHead", "chain_unsubscribeAllHeads"),
-        ("chain_subscribeFinalizedHeads", "chain_finalizedHead", "chain_unsubscribeFinalizedHeads"),
+    for (subscribe, notify, unsubscribe, final_only) in [
+        ("chain_subscribeNewHeads", "chain_newHead", "chain_unsubscribeNewHeads", false),
+        ("chain_subscribeAllHeads", "chain_allHead", "chain_unsubscribeAllHeads", false),
+        ("chain_subscribeFinalizedHeads", "chain_finalizedHead", "chain_unsubscribeFinalizedHeads", true),
     ] {
-        m.register_subscription(subscribe, notify, unsubscribe, |_, pending, node, _| async move {
+        m.register_subscription(subscribe, notify, unsubscribe, move |_, pending, node, _| async move {
             let mut heads = node.heads.subscribe();
-            let header = |number: usize| node.blocks().made.get(number).map(|block| header_json(&block.header));
-            // The lock is let go before it is taken again.
-            let last = node.blocks().last();
-            let first = header(last);
+            let tip = |blocks: &Blocks| if final_only { blocks.finalized() } else { blocks.last() };
+            let header = |blocks: &Blocks, number: usize| {
+                blocks.made.get(number).map(|block| (block.header.hash(), header_json(&block.header)))
+            };
+            let mut told = {
+                let blocks = node.blocks();
+                header(&blocks, tip(&blocks)).map(|(hash, json)| (tip(&blocks), hash, json))
+            };
             let sink = pending.accept().await?;
-            if let Some(first) = first {
-                sink.send(message(&first)?).await?;
+            if let Some((.., json)) = &told {
+                sink.send(message(json)?).await?;
             }
             loop {
-                let number = match heads.recv().await {
-                    Ok(number) => number,
-                    // A slow reader misses heads; the next one tells it where the chain is.
-                    Err(broadcast::error::RecvError::Lagged(_)) => continue,
+                match heads.recv().await {
+                    // A slow reader misses heads; it is told the next ones.
+                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
                     Err(broadcast::error::RecvError::Closed) => break,
+                }
+                let new: Vec<_> = {
+                    let blocks = node.blocks();
+                    let tip = tip(&blocks);
+                    // After a fork the new blocks are told from where it begins.
+                    let known = told.as_ref().map_or(tip, |(number, hash, _)| {
+                        let same = blocks.hash(*number) == Some(*hash);
+                        if same { *number + 1 } else { number.min(&tip).saturating_sub(blocks.finality) }
+                    });
+                    (known..=tip).filter_map(|n| header(&blocks, n).map(|(hash, json)| (n, hash, json))).collect()
                 };
-                if let Some(header) = header(number) {
-                    sink.send(message(&header)?).await?;
+                for head in new {
+                    sink.send(message(&head.2)?).await?;
+                    told = Some(head);
                 }
             }
             Ok::<(), jsonrpsee::core::SubscriptionError>(())

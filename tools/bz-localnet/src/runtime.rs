@@ -1,10 +1,14 @@
 //! The runtime: the pallets at the main net's indices, and the runtime API that clients call.
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "inside FRAME's macros")]
 
-use crate::{admin, commitments, subtensor};
+use crate::{
+    admin, commitments,
+    drand::{self, aura},
+    subtensor,
+};
 use frame_support::{
     derive_impl,
-    traits::{ConstU16, ConstU32, ConstU64, Everything},
+    traits::{ConstU16, ConstU32, ConstU64, Everything, Get},
 };
 use sp_runtime::{
     ApplyExtrinsicResult, MultiAddress, MultiSignature, generic,
@@ -12,7 +16,10 @@ use sp_runtime::{
     transaction_validity::{TransactionSource, TransactionValidity},
 };
 use sp_version::RuntimeVersion;
-use std::borrow::Cow;
+use std::{
+    borrow::Cow,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 /// A signature of any kind that Substrate knows.
 pub type Signature = MultiSignature;
@@ -45,7 +52,7 @@ pub const VERSION: RuntimeVersion = RuntimeVersion {
     impl_name: Cow::Borrowed("bz-localnet"),
     authoring_version: 1,
     // Clients keep metadata by this number: it rises when a pallet changes.
-    spec_version: 2,
+    spec_version: 3,
     impl_version: 1,
     apis: RUNTIME_API_VERSIONS,
     transaction_version: 1,
@@ -56,11 +63,13 @@ frame_support::construct_runtime!(
     pub enum Runtime {
         System: frame_system = 0,
         Timestamp: pallet_timestamp = 2,
+        Aura: aura = 3,
         Balances: pallet_balances = 5,
         SubtensorModule: subtensor = 7,
         Sudo: pallet_sudo = 12,
         Commitments: commitments = 18,
         AdminUtils: admin = 19,
+        Drand: drand = 26,
     }
 );
 
@@ -103,6 +112,29 @@ impl pallet_sudo::Config for Runtime {
 
 impl subtensor::Config for Runtime {
     type Currency = Balances;
+    fn signature(round: u64) -> Option<Vec<u8>> {
+        drand::Pulses::<Runtime>::get(round).map(|pulse| pulse.signature.into_inner())
+    }
+    fn last_round() -> u64 {
+        drand::LastStoredRound::<Runtime>::get()
+    }
+}
+
+impl drand::Config for Runtime {}
+
+/// Milliseconds between two blocks, which the metadata tells; of the whole process.
+pub static SLOT_MS: AtomicU64 = AtomicU64::new(12_000);
+
+/// See [`SLOT_MS`].
+pub struct Slot;
+impl Get<u64> for Slot {
+    fn get() -> u64 {
+        SLOT_MS.load(Ordering::Relaxed)
+    }
+}
+
+impl aura::Config for Runtime {
+    type SlotDuration = Slot;
 }
 
 impl commitments::Config for Runtime {

@@ -1,8 +1,8 @@
 //! The server process: both services, and the clock that makes blocks.
 
-use crate::{NETUID, Place, blocks::Blocks, place_path, root_wallet, rpc, store};
+use crate::{NETUID, Place, blocks::Blocks, place_path, root_wallet, rpc, runtime, store};
 use record::{Context, Report, cli::note, files};
-use std::{net::Ipv4Addr, path::Path, time::Duration};
+use std::{net::Ipv4Addr, path::Path, sync::atomic::Ordering, time::Duration};
 use tokio::net::TcpListener;
 
 /// The port of an address that was used before.
@@ -41,14 +41,16 @@ async fn listen(before: u16) -> Result<TcpListener, Report> {
 ///
 /// # Errors
 /// When the folder, a port or the chain's log cannot be used.
-pub fn serve(dir: &Path, interval: f64) -> Result<(), Report> {
+pub fn serve(dir: &Path, interval: f64, finality: usize) -> Result<(), Report> {
+    runtime::SLOT_MS.store((interval * 1e3) as u64, Ordering::Relaxed);
     files::create_dir(dir)?;
     let _lock = files::lock(&dir.join("lock"))
         .map_err(|e| e.hint(format!("a network runs in {} already: bz-localnet status", dir.display())))?;
     let root = root_wallet(dir);
     root.create()?;
     let account = root.open_coldkey()?.hotkey();
-    let chain = Blocks::open(&dir.join("chain"), &account.0)?;
+    let mut chain = Blocks::open(&dir.join("chain"), &account.0)?;
+    chain.finality = finality;
     let service = store::service(&dir.join("buckets"), store::Keys::new(dir.join("keys.json")))?;
     let before: Option<Place> = files::read_json(&place_path(dir)).ok();
     let ports = before.map_or((0, 0), |place| (port_of(&place.chain), port_of(&place.store)));
@@ -79,7 +81,7 @@ pub fn serve(dir: &Path, interval: f64) -> Result<(), Report> {
         let mut stop = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).config("signals")?;
         loop {
             tokio::select! {
-                _ = clock.tick() => { node.make()?; }
+                _ = clock.tick() => if node.runs() { node.make()?; },
                 _ = stop.recv() => return Ok(()),
                 _ = tokio::signal::ctrl_c() => return Ok(()),
             }

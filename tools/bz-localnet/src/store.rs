@@ -47,7 +47,10 @@ impl Keys {
     /// # Errors
     /// When the file system refuses.
     pub fn of_bucket(&self, bucket: &str) -> Result<(String, String), Report> {
-        let _lock = files::lock(&self.path.with_extension("lock"))?;
+        // Nodes join side by side: each waits for the one before it.
+        let path = self.path.with_extension("lock");
+        let lock = std::fs::File::create(&path).map_err(|e| files::io_report("create", &path, &e))?;
+        lock.lock().map_err(|e| files::io_report("lock", &path, &e))?;
         let mut all = self.all();
         if let Some((access, key)) = all.iter().find(|(_, key)| key.bucket == bucket) {
             return Ok((access.clone(), key.secret.clone()));

@@ -1,18 +1,24 @@
 //! The part of pallet-subtensor that a training subnet uses, with Subtensor's names, indices, hashers and errors.
 //!
-//! Source: the metadata of Bittensor's main net, spec 365. Consensus is in `yuma`. Left out: timelocked commits, emission,
-//! the price of alpha (1 TAO stakes 1), the adjustment of the burn, pruning of a full subnet.
+//! Source: the metadata of Bittensor's main net, spec 365; the schedule of epochs is that of spec 423 and later. Consensus is
+//! in `yuma`. Left out: emission, the price of alpha (1 TAO stakes 1), the adjustment of the burn, pruning of a full subnet,
+//! stake of children and of the root network, splits of emission between mechanisms (all get the same).
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "inside FRAME's macros")]
 
 pub use pallet::*;
 
 #[frame_support::pallet]
 pub mod pallet {
+    use chain::{
+        calls::storage_index,
+        epochs::Epochs,
+        timelock::{Payload, open},
+    };
     use frame_support::{
         pallet_prelude::*,
         traits::{Currency, ExistenceRequirement, WithdrawReasons},
     };
-    use frame_system::pallet_prelude::*;
+    use frame_system::{RawOrigin, pallet_prelude::*};
     use sp_core::H256;
     use sp_runtime::traits::{BlakeTwo256, Hash, SaturatedConversion};
 
@@ -26,6 +32,39 @@ pub mod pallet {
     pub trait Config: frame_system::Config<RuntimeEvent: From<Event<Self>>> {
         /// TAO.
         type Currency: Currency<Self::AccountId, Balance = u64>;
+        /// The signature of a round of the beacon, once it is there.
+        fn signature(round: u64) -> Option<Vec<u8>>;
+        /// The last round that is there.
+        fn last_round() -> u64;
+    }
+
+    /// How a subnet comes from weights to incentive.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, TypeInfo, MaxEncodedLen)]
+    pub enum EpochConsensus {
+        /// By Yuma consensus.
+        #[default]
+        Yuma,
+        /// By the weights of one validator; not here.
+        Null,
+    }
+
+    /// The form of timelocked commits.
+    #[pallet::type_value]
+    pub fn DefaultCommitRevealVersion() -> u16 {
+        4
+    }
+    #[pallet::type_value]
+    pub fn DefaultMechanismCount() -> u8 {
+        1
+    }
+    /// The owner's place for an account that nobody has.
+    #[pallet::type_value]
+    pub fn DefaultAccount<T: Config>() -> T::AccountId {
+        T::AccountId::decode(&mut sp_runtime::traits::TrailingZeroInput::zeroes()).expect("32 zeros are an account")
+    }
+    #[pallet::type_value]
+    pub fn DefaultTaoWeight() -> u64 {
+        971_718_665_099_567_868
     }
 
     // The defaults of the main net's metadata.
@@ -93,7 +132,28 @@ pub mod pallet {
     #[pallet::storage]
     pub type TokenSymbol<T: Config> = StorageMap<_, Identity, u16, Vec<u8>, ValueQuery, DefaultSymbol>;
     #[pallet::storage]
-    pub type SubnetOwner<T: Config> = StorageMap<_, Identity, u16, T::AccountId, OptionQuery>;
+    pub type SubnetOwner<T: Config> = StorageMap<_, Identity, u16, T::AccountId, ValueQuery, DefaultAccount<T>>;
+    #[pallet::storage]
+    pub type SubnetOwnerHotkey<T: Config> = StorageMap<_, Identity, u16, T::AccountId, ValueQuery, DefaultAccount<T>>;
+    #[pallet::storage]
+    pub type SubnetEpochConsensus<T: Config> = StorageMap<_, Identity, u16, EpochConsensus, ValueQuery>;
+    #[pallet::storage]
+    pub type LastEpochBlock<T: Config> = StorageMap<_, Identity, u16, u64, ValueQuery>;
+    #[pallet::storage]
+    pub type PendingEpochAt<T: Config> = StorageMap<_, Identity, u16, u64, ValueQuery>;
+    #[pallet::storage]
+    pub type SubnetEpochIndex<T: Config> = StorageMap<_, Identity, u16, u64, ValueQuery>;
+    #[pallet::storage]
+    pub type MechanismCountCurrent<T: Config> = StorageMap<_, Twox64Concat, u16, u8, ValueQuery, DefaultMechanismCount>;
+    #[pallet::storage]
+    pub type CommitRevealWeightsVersion<T: Config> = StorageValue<_, u16, ValueQuery, DefaultCommitRevealVersion>;
+    #[pallet::storage]
+    pub type TaoWeight<T: Config> = StorageValue<_, u64, ValueQuery, DefaultTaoWeight>;
+    /// Whose, block of the commit, what is sealed, its round.
+    pub type Timelocked<T> = Vec<(<T as frame_system::Config>::AccountId, u64, BoundedVec<u8, ConstU32<5000>>, u64)>;
+    #[pallet::storage]
+    pub type TimelockedWeightCommits<T: Config> =
+        StorageDoubleMap<_, Twox64Concat, u16, Twox64Concat, u64, Timelocked<T>, ValueQuery>;
     #[pallet::storage]
     pub type SubnetworkN<T: Config> = StorageMap<_, Identity, u16, u16, ValueQuery>;
     #[pallet::storage]
@@ -121,7 +181,8 @@ pub mod pallet {
     #[pallet::storage]
     pub type StakeThreshold<T: Config> = StorageValue<_, u64, ValueQuery>;
     #[pallet::storage]
-    pub type Owner<T: Config> = StorageMap<_, Blake2_128Concat, T::AccountId, T::AccountId, OptionQuery>;
+    pub type Owner<T: Config> =
+        StorageMap<_, Blake2_128Concat, T::AccountId, T::AccountId, ValueQuery, DefaultAccount<T>>;
     #[pallet::storage]
     pub type TotalHotkeyAlpha<T: Config> =
         StorageDoubleMap<_, Blake2_128Concat, T::AccountId, Identity, u16, u64, ValueQuery>;
@@ -129,7 +190,8 @@ pub mod pallet {
     pub type IsNetworkMember<T: Config> =
         StorageDoubleMap<_, Blake2_128Concat, T::AccountId, Identity, u16, bool, ValueQuery>;
     #[pallet::storage]
-    pub type Keys<T: Config> = StorageDoubleMap<_, Identity, u16, Identity, u16, T::AccountId, OptionQuery>;
+    pub type Keys<T: Config> =
+        StorageDoubleMap<_, Identity, u16, Identity, u16, T::AccountId, ValueQuery, DefaultAccount<T>>;
     #[pallet::storage]
     pub type Uids<T: Config> = StorageDoubleMap<_, Identity, u16, Blake2_128Concat, T::AccountId, u16, OptionQuery>;
     #[pallet::storage]
@@ -150,7 +212,7 @@ pub mod pallet {
     pub type Dividends<T: Config> = StorageMap<_, Identity, u16, Vec<u16>, ValueQuery>;
     #[pallet::storage]
     pub type Bonds<T: Config> = StorageDoubleMap<_, Identity, u16, Identity, u16, Vec<(u16, u16)>, ValueQuery>;
-    /// Commit, block of the commit, first and last block of its reveal; oldest first.
+    /// Commit, epoch and block of the commit, 0; oldest first.
     pub type Commits = Vec<(H256, u64, u64, u64)>;
     #[pallet::storage]
     pub type WeightCommits<T: Config> =
@@ -186,6 +248,18 @@ pub mod pallet {
         /// A neuron was registered.
         #[codec(index = 6)]
         NeuronRegistered(u16, u16, T::AccountId),
+        /// Weights were committed.
+        #[codec(index = 79)]
+        WeightsCommitted(T::AccountId, u16, H256),
+        /// Weights were revealed.
+        #[codec(index = 80)]
+        WeightsRevealed(T::AccountId, u16, H256),
+        /// Weights were committed until a round of the beacon.
+        #[codec(index = 101)]
+        TimelockedWeightsCommitted(T::AccountId, u16, H256, u64),
+        /// The chain has revealed them.
+        #[codec(index = 102)]
+        TimelockedWeightsRevealed(u16, T::AccountId),
     }
 
     /// Subtensor's errors, in its order.
@@ -315,18 +389,25 @@ pub mod pallet {
         InvalidRootClaimThreshold,
         InvalidSubnetNumber,
         PrecisionLoss,
+        // Of spec 423.
+        InvalidRevealRound,
     }
 
     #[pallet::hooks]
     impl<T: Config> Hooks<BlockNumberFor<T>> for Pallet<T> {
         fn on_initialize(block: BlockNumberFor<T>) -> frame_support::weights::Weight {
             let block: u64 = block.saturated_into();
+            // Reveals come first: what they set counts in the epoch of this block.
             for (netuid, _) in NetworksAdded::<T>::iter() {
-                // Source: Subtensor's `should_run_epoch`: every tempo + 1 blocks, shifted by the netuid.
-                let tempo = u64::from(Tempo::<T>::get(netuid));
-                if (block + u64::from(netuid) + 1).is_multiple_of(tempo + 1) {
+                Self::reveal_timelocked(netuid, block);
+            }
+            for (netuid, _) in NetworksAdded::<T>::iter() {
+                if Self::epochs(netuid).due(block) {
                     Self::epoch(netuid);
                     BlocksSinceLastStep::<T>::insert(netuid, 0);
+                    LastEpochBlock::<T>::insert(netuid, block);
+                    PendingEpochAt::<T>::remove(netuid);
+                    SubnetEpochIndex::<T>::mutate(netuid, |index| *index += 1);
                 } else {
                     BlocksSinceLastStep::<T>::mutate(netuid, |blocks| *blocks += 1);
                 }
@@ -336,96 +417,173 @@ pub mod pallet {
     }
 
     impl<T: Config> Pallet<T> {
-        /// Yuma consensus, with what the chain keeps.
+        fn epochs(netuid: u16) -> Epochs {
+            Epochs::Kept {
+                last: LastEpochBlock::<T>::get(netuid),
+                pending: PendingEpochAt::<T>::get(netuid),
+                index: SubnetEpochIndex::<T>::get(netuid),
+                since: BlocksSinceLastStep::<T>::get(netuid),
+                tempo: Tempo::<T>::get(netuid).into(),
+            }
+        }
+
+        /// The epoch that what happens now belongs to. Source: Subtensor's `current_epoch_with_lookahead`.
+        fn epoch_now(netuid: u16) -> u64 {
+            Self::epochs(netuid).number(Self::block())
+        }
+
+        /// What was committed so many epochs ago is opened as soon as its round is there, and forgotten an epoch later.
+        /// Source: Subtensor's `reveal_crv3_commits_for_subnet`.
+        fn reveal_timelocked(netuid: u16, block: u64) {
+            let period = RevealPeriodEpochs::<T>::get(netuid);
+            let Some(epoch) = Self::epochs(netuid).number(block).checked_sub(period) else { return };
+            for mechanism in 0..MechanismCountCurrent::<T>::get(netuid) {
+                let index = storage_index(netuid, mechanism);
+                let over: Vec<u64> =
+                    TimelockedWeightCommits::<T>::iter_key_prefix(index).filter(|kept| *kept < epoch).collect();
+                over.into_iter().for_each(|kept| TimelockedWeightCommits::<T>::remove(index, kept));
+                let mut waiting = TimelockedWeightCommits::<T>::take(index, epoch);
+                waiting.retain(|(hotkey, _, sealed, round)| {
+                    let Some(signature) = T::signature(*round) else { return true };
+                    let opened = open(sealed, &signature).and_then(|bytes| Payload::read(&bytes));
+                    // What does not open, or is another's, is dropped without a word, as Subtensor does.
+                    if let Some(payload) = opened.filter(|payload| payload.hotkey.0[..] == hotkey.encode()[..]) {
+                        let origin = RawOrigin::Signed(hotkey.clone()).into();
+                        let (uids, values, key) = (payload.uids, payload.values, payload.version_key);
+                        if Self::do_set_weights(origin, netuid, mechanism, uids, values, key).is_ok() {
+                            Self::deposit_event(Event::TimelockedWeightsRevealed(index, hotkey.clone()));
+                        }
+                    }
+                    false
+                });
+                if !waiting.is_empty() {
+                    TimelockedWeightCommits::<T>::insert(index, epoch, waiting);
+                }
+            }
+        }
+
+        /// Rounds that a commit waits for.
+        pub fn awaited() -> Vec<u64> {
+            TimelockedWeightCommits::<T>::iter_values().flatten().map(|(.., round)| round).collect()
+        }
+
+        fn owner_uid(netuid: u16) -> Option<u16> {
+            Uids::<T>::get(netuid, SubnetOwnerHotkey::<T>::get(netuid))
+        }
+
+        /// Yuma consensus for each mechanism, with what the chain keeps.
         fn epoch(netuid: u16) {
             let n = SubnetworkN::<T>::get(netuid);
-            let block: u64 = frame_system::Pallet::<T>::block_number().saturated_into();
             let all = || 0..n;
+            let owner = Self::owner_uid(netuid);
             let threshold = StakeThreshold::<T>::get();
-            let stake = |uid| Keys::<T>::get(netuid, uid).map_or(0, |key| TotalHotkeyAlpha::<T>::get(key, netuid));
-            // Stake below the threshold does not count.
-            let stake = |uid| Some(stake(uid)).filter(|held| *held >= threshold).unwrap_or(0) as f64;
-            let last_update = LastUpdate::<T>::get(netuid);
+            // Stake below the threshold does not count, but for the owner's.
+            let stake = |uid: u16| {
+                let held = TotalHotkeyAlpha::<T>::get(Keys::<T>::get(netuid, uid), netuid);
+                if held >= threshold || owner == Some(uid) { held as f64 } else { 0.0 }
+            };
             let cutoff = u64::from(ActivityCutoff::<T>::get(netuid));
             let rows = |rows: &dyn Fn(u16) -> Vec<(u16, u16)>| -> Vec<Vec<(usize, f64)>> {
                 all()
                     .map(|uid| rows(uid).into_iter().map(|(to, w)| (usize::from(to), f64::from(w))).collect())
                     .collect()
             };
-            let owner = SubnetOwner::<T>::get(netuid);
-            let owned = |uid: &u16| Keys::<T>::get(netuid, uid).and_then(Owner::<T>::get) == owner && owner.is_some();
-            let epoch = crate::yuma::Subnet {
-                stake: all().map(stake).collect(),
-                permit: ValidatorPermit::<T>::get(netuid),
-                active: last_update.iter().map(|last| last + cutoff >= block).collect(),
-                last_update,
-                registered: all().map(|uid| BlockAtRegistration::<T>::get(netuid, uid)).collect(),
-                weights: rows(&|uid| Weights::<T>::get(netuid, uid)),
-                bonds: rows(&|uid| Bonds::<T>::get(netuid, uid)),
-                owner: all().find(owned).map(usize::from),
-                kappa: f64::from(Kappa::<T>::get(netuid)) / 65535.0,
-                alpha: 1.0 - BondsMovingAverage::<T>::get(netuid) as f64 / 1e6,
-                bonds_penalty: f64::from(BondsPenalty::<T>::get(netuid)) / 65535.0,
-                max_validators: usize::from(MaxAllowedValidators::<T>::get(netuid)),
+            let shares = |values: &[f64]| values.iter().map(|x| (x * 65535.0) as u16).collect::<Vec<u16>>();
+            let mechanisms = MechanismCountCurrent::<T>::get(netuid).max(1);
+            let mut sum = crate::yuma::Epoch::default();
+            for mechanism in 0..mechanisms {
+                let index = storage_index(netuid, mechanism);
+                let last_update = LastUpdate::<T>::get(index);
+                let epoch = crate::yuma::Subnet {
+                    stake: all().map(stake).collect(),
+                    permit: ValidatorPermit::<T>::get(netuid),
+                    active: last_update.iter().map(|last| last + cutoff >= Self::block()).collect(),
+                    last_update,
+                    registered: all().map(|uid| BlockAtRegistration::<T>::get(netuid, uid)).collect(),
+                    weights: rows(&|uid| Weights::<T>::get(index, uid)),
+                    bonds: rows(&|uid| Bonds::<T>::get(index, uid)),
+                    owner: owner.map(usize::from),
+                    kappa: f64::from(Kappa::<T>::get(netuid)) / 65535.0,
+                    alpha: 1.0 - BondsMovingAverage::<T>::get(netuid) as f64 / 1e6,
+                    bonds_penalty: f64::from(BondsPenalty::<T>::get(netuid)) / 65535.0,
+                    max_validators: usize::from(MaxAllowedValidators::<T>::get(netuid)),
+                }
+                .epoch();
+                Incentive::<T>::insert(index, shares(&epoch.incentive));
+                for (uid, row) in all().zip(&epoch.bonds) {
+                    let row: Vec<(u16, u16)> = row.iter().map(|(to, b)| (*to as u16, (b * 65535.0) as u16)).collect();
+                    Bonds::<T>::insert(index, uid, row);
+                }
+                sum.add(epoch, f64::from(mechanisms));
             }
-            .epoch();
-            let shares = |values: Vec<f64>| values.into_iter().map(|x| (x * 65535.0) as u16).collect::<Vec<u16>>();
-            ValidatorPermit::<T>::insert(netuid, epoch.permit);
-            Consensus::<T>::insert(netuid, shares(epoch.consensus));
-            Trust::<T>::insert(netuid, shares(epoch.trust));
-            ValidatorTrust::<T>::insert(netuid, shares(epoch.validator_trust));
-            Incentive::<T>::insert(netuid, shares(epoch.incentive));
-            Dividends::<T>::insert(netuid, shares(epoch.dividends));
-            for (uid, row) in all().zip(epoch.bonds) {
-                let row: Vec<(u16, u16)> = row.into_iter().map(|(to, b)| (to as u16, (b * 65535.0) as u16)).collect();
-                Bonds::<T>::insert(netuid, uid, row);
-            }
+            ValidatorPermit::<T>::insert(netuid, sum.permit);
+            Consensus::<T>::insert(netuid, shares(&sum.consensus));
+            Trust::<T>::insert(netuid, shares(&sum.trust));
+            ValidatorTrust::<T>::insert(netuid, shares(&sum.validator_trust));
+            Dividends::<T>::insert(netuid, shares(&sum.dividends));
         }
 
         fn block() -> u64 {
             frame_system::Pallet::<T>::block_number().saturated_into()
         }
 
-        /// Source: Subtensor's `get_epoch_index`.
-        fn epoch_index(netuid: u16, block: u64) -> u64 {
-            (block + u64::from(netuid) + 1) / (u64::from(Tempo::<T>::get(netuid)) + 1)
-        }
-
-        fn in_time(netuid: u16, hotkey: &T::AccountId, error: Error<T>) -> DispatchResult {
+        /// Who never set weights may at once. Source: Subtensor's `check_rate_limit`.
+        fn in_time(netuid: u16, index: u16, hotkey: &T::AccountId, error: Error<T>) -> DispatchResult {
             let uid = Uids::<T>::get(netuid, hotkey).ok_or(Error::<T>::HotKeyNotRegisteredInSubNet)?;
-            let last = LastUpdate::<T>::get(netuid).get(usize::from(uid)).copied().unwrap_or(0);
-            ensure!(Self::block().saturating_sub(last) >= WeightsSetRateLimit::<T>::get(netuid), error);
+            let last = LastUpdate::<T>::get(index).get(usize::from(uid)).copied().unwrap_or(0);
+            let passed = Self::block().saturating_sub(last);
+            ensure!(last == 0 || passed >= WeightsSetRateLimit::<T>::get(netuid), error);
             Ok(())
         }
 
-        fn updated(netuid: u16, hotkey: &T::AccountId) {
+        fn updated(netuid: u16, index: u16, hotkey: &T::AccountId) {
             let uid = Uids::<T>::get(netuid, hotkey);
-            LastUpdate::<T>::mutate(netuid, |all| {
+            LastUpdate::<T>::mutate(index, |all| {
                 if let Some(last) = uid.and_then(|uid| all.get_mut(usize::from(uid))) {
                     *last = Self::block();
                 }
             });
         }
 
-        fn put_weights(
-            hotkey: &T::AccountId,
+        /// Where a mechanism's weights are kept, if there is one.
+        fn place(netuid: u16, mechanism: u8) -> Result<u16, Error<T>> {
+            let there = NetworksAdded::<T>::get(netuid) && mechanism < MechanismCountCurrent::<T>::get(netuid);
+            there.then(|| storage_index(netuid, mechanism)).ok_or(Error::<T>::MechanismDoesNotExist)
+        }
+
+        fn enough_stake(netuid: u16, hotkey: &T::AccountId) -> DispatchResult {
+            let owner = SubnetOwnerHotkey::<T>::get(netuid) == *hotkey;
+            let enough = TotalHotkeyAlpha::<T>::get(hotkey, netuid) >= StakeThreshold::<T>::get();
+            ensure!(owner || enough, Error::<T>::NotEnoughStakeToSetWeights);
+            Ok(())
+        }
+
+        /// Source: Subtensor's `internal_set_weights`; its checks, in its order.
+        fn do_set_weights(
+            origin: OriginFor<T>,
             netuid: u16,
+            mechanism: u8,
             dests: Vec<u16>,
             weights: Vec<u16>,
             version_key: u64,
         ) -> DispatchResult {
+            let hotkey = ensure_signed(origin)?;
             ensure!(dests.len() == weights.len(), Error::<T>::WeightVecNotEqualSize);
-            ensure!(NetworksAdded::<T>::get(netuid), Error::<T>::MechanismDoesNotExist);
-            let uid = Uids::<T>::get(netuid, hotkey).ok_or(Error::<T>::HotKeyNotRegisteredInSubNet)?;
-            let stake = TotalHotkeyAlpha::<T>::get(hotkey, netuid);
-            ensure!(stake >= StakeThreshold::<T>::get(), Error::<T>::NotEnoughStakeToSetWeights);
-            let least = WeightsVersionKey::<T>::get(netuid);
-            ensure!(least == 0 || version_key >= least, Error::<T>::IncorrectWeightVersionKey);
-            let only_self = dests.as_slice() == [uid];
-            let permit = ValidatorPermit::<T>::get(netuid).get(usize::from(uid)).copied().unwrap_or(false);
-            ensure!(permit || only_self, Error::<T>::NeuronNoValidatorPermit);
+            let index = Self::place(netuid, mechanism)?;
             let n = SubnetworkN::<T>::get(netuid);
             ensure!(dests.len() <= usize::from(n), Error::<T>::UidsLengthExceedUidsInSubNet);
+            let uid = Uids::<T>::get(netuid, &hotkey).ok_or(Error::<T>::HotKeyNotRegisteredInSubNet)?;
+            Self::enough_stake(netuid, &hotkey)?;
+            let least = WeightsVersionKey::<T>::get(netuid);
+            ensure!(least == 0 || version_key >= least, Error::<T>::IncorrectWeightVersionKey);
+            let commit_reveal = CommitRevealWeightsEnabled::<T>::get(netuid);
+            if !commit_reveal {
+                Self::in_time(netuid, index, &hotkey, Error::<T>::SettingWeightsTooFast)?;
+            }
+            let only_self = dests.as_slice() == [uid];
+            let permit = ValidatorPermit::<T>::get(netuid).get(usize::from(uid)).copied().unwrap_or(false);
+            let owner = Self::owner_uid(netuid) == Some(uid);
+            ensure!(permit || only_self || owner, Error::<T>::NeuronNoValidatorPermit);
             let mut sorted = dests.clone();
             sorted.sort_unstable();
             ensure!(sorted.windows(2).all(|pair| pair[0] != pair[1]), Error::<T>::DuplicateUids);
@@ -439,8 +597,96 @@ pub mod pallet {
             // Source: Subtensor's max-upscale: the largest becomes 65535, the others in proportion, rounded.
             let upscaled =
                 weights.iter().map(|w| (u64::from(*w) * 65535 + most / 2).checked_div(most).unwrap_or(0) as u16);
-            Weights::<T>::insert(netuid, uid, dests.iter().copied().zip(upscaled).collect::<Vec<_>>());
-            Self::deposit_event(Event::WeightsSet(netuid, uid));
+            Weights::<T>::insert(index, uid, dests.iter().copied().zip(upscaled).collect::<Vec<_>>());
+            if !commit_reveal {
+                Self::updated(netuid, index, &hotkey);
+            }
+            Self::deposit_event(Event::WeightsSet(index, uid));
+            Ok(())
+        }
+
+        /// Source: Subtensor's `internal_commit_weights`.
+        fn do_commit(origin: OriginFor<T>, netuid: u16, mechanism: u8, hash: H256) -> DispatchResult {
+            let index = Self::place(netuid, mechanism)?;
+            let hotkey = ensure_signed(origin)?;
+            ensure!(CommitRevealWeightsEnabled::<T>::get(netuid), Error::<T>::CommitRevealDisabled);
+            ensure!(Uids::<T>::contains_key(netuid, &hotkey), Error::<T>::HotKeyNotRegisteredInSubNet);
+            Self::enough_stake(netuid, &hotkey)?;
+            Self::in_time(netuid, index, &hotkey, Error::<T>::CommittingWeightsTooFast)?;
+            let (now, period) = (Self::epoch_now(netuid), RevealPeriodEpochs::<T>::get(netuid));
+            let mut commits = WeightCommits::<T>::get(index, &hotkey).unwrap_or_default();
+            commits.retain(|(_, epoch, ..)| epoch.saturating_add(period) >= now);
+            ensure!(commits.len() < 10, Error::<T>::TooManyUnrevealedCommits);
+            commits.push((hash, now, Self::block(), 0));
+            WeightCommits::<T>::insert(index, &hotkey, commits);
+            Self::updated(netuid, index, &hotkey);
+            Self::deposit_event(Event::WeightsCommitted(hotkey, index, hash));
+            Ok(())
+        }
+
+        /// Source: Subtensor's `do_reveal_weights`.
+        fn do_reveal(
+            origin: OriginFor<T>,
+            netuid: u16,
+            mechanism: u8,
+            uids: Vec<u16>,
+            values: Vec<u16>,
+            salt: Vec<u16>,
+            version_key: u64,
+        ) -> DispatchResult {
+            let index = Self::place(netuid, mechanism)?;
+            let hotkey = ensure_signed(origin.clone())?;
+            ensure!(CommitRevealWeightsEnabled::<T>::get(netuid), Error::<T>::CommitRevealDisabled);
+            let mut commits = WeightCommits::<T>::get(index, &hotkey).ok_or(Error::<T>::NoWeightsCommitFound)?;
+            let hash = BlakeTwo256::hash(&(&hotkey, index, &uids, &values, &salt, version_key).encode());
+            let (now, period) = (Self::epoch_now(netuid), RevealPeriodEpochs::<T>::get(netuid));
+            let place = commits.iter().position(|(commit, ..)| *commit == hash);
+            let over = |epoch: u64| epoch.saturating_add(period) < now;
+            ensure!(place.is_none_or(|place| !over(commits[place].1)), Error::<T>::ExpiredWeightCommit);
+            commits.retain(|(_, epoch, ..)| !over(*epoch));
+            ensure!(!commits.is_empty(), Error::<T>::NoWeightsCommitFound);
+            let place = commits.iter().position(|(commit, ..)| *commit == hash);
+            let place = place.ok_or(Error::<T>::InvalidRevealCommitHashNotMatch)?;
+            ensure!(commits[place].1.saturating_add(period) == now, Error::<T>::RevealTooEarly);
+            // Those before it can be revealed no more.
+            commits.drain(..=place);
+            if commits.is_empty() {
+                WeightCommits::<T>::remove(index, &hotkey);
+            } else {
+                WeightCommits::<T>::insert(index, &hotkey, commits);
+            }
+            Self::do_set_weights(origin, netuid, mechanism, uids, values, version_key)?;
+            Self::deposit_event(Event::WeightsRevealed(hotkey, index, hash));
+            Ok(())
+        }
+
+        /// Source: Subtensor's `internal_commit_timelocked_weights`.
+        fn do_commit_timelocked(
+            origin: OriginFor<T>,
+            netuid: u16,
+            mechanism: u8,
+            commit: BoundedVec<u8, ConstU32<5000>>,
+            round: u64,
+            version: u16,
+        ) -> DispatchResult {
+            let index = Self::place(netuid, mechanism)?;
+            let hotkey = ensure_signed(origin)?;
+            ensure!(CommitRevealWeightsEnabled::<T>::get(netuid), Error::<T>::CommitRevealDisabled);
+            let known = CommitRevealWeightsVersion::<T>::get();
+            ensure!(version == known, Error::<T>::IncorrectCommitRevealVersion);
+            ensure!(Uids::<T>::contains_key(netuid, &hotkey), Error::<T>::HotKeyNotRegisteredInSubNet);
+            Self::enough_stake(netuid, &hotkey)?;
+            Self::in_time(netuid, index, &hotkey, Error::<T>::CommittingWeightsTooFast)?;
+            let epoch = Self::epoch_now(netuid);
+            let mut waiting = TimelockedWeightCommits::<T>::get(index, epoch);
+            let own = waiting.iter().filter(|(who, ..)| *who == hotkey).count();
+            ensure!(own < 10, Error::<T>::TooManyUnrevealedCommits);
+            ensure!(round >= T::last_round(), Error::<T>::InvalidRevealRound);
+            let hash = BlakeTwo256::hash(&commit);
+            waiting.push((hotkey.clone(), Self::block(), commit, round));
+            TimelockedWeightCommits::<T>::insert(index, epoch, waiting);
+            Self::updated(netuid, index, &hotkey);
+            Self::deposit_event(Event::TimelockedWeightsCommitted(hotkey, index, hash, round));
             Ok(())
         }
 
@@ -463,12 +709,14 @@ pub mod pallet {
             IsNetworkMember::<T>::insert(hotkey, netuid, true);
             BlockAtRegistration::<T>::insert(netuid, uid, block);
             Active::<T>::append(netuid, true);
-            Incentive::<T>::append(netuid, 0u16);
             Dividends::<T>::append(netuid, 0u16);
             Consensus::<T>::append(netuid, 0u16);
             Trust::<T>::append(netuid, 0u16);
             ValidatorTrust::<T>::append(netuid, 0u16);
-            LastUpdate::<T>::append(netuid, block);
+            for mechanism in 0..MechanismCountCurrent::<T>::get(netuid) {
+                LastUpdate::<T>::append(storage_index(netuid, mechanism), block);
+                Incentive::<T>::append(storage_index(netuid, mechanism), 0u16);
+            }
             ValidatorPermit::<T>::append(netuid, false);
             Self::deposit_event(Event::NeuronRegistered(netuid, uid, hotkey.clone()));
             Ok(())
@@ -487,36 +735,42 @@ pub mod pallet {
             weights: Vec<u16>,
             version_key: u64,
         ) -> DispatchResult {
-            let hotkey = ensure_signed(origin)?;
             ensure!(!CommitRevealWeightsEnabled::<T>::get(netuid), Error::<T>::CommitRevealEnabled);
-            Self::in_time(netuid, &hotkey, Error::<T>::SettingWeightsTooFast)?;
-            Self::put_weights(&hotkey, netuid, dests, weights, version_key)?;
-            Self::updated(netuid, &hotkey);
-            Ok(())
+            Self::do_set_weights(origin, netuid, 0, dests, weights, version_key)
+        }
+
+        /// The same for one of the subnet's mechanisms.
+        #[pallet::call_index(119)]
+        #[pallet::weight((frame_support::weights::Weight::from_parts(1, 0), DispatchClass::Normal, Pays::No))]
+        pub fn set_mechanism_weights(
+            origin: OriginFor<T>,
+            netuid: u16,
+            mecid: u8,
+            dests: Vec<u16>,
+            weights: Vec<u16>,
+            version_key: u64,
+        ) -> DispatchResult {
+            ensure!(!CommitRevealWeightsEnabled::<T>::get(netuid), Error::<T>::CommitRevealEnabled);
+            Self::do_set_weights(origin, netuid, mecid, dests, weights, version_key)
         }
 
         /// Commit to weights that are revealed later.
         #[pallet::call_index(96)]
         #[pallet::weight((frame_support::weights::Weight::from_parts(1, 0), DispatchClass::Normal, Pays::No))]
         pub fn commit_weights(origin: OriginFor<T>, netuid: u16, commit_hash: H256) -> DispatchResult {
-            let hotkey = ensure_signed(origin)?;
-            ensure!(CommitRevealWeightsEnabled::<T>::get(netuid), Error::<T>::CommitRevealDisabled);
-            ensure!(Uids::<T>::contains_key(netuid, &hotkey), Error::<T>::HotKeyNotRegisteredInSubNet);
-            let stake = TotalHotkeyAlpha::<T>::get(&hotkey, netuid);
-            ensure!(stake >= StakeThreshold::<T>::get(), Error::<T>::NotEnoughStakeToSetWeights);
-            Self::in_time(netuid, &hotkey, Error::<T>::CommittingWeightsTooFast)?;
-            let block = Self::block();
-            let mut commits = WeightCommits::<T>::get(netuid, &hotkey).unwrap_or_default();
-            commits.retain(|(_, _, _, last)| *last >= block);
-            ensure!(commits.len() < 10, Error::<T>::TooManyUnrevealedCommits);
-            let length = u64::from(Tempo::<T>::get(netuid)) + 1;
-            // The reveal belongs to the epoch that is `RevealPeriodEpochs` after that of the commit.
-            let epoch = Self::epoch_index(netuid, block) + RevealPeriodEpochs::<T>::get(netuid);
-            let first = (epoch * length).saturating_sub(u64::from(netuid) + 1);
-            commits.push((commit_hash, block, first, first + length - 1));
-            WeightCommits::<T>::insert(netuid, &hotkey, commits);
-            Self::updated(netuid, &hotkey);
-            Ok(())
+            Self::do_commit(origin, netuid, 0, commit_hash)
+        }
+
+        /// The same for one of the subnet's mechanisms.
+        #[pallet::call_index(115)]
+        #[pallet::weight((frame_support::weights::Weight::from_parts(1, 0), DispatchClass::Normal, Pays::No))]
+        pub fn commit_mechanism_weights(
+            origin: OriginFor<T>,
+            netuid: u16,
+            mecid: u8,
+            commit_hash: H256,
+        ) -> DispatchResult {
+            Self::do_commit(origin, netuid, mecid, commit_hash)
         }
 
         /// Reveal what was committed to.
@@ -530,21 +784,49 @@ pub mod pallet {
             salt: Vec<u16>,
             version_key: u64,
         ) -> DispatchResult {
-            let hotkey = ensure_signed(origin)?;
-            ensure!(CommitRevealWeightsEnabled::<T>::get(netuid), Error::<T>::CommitRevealDisabled);
-            let mut commits = WeightCommits::<T>::get(netuid, &hotkey).ok_or(Error::<T>::NoWeightsCommitFound)?;
-            let content = (&hotkey, netuid, &uids, &values, &salt, version_key);
-            let hash = BlakeTwo256::hash(&content.encode());
-            let place = commits.iter().position(|(commit, ..)| *commit == hash);
-            let place = place.ok_or(Error::<T>::InvalidRevealCommitHashNotMatch)?;
-            let (_, _, first, last) = commits[place];
-            let block = Self::block();
-            ensure!(block >= first, Error::<T>::RevealTooEarly);
-            ensure!(block <= last, Error::<T>::ExpiredWeightCommit);
-            // Those before it can be revealed no more.
-            commits.drain(..=place);
-            WeightCommits::<T>::insert(netuid, &hotkey, commits);
-            Self::put_weights(&hotkey, netuid, uids, values, version_key)
+            Self::do_reveal(origin, netuid, 0, uids, values, salt, version_key)
+        }
+
+        /// The same for one of the subnet's mechanisms.
+        #[pallet::call_index(116)]
+        #[pallet::weight((frame_support::weights::Weight::from_parts(1, 0), DispatchClass::Normal, Pays::No))]
+        pub fn reveal_mechanism_weights(
+            origin: OriginFor<T>,
+            netuid: u16,
+            mecid: u8,
+            uids: Vec<u16>,
+            values: Vec<u16>,
+            salt: Vec<u16>,
+            version_key: u64,
+        ) -> DispatchResult {
+            Self::do_reveal(origin, netuid, mecid, uids, values, salt, version_key)
+        }
+
+        /// Commit to weights that the chain reveals at a round of the beacon.
+        #[pallet::call_index(113)]
+        #[pallet::weight((frame_support::weights::Weight::from_parts(1, 0), DispatchClass::Normal, Pays::No))]
+        pub fn commit_timelocked_weights(
+            origin: OriginFor<T>,
+            netuid: u16,
+            commit: BoundedVec<u8, ConstU32<5000>>,
+            reveal_round: u64,
+            commit_reveal_version: u16,
+        ) -> DispatchResult {
+            Self::do_commit_timelocked(origin, netuid, 0, commit, reveal_round, commit_reveal_version)
+        }
+
+        /// The same for one of the subnet's mechanisms.
+        #[pallet::call_index(118)]
+        #[pallet::weight((frame_support::weights::Weight::from_parts(1, 0), DispatchClass::Normal, Pays::No))]
+        pub fn commit_timelocked_mechanism_weights(
+            origin: OriginFor<T>,
+            netuid: u16,
+            mecid: u8,
+            commit: BoundedVec<u8, ConstU32<5000>>,
+            reveal_round: u64,
+            commit_reveal_version: u16,
+        ) -> DispatchResult {
+            Self::do_commit_timelocked(origin, netuid, mecid, commit, reveal_round, commit_reveal_version)
         }
 
         /// Stake TAO of the coldkey on a hotkey.
@@ -558,8 +840,8 @@ pub mod pallet {
         ) -> DispatchResult {
             let coldkey = ensure_signed(origin)?;
             ensure!(NetworksAdded::<T>::get(netuid), Error::<T>::SubnetNotExists);
-            let owner = Owner::<T>::get(&hotkey).ok_or(Error::<T>::HotKeyAccountNotExists)?;
-            ensure!(owner == coldkey, Error::<T>::NonAssociatedColdKey);
+            ensure!(Owner::<T>::contains_key(&hotkey), Error::<T>::HotKeyAccountNotExists);
+            ensure!(Owner::<T>::get(&hotkey) == coldkey, Error::<T>::NonAssociatedColdKey);
             Self::burn(&coldkey, amount_staked)?;
             TotalHotkeyAlpha::<T>::mutate(&hotkey, netuid, |stake| *stake = stake.saturating_add(amount_staked));
             Self::deposit_event(Event::StakeAdded(coldkey, hotkey, amount_staked, amount_staked, netuid, 0));
@@ -574,8 +856,8 @@ pub mod pallet {
             ensure!(NetworksAdded::<T>::get(netuid), Error::<T>::SubnetNotExists);
             ensure!(NetworkRegistrationAllowed::<T>::get(netuid), Error::<T>::SubNetRegistrationDisabled);
             ensure!(!Uids::<T>::contains_key(netuid, &hotkey), Error::<T>::HotKeyAlreadyRegisteredInSubNet);
-            let owner = Owner::<T>::get(&hotkey);
-            ensure!(owner.is_none_or(|owner| owner == coldkey), Error::<T>::NonAssociatedColdKey);
+            let free = !Owner::<T>::contains_key(&hotkey);
+            ensure!(free || Owner::<T>::get(&hotkey) == coldkey, Error::<T>::NonAssociatedColdKey);
             Self::burn(&coldkey, Burn::<T>::get(netuid))?;
             Self::add_neuron(netuid, &hotkey, &coldkey)
         }
@@ -590,6 +872,10 @@ pub mod pallet {
             TotalNetworks::<T>::put(netuid + 1);
             NetworksAdded::<T>::insert(netuid, true);
             SubnetOwner::<T>::insert(netuid, &coldkey);
+            SubnetOwnerHotkey::<T>::insert(netuid, &hotkey);
+            // Subnets are shifted against each other.
+            let shift = u64::from(netuid) % u64::from(Tempo::<T>::get(netuid)).max(1);
+            LastEpochBlock::<T>::insert(netuid, Self::block().saturating_sub(shift));
             Self::deposit_event(Event::NetworkAdded(netuid, 0));
             Self::add_neuron(netuid, &hotkey, &coldkey)
         }

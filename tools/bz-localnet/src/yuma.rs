@@ -101,13 +101,31 @@ fn top(stake: &[f64], most: usize) -> Vec<bool> {
     top
 }
 
+impl Epoch {
+    /// Take in another mechanism's, one of so many that count the same. Incentive and bonds stay each mechanism's own.
+    pub fn add(&mut self, other: Epoch, of: f64) {
+        let add = |sum: &mut Vec<f64>, values: Vec<f64>| {
+            sum.resize(values.len(), 0.0);
+            sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value / of);
+        };
+        add(&mut self.consensus, other.consensus);
+        add(&mut self.trust, other.trust);
+        add(&mut self.validator_trust, other.validator_trust);
+        add(&mut self.dividends, other.dividends);
+        self.permit = other.permit;
+    }
+}
+
 impl Subnet {
     /// One epoch.
     pub fn epoch(&self) -> Epoch {
         let n = self.stake.len();
         let mut stake = self.stake.clone();
         normalize(&mut stake);
-        let permit = top(&stake, self.max_validators);
+        let mut permit = top(&stake, self.max_validators);
+        if let Some(owner) = self.owner {
+            permit[owner] = true;
+        }
         let mut active: Vec<f64> =
             (0..n).map(|i| if self.permit[i] && self.active[i] { stake[i] } else { 0.0 }).collect();
         normalize(&mut active);

@@ -101,6 +101,9 @@ pub(crate) fn weights(scores: &[Score], rule: &hparams::Fold) -> Weights {
         values_u16: Vec::new(),
         submitted: false,
         tx: None,
+        block: None,
+        call: None,
+        call_bytes: None,
         reason: None,
     }
 }

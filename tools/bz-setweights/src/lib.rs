@@ -2,8 +2,8 @@
 
 mod sealed;
 
-use chain::{Chain, ChainArgs, Signer, weights};
-use record::{Report, Stream, cli::Common, records::Weights};
+use chain::{Call, Chain, ChainArgs, Signer, weights};
+use record::{Hotkey, Report, Stream, Uid, cli::Common, records::Weights};
 use wallet::WalletArgs;
 
 /// Set weights on the chain: looks first, never twice.
@@ -19,21 +19,33 @@ pub struct Args {
     /// Version key, where the subnet asks for one [default: the subnet's own]
     #[arg(long, value_name = "N")]
     version_key: Option<u64>,
+    /// Where the subnet hides weights until later: how [default: timelock where the chain has a beacon, else hash]
+    #[arg(long, value_enum, value_name = "HOW")]
+    commit: Option<How>,
     /// Only reveal what was committed to and is due
     #[arg(long)]
     reveal: bool,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    /// Encrypted to a round of the chain's beacon: the chain reveals them itself
+    Timelock,
+    /// By a hash; this tool reveals them in their epoch
+    Hash,
 }
 
 const HELP: &str = "\
 Reads a `weights` record. Before anything is signed, the chain is asked: is this hotkey a validator, is it time, has
 every uid still the hotkey that was scored? Too early is no error: exit 0, `submitted` false, and the reason.
 
-Where the subnet takes weights by commit and reveal, they are committed to; what was committed is kept in
-$BZ_HOME/sealed and revealed by the first run in the epoch of its reveal, by `--reveal` too.
+Where the subnet takes weights by commit and reveal only, they are committed to: encrypted to a round of the chain's
+beacon, at which the chain reveals them itself; or by a hash, and then what was committed is kept in $BZ_HOME/sealed and
+revealed by the first run in the epoch of its reveal, by `--reveal` too. They are set once in an epoch, never twice.
 
 Examples:
   bz-score fold --last 64 $BZ_HOME/windows | bz-setweights > weights
-  bz-score fold $BZ_HOME/windows | bz-setweights --dry-run | jq 'select(.type==\"weights\") | {uids, values_u16, reason}'
+  bz-score fold $BZ_HOME/windows | bz-setweights --dry-run | jq 'select(.type==\"weights\") | {uids, values_u16, call}'
   bz-setweights --reveal < /dev/null                 only reveal what is due, as cron may do every few minutes
 
 See also: bz-score fold, bz-chain doctor";
@@ -66,57 +78,112 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
         sealed::reveal_due(&args, &chain, &rules)?;
     }
     // Who was replaced since is not paid, nor is who took the place.
-    let mut replaced = Vec::new();
-    for (place, uid) in record.uids.iter().enumerate() {
-        if rules.hotkeys.get(&uid.0) != record.hotkeys.get(place) {
-            replaced.push(uid.to_string());
-            if let Some(weight) = record.weights.get_mut(place) {
-                *weight = 0.0;
-            }
-        }
-    }
+    let there =
+        |place: &usize| record.uids.get(*place).and_then(|uid| rules.hotkeys.get(&uid.0)) == record.hotkeys.get(*place);
+    let (kept, replaced): (Vec<usize>, Vec<usize>) = (0..record.uids.len()).partition(there);
     if !replaced.is_empty() {
-        record::cli::note("bz-setweights", format!("no weight for replaced uids {}", replaced.join(" ")));
+        let uids: Vec<_> = replaced.iter().map(|place| record.uids[*place].to_string()).collect();
+        record::cli::note("bz-setweights", format!("no weight for replaced uids {}", uids.join(" ")));
     }
-    let (uids, values) = weights::quantise(&record.uids, &record.weights, rules.max_share);
+    let of_kept: Vec<f64> = kept.iter().map(|place| record.weights[*place]).collect();
+    let kept: Vec<Uid> = kept.iter().map(|place| record.uids[*place]).collect();
+    let (uids, values) = weights::quantise(&kept, &of_kept, rules.max_share, rules.uid);
     record.values_u16 =
         record.uids.iter().map(|uid| uids.iter().position(|u| u == uid).map_or(0, |at| values[at])).collect();
     record.submitted = false;
-    record.reason = refusal(&args, &rules, &record, uids.len());
-    if let Some(reason) = record.reason.clone() {
+    let key = args.version_key.unwrap_or(rules.version_key);
+    record.reason = refusal(&args, &rules, &record, &uids, key);
+    if let Some(reason) = &record.reason {
         record::cli::note("bz-setweights", format!("not set: {reason}"));
-    } else if args.common.dry_run {
-        record.reason = Some("dry run".into());
-    } else if rules.commit_reveal {
-        (record.tx, record.reason) = sealed::commit(&args, &chain, &uids, &values, &rules)?;
-        record.submitted = true;
-    } else {
-        let signer = args.wallet.open()?;
-        let sign = |message: &[u8]| signer.sign(message);
-        let by = Signer { account: signer.hotkey(), sign: &sign };
-        let key = args.version_key.unwrap_or(rules.version_key);
-        record.tx = Some(chain.set_weights(&uids, &values, key, &by)?);
-        record.submitted = true;
-        let uid = rules.uid.ok_or_else(|| Report::no("the hotkey is not registered"))?;
-        let kept = chain.weights_of(uid)?;
-        if kept.len() != uids.len() || !kept.iter().zip(&uids).all(|((dest, _), uid)| *dest == uid.0) {
-            return Err(Report::again("the chain does not keep the weights that were set")
-                .hint("another process may have set some with this hotkey"));
+        // What cannot be sent can be shown, if there is anything.
+        if !args.common.dry_run || uids.is_empty() {
+            return stream.emit(&record);
         }
     }
+    let plan = if rules.commit_reveal {
+        sealed::plan(&args, &chain, hotkey, &uids, &values, key, &rules)?
+    } else {
+        Plan { call: Call::set_weights(chain.subnet, &uids, &values, key), keep: None, moment: None }
+    };
+    if args.common.dry_run {
+        record.call = Some(format!("{}.{}", plan.call.pallet, plan.call.name));
+        record.call_bytes = Some(format!("0x{}", hex::encode(chain.call_bytes(&plan.call)?)));
+        record.reason.get_or_insert("dry run".into());
+        return stream.emit(&record);
+    }
+    if let Some(sealed) = &plan.keep {
+        sealed::keep(&args, sealed, hotkey, chain.subnet)?;
+    }
+    let signer = args.wallet.open()?;
+    let sign = |message: &[u8]| signer.sign(message);
+    let sent = chain.submit(&plan.call, &Signer { account: signer.hotkey(), sign: &sign })?;
+    (record.tx, record.block, record.submitted) = (Some(sent.tx), Some(sent.block), true);
+    record.reason = look(&chain, &plan, hotkey, &uids, &sent)?;
     stream.emit(&record)
 }
 
+/// What is to be signed, and what has to be known of it afterwards.
+pub(crate) struct Plan {
+    call: Call,
+    /// Kept on disk before the commit is sent, until it is revealed.
+    keep: Option<weights::Sealed>,
+    /// When the chain reveals it.
+    moment: Option<weights::Moment>,
+}
+
+/// Read back what was sent; when it is revealed.
+fn look(
+    chain: &Chain,
+    plan: &Plan,
+    hotkey: Hotkey,
+    uids: &[Uid],
+    sent: &chain::Sent,
+) -> Result<Option<String>, Report> {
+    let lost = |what: &str| {
+        Report::again(format!("block {} has the call, but the chain does not keep {what}", sent.block))
+            .hint("another process may have set weights with this hotkey: bz-chain doctor")
+    };
+    let rules = chain.weight_rules(hotkey)?;
+    if let Some(moment) = plan.moment {
+        // In a fast chain it may be revealed already.
+        if rules.block < moment.block && !rules.timelocked.iter().any(|commit| commit.block == sent.block) {
+            return Err(lost("the commit"));
+        }
+        return Ok(Some(format!(
+            "committed; the chain reveals it from block {} on, at round {} of its beacon",
+            moment.block, moment.round
+        )));
+    }
+    if let Some(sealed) = &plan.keep {
+        let hash = sealed.hash(hotkey, chain.subnet);
+        let pending = rules.pending.iter().find(|p| p.hash == hash).ok_or_else(|| lost("the commit"))?;
+        return Ok(Some(match pending.due {
+            weights::Due::From(block) => format!("committed; to be revealed from block {block} on"),
+            weights::Due::Now | weights::Due::Over => "committed; to be revealed at once".into(),
+        }));
+    }
+    let uid = rules.uid.ok_or_else(|| Report::no("the hotkey is not registered"))?;
+    let kept = chain.weights_of(uid)?;
+    if kept.len() != uids.len() || !kept.iter().zip(uids).all(|((dest, _), uid)| *dest == uid.0) {
+        return Err(lost("these weights"));
+    }
+    Ok(None)
+}
+
 /// What stands between these weights and the chain, if anything.
-fn refusal(args: &Args, rules: &weights::Rules, record: &Weights, count: usize) -> Option<String> {
-    if let Some((what, hint)) = rules.obstacles().first() {
+fn refusal(args: &Args, rules: &weights::Rules, record: &Weights, uids: &[Uid], key: u64) -> Option<String> {
+    let only_self = rules.uid.is_some_and(|own| uids == [own]);
+    if let Some((what, hint)) = rules.obstacles().into_iter().find(|_| !only_self || rules.uid.is_none()) {
         return Some(format!("{what}: {hint}"));
     }
-    if count == 0 {
+    if uids.is_empty() {
         return Some("no peer has a weight".into());
     }
-    if count < usize::from(rules.min_count.min(rules.hotkeys.len() as u16)) {
-        return Some(format!("{count} peers have a weight, the subnet asks for {}", rules.min_count));
+    if !only_self && uids.len() < usize::from(rules.min_count).min(rules.hotkeys.len()) {
+        return Some(format!("{} peers have a weight, the subnet asks for {}", uids.len(), rules.min_count));
+    }
+    if key < rules.version_key {
+        return Some(format!("the version key is {key}, the subnet asks for {}: --version-key", rules.version_key));
     }
     if let Ok(hparams) = args.common.hparams()
         && rules.last_update > hparams.moments(record.window).end
@@ -124,16 +191,12 @@ fn refusal(args: &Args, rules: &weights::Rules, record: &Weights, count: usize) 
     {
         return Some(format!("weights were set at block {}, after window {} ended", rules.last_update, record.window));
     }
-    if let Some(pending) = rules.pending.iter().find(|p| rules.commit_reveal && rules.block < p.first) {
-        return Some(format!(
-            "weights were committed at block {}, to be revealed from block {}",
-            pending.block, pending.first
-        ));
-    }
-    rules.too_early().map(|next| {
-        format!(
-            "too early: weights were set at block {}, the next may be set at {next}, it is {}",
-            rules.last_update, rules.block
-        )
-    })
+    let next = rules.too_early().max(rules.set_in_epoch())?;
+    let waits = rules.timelocked.last().map_or_else(String::new, |commit| {
+        format!("; those of block {} wait for round {} of the beacon", commit.block, commit.round)
+    });
+    Some(format!(
+        "too early: weights were set or committed at block {}, the next may be at {next}, it is {}{waits}",
+        rules.last_update, rules.block
+    ))
 }

@@ -1,12 +1,13 @@
 //! Commit and reveal: what is committed to lies in `$BZ_HOME/sealed` before the commit is sent, and until it was revealed, so
 //! that a kill between the two loses nothing. The file's name is the commitment.
 
-use crate::Args;
+use crate::{Args, How, Plan};
 use chain::{
-    Chain, Signer,
-    weights::{Rules, Sealed},
+    Call, Chain, Signer, Subnet,
+    calls::payload,
+    weights::{Due, Rules, Sealed, TIMELOCK_VERSION},
 };
-use record::{Context, Hash, Hotkey, Report, Uid, cli::note, files};
+use record::{Context, Hotkey, Report, Uid, cli::note, files};
 use std::{path::PathBuf, time::Duration};
 
 /// Sixteen-bit numbers of salt, as the Python SDK has them.
@@ -25,32 +26,42 @@ fn salt() -> Result<Vec<u16>, Report> {
     Ok(bytes.as_chunks::<2>().0.iter().map(|pair| u16::from_le_bytes(*pair)).collect())
 }
 
-/// Commit to weights; the extrinsic's hash, and when they will be revealed.
-pub(crate) fn commit(
+/// The commit to weights, by the way that was asked for, or the best that the chain has.
+pub(crate) fn plan(
     args: &Args,
     chain: &Chain,
+    hotkey: Hotkey,
     uids: &[Uid],
     values: &[u16],
+    version_key: u64,
     rules: &Rules,
-) -> Result<(Option<Hash>, Option<String>), Report> {
-    let signer = args.wallet.open()?;
-    let sign = |message: &[u8]| signer.sign(message);
-    let by = Signer { account: signer.hotkey(), sign: &sign };
-    let sealed = Sealed {
-        uids: uids.iter().map(|uid| uid.0).collect(),
-        values: values.to_vec(),
-        salt: salt()?,
-        version_key: args.version_key.unwrap_or(rules.version_key),
-    };
-    let hash = sealed.hash(by.account, chain.netuid);
-    let path = folder(args).join(format!("{hash}.json"));
-    files::write_private_json(&path, &sealed)?;
-    let tx = chain.commit_weights(hash, &by)?;
-    let kept = chain.weight_rules(by.account)?.pending;
-    let pending = kept.into_iter().find(|p| p.hash == hash).ok_or_else(|| {
-        Report::again("the chain does not keep the commit").hint("look at it before this is run again: bz-chain doctor")
-    })?;
-    Ok((Some(tx), Some(format!("committed; to be revealed in blocks {} to {}", pending.first, pending.last))))
+) -> Result<Plan, Report> {
+    let known = rules.timelock.as_ref().filter(|timelock| timelock.version == TIMELOCK_VERSION);
+    let how = args.commit.unwrap_or(if known.is_some() { How::Timelock } else { How::Hash });
+    if how == How::Timelock {
+        let timelock = known.ok_or_else(|| {
+            let has = rules.timelock.as_ref().map_or("none".into(), |t| format!("those of version {}", t.version));
+            Report::config(format!("timelocked commits of version {TIMELOCK_VERSION} are not taken here, but {has}"))
+                .hint("--commit hash")
+        })?;
+        let moment = chain
+            .moment_of_reveal(rules, timelock)?
+            .ok_or_else(|| Report::no("the subnet has no epochs (its tempo is 0): nothing would ever be revealed"))?;
+        let content = payload(hotkey, uids, values, version_key).bytes();
+        let sealed = timelock.beacon.seal(moment.round, &content)?;
+        let call = Call::commit_timelocked(chain.subnet, &sealed, moment.round, TIMELOCK_VERSION);
+        return Ok(Plan { call, keep: None, moment: Some(moment) });
+    }
+    let sealed =
+        Sealed { uids: uids.iter().map(|uid| uid.0).collect(), values: values.to_vec(), salt: salt()?, version_key };
+    let call = Call::commit_weights(chain.subnet, sealed.hash(hotkey, chain.subnet));
+    Ok(Plan { call, keep: Some(sealed), moment: None })
+}
+
+/// Put on disk what is about to be committed to.
+pub(crate) fn keep(args: &Args, sealed: &Sealed, hotkey: Hotkey, subnet: Subnet) -> Result<(), Report> {
+    let path = folder(args).join(format!("{}.json", sealed.hash(hotkey, subnet)));
+    files::write_private_json(&path, sealed)
 }
 
 /// Reveal what is due, and forget what can be revealed no more.
@@ -59,19 +70,23 @@ pub(crate) fn reveal_due(args: &Args, chain: &Chain, rules: &Rules) -> Result<()
     for entry in std::fs::read_dir(folder(args)).into_iter().flatten().flatten() {
         let path = entry.path();
         let Ok(sealed) = files::read_json::<Sealed>(&path) else { continue };
-        let hash = sealed.hash(hotkey, chain.netuid);
+        let hash = sealed.hash(hotkey, chain.subnet);
         // Of another wallet or subnet that shares the folder.
         if path.file_stem().and_then(|name| name.to_str()) != Some(&hash.to_string()) {
             continue;
         }
         let forget = || std::fs::remove_file(&path).again(format!("cannot remove {}", path.display()));
         match rules.pending.iter().find(|p| p.hash == hash) {
-            Some(pending) if rules.block < pending.first => {}
-            Some(pending) if rules.block <= pending.last => {
+            Some(pending) if matches!(pending.due, Due::From(_)) => {}
+            Some(pending) if pending.due == Due::Now => {
                 let signer = args.wallet.open()?;
                 let sign = |message: &[u8]| signer.sign(message);
-                let tx = chain.reveal_weights(&sealed, &Signer { account: hotkey, sign: &sign })?;
-                note("bz-setweights", format!("revealed the weights of block {} ({tx})", pending.block));
+                let call = Call::reveal_weights(chain.subnet, &sealed);
+                let sent = chain.submit(&call, &Signer { account: hotkey, sign: &sign })?;
+                note(
+                    "bz-setweights",
+                    format!("revealed the weights of block {} in block {}", pending.block, sent.block),
+                );
                 forget()?;
             }
             Some(pending) => {

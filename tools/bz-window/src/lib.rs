@@ -109,6 +109,7 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
         })?;
     }
     let at = |number: u64| if number <= block { chain.agreed_hash(number) } else { Ok(None) };
+    let finality_blocks = chain.best()?.saturating_sub(block);
     let (seed, reveal, deadline) = (at(moments.start)?, at(moments.end)?, at(moments.deadline)?);
     if inputs.last::<Run>()?.is_none() {
         let path = args.common.hparams_path();
@@ -124,6 +125,7 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
         deadline_block: moments.deadline,
         state_block: moments.state,
         block,
+        finality_blocks,
         seed,
         reveal,
         deadline_ms: deadline.map(|hash| chain.time_ms(hash)).transpose()?,

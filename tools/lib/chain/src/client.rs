@@ -1,6 +1,6 @@
 //! The connection and the clock: finalized blocks by subscription.
 
-use crate::link::Link;
+use crate::{calls::Subnet, link::Link};
 use record::{Context, Hash, Report};
 use serde_json::Value;
 use std::{
@@ -29,6 +29,9 @@ pub struct ChainArgs {
     /// Number of the subnet
     #[arg(long, env = "BZ_NETUID", value_name = "N")]
     pub netuid: u16,
+    /// Which of the subnet's incentive mechanisms, where it has several
+    #[arg(long, env = "BZ_MECHANISM", value_name = "M", default_value_t = 0)]
+    pub mechanism: u8,
 }
 
 /// Longest wait for one question: the node may have to be found again first.
@@ -81,8 +84,8 @@ pub struct Chain {
     on_loopback: bool,
     /// Hash of the first block.
     pub genesis: Hash,
-    /// The subnet.
-    pub netuid: u16,
+    /// The subnet, and its mechanism.
+    pub subnet: Subnet,
 }
 
 /// An error of the client's layers without the name of every layer.
@@ -120,7 +123,8 @@ impl Chain {
         let link = Arc::new(Link::new(urls));
         let genesis = runtime.block_on(link.connect()).map_err(|e| unreachable(&url, e))?;
         let rpc = RpcClient::new(link.clone());
-        Ok(Chain { runtime, rpc, link, api: OnceCell::new(), url, on_loopback, genesis, netuid: args.netuid })
+        let subnet = Subnet { netuid: args.netuid, mechanism: args.mechanism };
+        Ok(Chain { runtime, rpc, link, api: OnceCell::new(), url, on_loopback, genesis, subnet })
     }
 
     /// Wait for an answer, not for ever.
@@ -215,7 +219,8 @@ impl Chain {
         Ok(ours)
     }
 
-    /// Wait until a block is finalized; its hash. Survives a node that restarts.
+    /// Wait until a block is finalized; its hash. Survives a node that restarts. Every block from the last finalized one on
+    /// is told to `tick`, none left out, whatever the node leaves out.
     ///
     /// # Errors
     /// Exit code 75 when the node stays away, or makes no blocks.
@@ -226,8 +231,8 @@ impl Chain {
         while seen < number {
             let followed = self.follow(|header| {
                 if header > seen {
+                    (seen + 1..=header.min(number)).for_each(&mut tick);
                     (seen, moved) = (header, Instant::now());
-                    tick(seen);
                 }
                 seen < number
             });
@@ -277,6 +282,18 @@ impl Chain {
     pub fn new_blocks(&self, count: u64) -> Result<u64, Report> {
         let answer = self.request("dev_newBlock", rpc_params![serde_json::json!({"count": count})])?;
         answer.as_u64().ok_or_else(|| unreachable(&self.url, "it makes no blocks on demand"))
+    }
+
+    /// Have a development chain go wrong; the number of its last block.
+    ///
+    /// # Errors
+    /// Exit code 75 when the node does not answer, 1 when it does not do that.
+    pub fn fault(&self, fault: &Value) -> Result<u64, Report> {
+        let answer = self.request("dev_fault", rpc_params![fault]).map_err(|mut report| {
+            report.code = record::Code::No;
+            report
+        })?;
+        answer.as_u64().ok_or_else(|| unreachable(&self.url, "it has no faults on demand"))
     }
 
     /// The chain's clock at a block, milliseconds since 1970.

@@ -3,11 +3,15 @@
 //! Pallets, calls and storage are found by name in the node's own metadata. No secret key enters: a [`Signer`] is a
 //! function of the caller. tokio lives inside this crate.
 
+pub mod calls;
 mod client;
+pub mod epochs;
 mod link;
 mod neurons;
 mod submit;
+pub mod timelock;
 pub mod weights;
 
+pub use calls::{Call, Subnet};
 pub use client::{Chain, ChainArgs};
-pub use submit::Signer;
+pub use submit::{Sent, Signer};

@@ -57,18 +57,24 @@ impl Link {
     }
 
     /// Connect now; the hash of the chain's first block. Each address is tried once: who starts wants to know at once.
-    /// Of several nodes the first one that is not behind is taken.
+    /// Of several nodes the first one that is where most are is taken.
     pub(crate) async fn connect(&self) -> Result<Hash, Error> {
         self.connection().await?;
         if self.urls.len() > 1 {
             let heads = self.all_finalized().await;
-            let most = heads.iter().flatten().copied().max().unwrap_or(0);
-            let current = |head: &Option<u64>| head.is_some_and(|head| head.saturating_add(BEHIND) >= most);
+            // Of three and more, one that says it is far ahead is as suspicious as one that is behind.
+            let mut sorted: Vec<u64> = heads.iter().flatten().copied().collect();
+            sorted.sort_unstable();
+            let usual = sorted.get(sorted.len() / 2).copied().unwrap_or(0);
+            let current = |head: &Option<u64>| head.is_some_and(|head| head.abs_diff(usual) <= BEHIND);
             let mut open = self.open.lock().await;
             if let Some(place) = heads.iter().position(current)
                 && place != open.place
             {
-                note("chain", format!("{} is behind: {} is taken", self.urls[open.place], self.urls[place]));
+                note(
+                    "chain",
+                    format!("{} is not where the others are: {} is taken", self.urls[open.place], self.urls[place]),
+                );
                 *open = Open { rpc: None, number: open.number, place };
             }
         }
@@ -151,6 +157,7 @@ impl Link {
     async fn attempt<T>(&self, work: impl AsyncFnOnce(RpcClient) -> Result<T, Error>) -> Result<T, Error> {
         let (number, rpc) = self.connection().await?;
         let result = timeout(ANSWER_WITHIN, work(rpc)).await.unwrap_or_else(|_| Err(gone("no answer")));
+        let result = result.map_err(with_reason);
         if result.as_ref().is_err_and(lost) {
             let mut open = self.open.lock().await;
             // Another request may have found a new one meanwhile.
@@ -160,6 +167,17 @@ impl Link {
             }
         }
         result
+    }
+}
+
+/// What a node says beside the name of its error is the part that helps.
+fn with_reason(error: Error) -> Error {
+    match error {
+        Error::User(UserError { code, message, data: Some(data) }) => {
+            let reason = serde_json::from_str(data.get()).unwrap_or_else(|_| data.get().to_string());
+            Error::User(UserError { code, message: format!("{message}: {reason}"), data: None })
+        }
+        other => other,
     }
 }
 

@@ -2,7 +2,10 @@
 //!
 //! Source of names and types: pallet-subtensor's storage, and pallet-commitments.
 
-use crate::client::{AtBlock, Chain, PAGE};
+use crate::{
+    calls::storage_index,
+    client::{AtBlock, Chain, PAGE},
+};
 use record::{Context, Hash, Hotkey, Report, Uid, records::Peer};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -25,9 +28,25 @@ impl Chain {
     /// One value of SubtensorModule under a netuid, `None` where it is not set.
     pub(crate) fn of_subnet<T: DecodeAsType + 'static>(&self, at: &AtBlock, entry: &str) -> Result<Option<T>, Report> {
         let address = dynamic::storage::<(u16,), T>(PALLET, entry);
-        let netuid = self.netuid;
+        let netuid = self.subnet.netuid;
         let value = self.wait(entry, async { at.storage().try_fetch(address, (netuid,)).await })?;
         value.map(|v| v.decode().again(entry)).transpose()
+    }
+
+    /// One value of SubtensorModule under a mechanism of the subnet.
+    pub(crate) fn of_mechanism<T: DecodeAsType + 'static>(
+        &self,
+        at: &AtBlock,
+        entry: &str,
+    ) -> Result<Option<T>, Report> {
+        let address = dynamic::storage::<(u16,), T>(PALLET, entry);
+        let value = self.wait(entry, async { at.storage().try_fetch(address, (self.index(),)).await })?;
+        value.map(|v| v.decode().again(entry)).transpose()
+    }
+
+    /// Where the weights of the subnet's mechanism are kept.
+    pub(crate) fn index(&self) -> u16 {
+        storage_index(self.subnet.netuid, self.subnet.mechanism)
     }
 
     /// The neurons of the subnet as of a block; `own` marks the wallet's.
@@ -37,20 +56,21 @@ impl Chain {
     pub fn peers(&self, block: Hash, own: Option<Hotkey>) -> Result<Vec<Peer>, Report> {
         let at = self.at(block)?;
         if self.of_subnet::<bool>(&at, "NetworksAdded")? != Some(true) {
-            return Err(Report::config(format!("there is no subnet {} on this chain", self.netuid))
+            return Err(Report::config(format!("there is no subnet {} on this chain", self.subnet.netuid))
                 .hint("--netuid or BZ_NETUID"));
         }
         // Newer chains keep no trust of miners.
         let share = |entry| -> Result<Vec<u16>, Report> {
             Ok(if has(&at, entry) { self.of_subnet(&at, entry)?.unwrap_or_default() } else { Vec::new() })
         };
-        let (incentive, dividends, trust) = (share("Incentive")?, share("Dividends")?, share("Trust")?);
+        let (dividends, trust) = (share("Dividends")?, share("Trust")?);
+        let incentive: Vec<u16> = self.of_mechanism(&at, "Incentive")?.unwrap_or_default();
         let permit: Vec<bool> = self.of_subnet(&at, "ValidatorPermit")?.unwrap_or_default();
-        let last_update: Vec<u64> = self.of_subnet(&at, "LastUpdate")?.unwrap_or_default();
+        let last_update: Vec<u64> = self.of_mechanism(&at, "LastUpdate")?.unwrap_or_default();
         let hotkeys = self.hotkeys(&at)?;
         let buckets = self.buckets(&at)?;
         let keys: Vec<Hotkey> = hotkeys.values().copied().collect();
-        let netuid = self.netuid;
+        let netuid = self.subnet.netuid;
         let of_hotkey = dynamic::storage::<([u8; 32], u16), u64>(PALLET, "TotalHotkeyAlpha");
         let stakes = self.many(&at, of_hotkey, keys.iter().map(|key| (key.0, netuid)).collect())?;
         let owner = dynamic::storage::<([u8; 32],), [u8; 32]>(PALLET, "Owner");
@@ -92,7 +112,7 @@ impl Chain {
 
     pub(crate) fn hotkeys(&self, at: &AtBlock) -> Result<BTreeMap<u16, Hotkey>, Report> {
         let address = dynamic::storage::<(u16, u16), [u8; 32]>(PALLET, "Keys");
-        let netuid = self.netuid;
+        let netuid = self.subnet.netuid;
         self.wait("the subnet's keys", async {
             let mut found = BTreeMap::new();
             let mut entries = at.storage().iter(address, (netuid,)).await.map_err(|e| e.to_string())?;
@@ -107,7 +127,7 @@ impl Chain {
     }
 
     /// Values of a map at many keys, some hundred in a request; `None` where the chain keeps none.
-    fn many<A: Address>(
+    pub(crate) fn many<A: Address>(
         &self,
         at: &AtBlock,
         address: A,
@@ -142,7 +162,7 @@ impl Chain {
     /// What each hotkey has committed as its bucket's address.
     fn buckets(&self, at: &AtBlock) -> Result<BTreeMap<Hotkey, String>, Report> {
         let address = dynamic::storage::<(u16, [u8; 32]), dynamic::Value>("Commitments", "CommitmentOf");
-        let netuid = self.netuid;
+        let netuid = self.subnet.netuid;
         self.wait("the bucket commitments", async {
             let mut found = BTreeMap::new();
             let mut entries = at.storage().iter(address, (netuid,)).await.map_err(|e| e.to_string())?;
@@ -181,7 +201,7 @@ fn raw_fields(value: &dynamic::Value, bytes: &mut Vec<u8>) -> Option<()> {
     }
 }
 
-fn collect_bytes(values: &[dynamic::Value], bytes: &mut Vec<u8>) -> Option<()> {
+pub(crate) fn collect_bytes(values: &[dynamic::Value], bytes: &mut Vec<u8>) -> Option<()> {
     use subxt::ext::scale_value::{Primitive, ValueDef};
     for value in values {
         match &value.value {

@@ -1,13 +1,18 @@
 //! Calls that are signed and sent, and what the chain says of them, in words.
 
-use crate::{client::Chain, neurons::RAO};
+use crate::{
+    calls::Call,
+    client::{Chain, number_of, plain},
+    neurons::RAO,
+};
 use record::{Context, Hash, Hotkey, Report};
 use std::time::Duration;
 use subxt::{
     SubstrateConfig,
-    config::substrate::MultiSignature,
+    config::{DefaultExtrinsicParamsBuilder, substrate::MultiSignature},
     dynamic::{self, At, Value},
     error::{DispatchError, TransactionEventsError, TransactionFinalizedSuccessError},
+    rpcs::client::rpc_params,
     utils::AccountId32,
 };
 
@@ -28,107 +33,261 @@ impl subxt::transactions::Signer<SubstrateConfig> for Signer<'_> {
     }
 }
 
+/// A call that is final and has succeeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// Hash of the extrinsic.
+    pub tx: Hash,
+    /// The block that it is in.
+    pub block: u64,
+}
+
 /// A chain makes a block every 12 s and finalizes a few later.
 const FINAL_WITHIN: Duration = Duration::from_secs(180);
 
-/// What an error of the chain means for a person, and what to do.
-fn in_words(name: &str) -> Option<(&'static str, &'static str)> {
-    Some(match name {
+/// What an error of the chain means for a person, what to do, and whether the same command may do later.
+struct Words(&'static str, &'static str, bool);
+
+/// Not before something is changed.
+const NO: bool = false;
+/// Later.
+const LATER: bool = true;
+
+/// The errors of the calls that this suite makes. Source: Subtensor's `Error`, of pallet-subtensor and pallet-commitments.
+fn in_words(name: &str) -> Option<Words> {
+    let words = |what, hint, later| Some(Words(what, hint, later));
+    match name {
         "HotKeyNotRegisteredInSubNet" | "HotKeyNotRegisteredInNetwork" => {
-            ("the hotkey is not registered in this subnet", "register it: bz-chain register")
+            words("the hotkey is not registered in this subnet", "register it: bz-chain register", NO)
         }
-        "HotKeyAlreadyRegisteredInSubNet" => ("the hotkey is registered already", "nothing is to be done"),
+        "HotKeyAlreadyRegisteredInSubNet" => words("the hotkey is registered already", "nothing is to be done", NO),
+        "HotKeyAccountNotExists" => words("the chain does not know the hotkey", "register it: bz-chain register", NO),
+        "NonAssociatedColdKey" => words("the hotkey belongs to another coldkey", "sign with its own: --wallet", NO),
         "NotEnoughBalanceToStake" | "NotEnoughBalanceToPaySwapHotKey" | "InsufficientBalance" => {
-            ("the coldkey has too little TAO", "send it some; bz-localnet faucet on one machine")
+            words("the coldkey has too little TAO", "send it some; bz-localnet faucet on one machine", NO)
         }
-        "NeuronNoValidatorPermit" => {
-            ("the hotkey has no validator permit", "permits go to the greatest stakes at each epoch: add stake")
+        "SubNetRegistrationDisabled" => words("the subnet takes no registrations", "its owner can allow them", NO),
+        "NoNeuronIdAvailable" => words("the subnet is full", "a place comes free when a neuron is replaced", LATER),
+        "NeuronNoValidatorPermit" => words(
+            "the hotkey has no validator permit",
+            "permits go to the greatest stakes at each epoch: add stake, then wait for the next one",
+            NO,
+        ),
+        "NotEnoughStakeToSetWeights" => words("the hotkey has too little stake to set weights", "add stake", NO),
+        "SettingWeightsTooFast" => {
+            words("weights were set too short a time ago", "try again after the rate limit", LATER)
         }
-        "NotEnoughStakeToSetWeights" => ("the hotkey has too little stake to set weights", "add stake"),
-        "SettingWeightsTooFast" => ("weights were set too short a time ago", "try again after the rate limit"),
-        "CommitRevealEnabled" => {
-            ("this subnet takes weights only by commit and reveal", "it was switched on meanwhile: run this again")
+        "CommitRevealEnabled" => words(
+            "this subnet takes weights only by commit and reveal",
+            "it was switched on meanwhile: run this again",
+            LATER,
+        ),
+        "CommitRevealDisabled" => {
+            words("this subnet takes plain weights", "it was switched off meanwhile: run this again", LATER)
         }
-        "CommitRevealDisabled" => ("this subnet takes plain weights", "it was switched off meanwhile: run this again"),
-        "CommittingWeightsTooFast" => ("weights were committed too short a time ago", "try again after the rate limit"),
-        "RevealTooEarly" => ("the time of the reveal has not come", "try again in the next epoch"),
-        "ExpiredWeightCommit" => ("the time of the reveal is over", "commit again"),
-        "NoWeightsCommitFound" | "InvalidRevealCommitHashNotMatch" => ("the chain has no such commit", "commit again"),
-        "TooManyUnrevealedCommits" => ("ten commits wait for their reveal", "reveal them: run this in each epoch"),
-        "IncorrectWeightVersionKey" => ("the subnet asks for a newer version key", "--version-key"),
-        "DuplicateUids" => ("a uid is there twice", "bz-score fold writes each once"),
-        "UidVecContainInvalidOne" => ("a uid does not exist in the subnet", "score the window again"),
-        "WeightVecLengthIsLow" => ("too few peers have a weight", "the subnet's minimum is above that"),
-        "MaxWeightExceeded" => ("one peer's share is above the subnet's maximum", "clip it"),
-        "MechanismDoesNotExist" | "SubnetNotExists" | "NetworkDoesNotExist" => {
-            ("there is no such subnet", "--netuid or BZ_NETUID")
+        "CommittingWeightsTooFast" => {
+            words("weights were committed too short a time ago", "try again after the rate limit", LATER)
+        }
+        "RevealTooEarly" => words("the time of the reveal has not come", "try again in the next epoch", LATER),
+        "ExpiredWeightCommit" => words("the time of the reveal is over", "commit again", NO),
+        "NoWeightsCommitFound" | "InvalidRevealCommitHashNotMatch" => {
+            words("the chain has no such commit", "commit again", NO)
+        }
+        "TooManyUnrevealedCommits" => {
+            words("ten commits wait for their reveal", "they end with their epoch: try again in the next one", LATER)
+        }
+        "IncorrectCommitRevealVersion" => words(
+            "the chain takes timelocked commits of another version",
+            "--commit hash, or a newer bz-setweights",
+            NO,
+        ),
+        "InvalidRevealRound" => words(
+            "the round of the commit is over already",
+            "is this machine's clock right? then run this again",
+            LATER,
+        ),
+        "IncorrectWeightVersionKey" => words("the subnet asks for a newer version key", "--version-key", NO),
+        "WeightVecNotEqualSize" | "InputLengthsUnequal" => {
+            words("there are not as many weights as uids", "bz-score fold writes as many", NO)
+        }
+        "DuplicateUids" => words("a uid is there twice", "bz-score fold writes each once", NO),
+        "UidVecContainInvalidOne" | "UidsLengthExceedUidsInSubNet" => {
+            words("a uid does not exist in the subnet", "score the window again", NO)
+        }
+        "WeightVecLengthIsLow" => words("too few peers have a weight", "the subnet's minimum is above that", NO),
+        "MaxWeightExceeded" => words("one peer's share is above the subnet's maximum", "clip it", NO),
+        "CanNotSetRootNetworkWeights" => words("the root network takes no weights", "--netuid or BZ_NETUID", NO),
+        "MechanismDoesNotExist" | "SubnetNotExists" | "NetworkDoesNotExist" | "SubnetDoesNotExist" => {
+            words("there is no such subnet, or mechanism of it", "--netuid or BZ_NETUID, --mechanism", NO)
         }
         "TooManyRegistrationsThisBlock" | "TooManyRegistrationsThisInterval" => {
-            ("the subnet takes no more registrations at this moment", "try again in some blocks")
+            words("the subnet takes no more registrations at this moment", "try again in some blocks", LATER)
         }
-        "AccountNotAllowedCommit" => ("only a registered hotkey may commit its bucket", "register it first"),
-        "SpaceLimitExceeded" => ("too much was committed in this epoch", "try again in the next epoch"),
-        _ => return None,
-    })
+        "AccountNotAllowedCommit" => words("only a registered hotkey may commit its bucket", "register it first", NO),
+        "TooManyFieldsInCommitmentInfo" => words("the bucket's address is too long", "at most 384 bytes", NO),
+        "SpaceLimitExceeded" => words("too much was committed in this epoch", "try again in the next epoch", LATER),
+        "CallDisabled" | "AdminActionProhibitedDuringWeightsWindow" => {
+            words("the chain does not take this call at present", "try again in some blocks", LATER)
+        }
+        _ => None,
+    }
+}
+
+/// Why a node does not take a transaction into its pool: a code of Substrate, and where that is 1010 its text, with a number
+/// of Subtensor's own. Source: `sc-transaction-pool`'s `api/error.rs` and Subtensor's `CustomTransactionError`.
+fn pool_words(error: &str) -> Option<Words> {
+    let custom = error.split("Custom error: ").nth(1).map(|rest| {
+        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse::<u8>().unwrap_or(u8::MAX)
+    });
+    if let Some(number) = custom {
+        return Some(match number {
+            0 => Words("the coldkey is about to be swapped", "wait until the swap is over", NO),
+            1 => Words("the stake is too small for this", "add stake", NO),
+            2 => Words("the account has too little TAO", "send it some; bz-localnet faucet on one machine", NO),
+            3 => Words("there is no such subnet", "--netuid or BZ_NETUID", NO),
+            4 => Words("the chain does not know the hotkey", "register it: bz-chain register", NO),
+            5 => Words("less is staked than is to be taken", "take less", NO),
+            6 => Words("this was done too short a time ago", "try again after the rate limit", LATER),
+            7 | 8 => Words("the price moved too far", "try again, or with a greater limit", LATER),
+            9 => Words("the subnet forbids transfers of its stake", "its owner can allow them", NO),
+            10 | 19 => Words("the hotkey is not registered", "register it: bz-chain register", NO),
+            11 | 13 => Words("an address that was served is none", "look at it", NO),
+            12 => Words("an address was served too short a time ago", "try again in some minutes", LATER),
+            15 => Words("the round of the commit is over", "is this machine's clock right? then run this again", LATER),
+            16 => Words("the chain has no such commit", "commit again", NO),
+            17 => Words("the time of the reveal has not come, or is over", "run this again in the next epoch", LATER),
+            18 => Words("there are not as many weights as uids", "bz-score fold writes as many", NO),
+            21 => Words("the coldkey's swap is disputed", "nothing can be signed until that is settled", NO),
+            25 => Words("the hotkey belongs to another coldkey", "sign with its own: --wallet", NO),
+            _ => Words("the chain refuses it, for a reason of its own", "look at bz-chain doctor", NO),
+        });
+    }
+    const TEXTS: [(&str, Words); 9] = [
+        (
+            "Inability to pay",
+            Words("the account cannot pay for it", "fund it: bz-localnet faucet on one machine, btcli elsewhere", NO),
+        ),
+        (
+            "outdated",
+            Words("another transaction of this key came first", "the same command looks at the chain again", LATER),
+        ),
+        (
+            "bad signature",
+            Words(
+                "the node does not believe the signature",
+                "is it another chain, or was it upgraded? run this again",
+                LATER,
+            ),
+        ),
+        ("ancient birth", Words("it was signed too long ago", "run this again", LATER)),
+        ("exhaust", Words("the block is full", "try again in a block", LATER)),
+        ("in the future", Words("another transaction of this key is missing before it", "try again in a block", LATER)),
+        (
+            "temporarily banned",
+            Words(
+                "the node has seen it and refused it a moment ago",
+                "try again in half an hour, or by another node",
+                LATER,
+            ),
+        ),
+        ("Already imported", Words("it is on its way already", "wait for its block", LATER)),
+        ("too low", Words("another transaction of this key is on its way", "wait for its block", LATER)),
+    ];
+    if let Some((_, words)) = TEXTS.into_iter().find(|(part, _)| error.contains(part)) {
+        return Some(words);
+    }
+    let pool_full = ["1016", "ImmediatelyDropped", "couldn't enter the pool"].iter().any(|part| error.contains(part));
+    pool_full.then_some(Words("the node's pool is full", "try again in a block, or by another node", LATER))
+}
+
+fn say(what: &str, Words(words, hint, later): Words, name: &str) -> Report {
+    let text = format!("{what}: {words} ({name})");
+    if later { Report::again(text).hint(hint) } else { Report::no(text).hint(hint) }
+}
+
+fn not_taken(what: &str, mut report: Report) -> Report {
+    let from_pool =
+        ["(1010)", "(1011)", "(1012)", "(1013)", "(1014)", "(1016)"].iter().any(|code| report.error.contains(code));
+    match pool_words(&report.error).filter(|_| from_pool) {
+        Some(words) => {
+            let name = report.error.rsplit("}: ").next().unwrap_or(&report.error).to_string();
+            say(what, words, &name)
+        }
+        None => {
+            report.hints.push("whether it went in is not known: the same command looks before it signs again".into());
+            report
+        }
+    }
 }
 
 impl Chain {
-    /// Sign a call, send it, and wait until it is final and has succeeded; the extrinsic's hash.
+    /// Sign a call, send it, and wait until it is final and has succeeded.
     ///
     /// # Errors
-    /// Exit code 1 when the chain refuses the call, 75 when it cannot be reached.
-    pub fn submit(&self, pallet: &str, call: &str, args: Vec<Value>, signer: &Signer<'_>) -> Result<Hash, Report> {
-        let what = format!("{pallet}.{call}");
-        let api = self.api()?;
-        let at = self.wait("the last block", api.at_current_block())?;
-        let payload = dynamic::transaction(pallet, call, args);
-        let mut transactions = at.transactions();
-        let signed = self.wait(&what, transactions.create_signed(&payload, signer, Default::default()))?;
-        let hash = Hash(signed.hash().0);
-        let sent = self.wait(&what, signed.submit_and_watch()).map_err(|mut report| {
-            if report.error.contains("1010") || report.error.contains("Inability to pay") {
-                report.error = format!("{what}: the account cannot pay for it");
-                report.hints = vec!["fund it: bz-localnet faucet on one machine, btcli elsewhere".into()];
-            }
-            report
-        })?;
-        let done = self
-            .runtime
-            .block_on(async { tokio::time::timeout(FINAL_WITHIN, sent.wait_for_finalized_success()).await });
-        match done {
-            Ok(Ok(_)) => Ok(hash),
-            Ok(Err(TransactionFinalizedSuccessError::SuccessError(TransactionEventsError::ExtrinsicFailed(error)))) => {
-                Err(refused(&what, &error))
-            }
-            Ok(Err(error)) => Err(Report::again(format!("{what}: {error}"))
-                .hint("whether it went in is not known: look at the chain before it is sent again")),
-            Err(_) => Err(Report::again(format!("{what} was sent ({hash}) and is not final after 3 minutes"))
-                .hint("look at the chain before it is sent again")),
-        }
+    /// Exit code 1 when the chain refuses the call, 75 when it cannot be reached, or refuses it for now.
+    pub fn submit(&self, call: &Call, signer: &Signer<'_>) -> Result<Sent, Report> {
+        self.submit_as(call, signer, None)
     }
 
-    /// Register a hotkey by burning TAO of the coldkey that signs.
+    /// The same with a nonce of the caller's, so that several of one account can wait for one block.
     ///
     /// # Errors
     /// As [`Chain::submit`].
-    pub fn register(&self, hotkey: Hotkey, coldkey: &Signer<'_>) -> Result<Hash, Report> {
-        let args = vec![Value::u128(self.netuid.into()), Value::from_bytes(hotkey.0)];
-        self.submit("SubtensorModule", "burned_register", args, coldkey)
+    pub fn submit_as(&self, call: &Call, signer: &Signer<'_>, nonce: Option<u64>) -> Result<Sent, Report> {
+        let what = format!("{}.{}", call.pallet, call.name);
+        let api = self.api()?;
+        let at = self.wait("the last block", api.at_current_block())?;
+        let payload = call.payload();
+        let mut transactions = at.transactions();
+        let params = DefaultExtrinsicParamsBuilder::<SubstrateConfig>::new();
+        let params = if let Some(nonce) = nonce { params.nonce(nonce) } else { params };
+        let signed = self.wait(&what, transactions.create_signed(&payload, signer, params.build()))?;
+        let tx = Hash(signed.hash().0);
+        let sent = self.wait(&what, signed.submit_and_watch()).map_err(|report| not_taken(&what, report))?;
+        let final_within = async {
+            let included = sent.wait_for_finalized().await?;
+            let block = Hash(included.block_hash().0);
+            included.wait_for_success().await.map(|_| block).map_err(TransactionFinalizedSuccessError::from)
+        };
+        let done = self.runtime.block_on(async { tokio::time::timeout(FINAL_WITHIN, final_within).await });
+        let unknown = |report: Report| {
+            report
+                .hint("whether it went in is not known: bz-chain doctor shows it")
+                .hint("the same command looks before it signs again")
+        };
+        match done {
+            Ok(Ok(hash)) => {
+                let header = self.request("chain_getHeader", rpc_params![hash])?;
+                let block = number_of(&header).ok_or_else(|| {
+                    unknown(Report::again(format!("{what} is in block {hash}, which the node does not know")))
+                })?;
+                Ok(Sent { tx, block })
+            }
+            Ok(Err(TransactionFinalizedSuccessError::SuccessError(TransactionEventsError::ExtrinsicFailed(error)))) => {
+                Err(refused(&what, &error))
+            }
+            Ok(Err(error)) => Err(unknown(Report::again(format!("{what} ({tx}): {}", plain(error))))),
+            Err(_) => Err(unknown(Report::again(format!("{what} was sent ({tx}) and is not final after 3 minutes")))),
+        }
     }
 
-    /// Commit the address of the own bucket, in as many raw fields of 128 bytes as it needs.
+    /// The next nonce of an account.
     ///
     /// # Errors
-    /// Exit code 2 when the address is longer than 384 bytes; as [`Chain::submit`].
-    pub fn commit_bucket(&self, address: &str, hotkey: &Signer<'_>) -> Result<Hash, Report> {
-        const FIELD: usize = 128;
-        if address.is_empty() || address.len() > 3 * FIELD {
-            return Err(Report::usage(format!("a bucket's address has 1 to 384 bytes, this one {}", address.len())));
-        }
-        let raw = |part: &[u8]| Value::unnamed_variant(format!("Raw{}", part.len()), [Value::from_bytes(part)]);
-        let fields = Value::unnamed_composite(address.as_bytes().chunks(FIELD).map(raw));
-        let info = Value::named_composite([("fields", Value::unnamed_composite([fields]))]);
-        self.submit("Commitments", "set_commitment", vec![Value::u128(self.netuid.into()), info], hotkey)
+    /// Exit code 75 when the node does not answer.
+    pub fn nonce(&self, account: Hotkey) -> Result<u64, Report> {
+        let answer = self.request("system_accountNextIndex", rpc_params![account])?;
+        answer.as_u64().ok_or_else(|| Report::again("the node knows no nonce"))
+    }
+
+    /// The bytes of a call on this chain.
+    ///
+    /// # Errors
+    /// Exit code 75 when the node does not answer, 78 when it has no such call.
+    pub fn call_bytes(&self, call: &Call) -> Result<Vec<u8>, Report> {
+        let at = self.wait("the last block", self.api()?.at_current_block())?;
+        call.bytes(&at.metadata())
     }
 
     /// What a registration burns now, in TAO.
@@ -165,7 +324,7 @@ impl Chain {
         let api = self.api()?;
         let at = self.wait("the last block", api.at_current_block())?;
         let address = dynamic::storage::<(u16, [u8; 32]), u16>("SubtensorModule", "Uids");
-        let netuid = self.netuid;
+        let netuid = self.subnet.netuid;
         let value = self.wait("the uid", async { at.storage().try_fetch(address, (netuid, hotkey.0)).await })?;
         value.map(|v| v.decode().again("the uid")).transpose()
     }
@@ -176,8 +335,8 @@ fn refused(what: &str, error: &DispatchError) -> Report {
         && let Ok(details) = module.details()
     {
         let name = details.variant.name.as_str();
-        if let Some((words, hint)) = in_words(name) {
-            return Report::no(format!("{what}: {words} ({name})")).hint(hint);
+        if let Some(words) = in_words(name) {
+            return say(what, words, name);
         }
         let docs = details.variant.docs.join(" ");
         return Report::no(format!("{what}: the chain refuses it: {name}. {}", docs.trim()));

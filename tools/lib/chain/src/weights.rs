@@ -1,30 +1,79 @@
 //! Weights: as the Python SDK prepares them, as the chain checks and keeps them.
 
 use crate::{
-    Chain, Signer,
+    Chain,
+    calls::{Subnet, storage_index},
     client::AtBlock,
+    epochs::Epochs,
     neurons::{PALLET, RAO, has},
+    timelock::Beacon,
 };
 use blake2::{Blake2b, Digest, digest::consts::U32};
 use record::{Context, Hash, Hotkey, Report, Uid};
-use std::collections::BTreeMap;
+use std::{cmp::Ordering, collections::BTreeMap};
 use subxt::{
-    dynamic::{self, Value},
+    dynamic::{self, At, Value},
     ext::codec::Encode,
 };
 
-/// A commit to weights, as the chain keeps it.
+/// A commit to weights by their hash, as the chain keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pending {
-    /// See [`commitment`].
+    /// See [`Sealed::hash`].
     pub hash: Hash,
     /// Block of the commit.
     pub block: u64,
-    /// First block of its reveal.
-    pub first: u64,
-    /// Last block of its reveal.
-    pub last: u64,
+    /// Whether it can be revealed.
+    pub due: Due,
 }
+
+/// Whether a commit can be revealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// Not yet: from this block on, as far as is known.
+    From(u64),
+    /// In this epoch.
+    Now,
+    /// No more.
+    Over,
+}
+
+/// A timelocked commit of this validator that the chain has not revealed yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timelocked {
+    /// Block of the commit.
+    pub block: u64,
+    /// The beacon's round that opens it.
+    pub round: u64,
+}
+
+/// When a timelocked commit of this moment is revealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// The beacon's round that opens it.
+    pub round: u64,
+    /// The block from which the chain looks for that round.
+    pub block: u64,
+}
+
+/// The round is that of a moment so many blocks after the epoch, which must not be open before. Source: bittensor-drand.
+const SAFETY: u64 = 3;
+/// The time of a block is measured over so many.
+const MEASURED: u64 = 20;
+
+/// What a chain has for timelocked commits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timelock {
+    /// Version of the commit's form; this suite writes 4.
+    pub version: u16,
+    /// The beacon whose signatures the chain takes.
+    pub beacon: Beacon,
+    /// The last round that it has.
+    pub last_round: u64,
+}
+
+/// The form of timelocked commits that this suite writes.
+pub const TIMELOCK_VERSION: u16 = 4;
 
 /// What is committed to, and revealed later.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -40,10 +89,11 @@ pub struct Sealed {
 }
 
 impl Sealed {
-    /// The hash that is committed: `blake2_256(SCALE(account, u16 netuid, uids, values, salt, u64 version_key))`.
-    /// Source: Subtensor's `do_reveal_weights`.
-    pub fn hash(&self, hotkey: Hotkey, netuid: u16) -> Hash {
-        let content = (hotkey.0, netuid, &self.uids, &self.values, &self.salt, self.version_key).encode();
+    /// The hash that is committed: `blake2_256(SCALE(account, u16 index, uids, values, salt, u64 version_key))`.
+    /// Source: Subtensor's `do_reveal_weights`; the index is that of `get_mechanism_storage_index`.
+    pub fn hash(&self, hotkey: Hotkey, subnet: Subnet) -> Hash {
+        let index = storage_index(subnet.netuid, subnet.mechanism);
+        let content = (hotkey.0, index, &self.uids, &self.values, &self.salt, self.version_key).encode();
         let mut hash = [0; 32];
         hash.copy_from_slice(&Blake2b::<U32>::digest(&content));
         Hash(hash)
@@ -57,7 +107,9 @@ pub struct Rules {
     pub block: u64,
     /// The validator's uid, if it is registered.
     pub uid: Option<Uid>,
-    /// Its stake, in the subnet's own token, and the least that may set weights.
+    /// It is the subnet's owner: needs no stake and no permit.
+    pub owner: bool,
+    /// Its weight in stake, in the subnet's own token, and the least that may set weights.
     pub stake: f64,
     /// See `stake`.
     pub min_stake: f64,
@@ -75,8 +127,16 @@ pub struct Rules {
     pub commit_reveal: bool,
     /// Least version key.
     pub version_key: u64,
-    /// What this validator committed to and did not reveal.
+    /// When epochs are.
+    pub epochs: Epochs,
+    /// Epochs between a commit and its reveal.
+    pub reveal_period: u64,
+    /// What the chain has for timelocked commits, if it takes any.
+    pub timelock: Option<Timelock>,
+    /// What this validator committed to by its hash and did not reveal.
     pub pending: Vec<Pending>,
+    /// Its timelocked commits that wait for their round.
+    pub timelocked: Vec<Timelocked>,
     /// Who has which uid now.
     pub hotkeys: BTreeMap<u16, Hotkey>,
 }
@@ -88,13 +148,13 @@ impl Rules {
             return vec![("the hotkey is not registered in this subnet".into(), "bz-chain register")];
         };
         let mut all = Vec::new();
-        if self.stake < self.min_stake {
+        if self.stake < self.min_stake && !self.owner {
             all.push((
                 format!("uid {uid} has a stake of {}, weights need {}", self.stake, self.min_stake),
                 "add stake, or have others delegate to it",
             ));
         }
-        if !self.permit {
+        if !self.permit && !self.owner {
             all.push((
                 format!("uid {uid} has no validator permit"),
                 "permits go to the greatest stakes at each epoch: add stake, then wait for the next one",
@@ -103,9 +163,17 @@ impl Rules {
         all
     }
 
-    /// The block from which the next weights may be set, when that is still to come.
+    /// The block from which weights may be set again, when some were set or committed in this epoch.
+    pub fn set_in_epoch(&self) -> Option<u64> {
+        let began = self.epochs.began(self.block);
+        Some(self.epochs.next(self.block).unwrap_or(u64::MAX))
+            .filter(|_| self.last_update > 0 && self.last_update >= began)
+    }
+
+    /// The block from which the next weights may be set, when that is still to come. Who never did may at once.
     pub fn too_early(&self) -> Option<u64> {
-        Some(self.last_update.saturating_add(self.rate_limit)).filter(|next| self.block < *next)
+        let next = self.last_update.saturating_add(self.rate_limit);
+        Some(next).filter(|next| self.last_update > 0 && self.block < *next)
     }
 }
 
@@ -113,19 +181,34 @@ impl Chain {
     /// Read the rules for a validator's hotkey.
     ///
     /// # Errors
-    /// Exit code 75 when the node does not answer.
+    /// Exit code 75 when the node does not answer, 78 when the subnet has no such mechanism.
     pub fn weight_rules(&self, hotkey: Hotkey) -> Result<Rules, Report> {
         let block = self.finalized()?;
         let hash = self.block_hash(block)?.ok_or_else(|| Report::again("the last block is not there"))?;
         let at = self.at(hash)?;
+        self.mechanism_exists(&at)?;
         let hotkeys = self.hotkeys(&at)?;
         let uid = hotkeys.iter().find(|(_, key)| **key == hotkey).map(|(uid, _)| Uid(*uid));
         let place = uid.map_or(usize::MAX, |uid| usize::from(uid.0));
         let permit: Vec<bool> = self.of_subnet(&at, "ValidatorPermit")?.unwrap_or_default();
-        let last_update: Vec<u64> = self.of_subnet(&at, "LastUpdate")?.unwrap_or_default();
+        let last_update: Vec<u64> = self.of_mechanism(&at, "LastUpdate")?.unwrap_or_default();
+        let epochs = self.epochs(&at)?;
+        let reveal_period =
+            if has(&at, "RevealPeriodEpochs") { self.or_default(&at, "RevealPeriodEpochs")? } else { 1 };
+        let timelock = self.timelock(&at)?;
+        let pending = if has(&at, "WeightCommits") {
+            self.pending(&at, hotkey, block, epochs, reveal_period)?
+        } else {
+            Vec::new()
+        };
+        let timelocked = match &timelock {
+            Some(_) => self.timelocked(&at, hotkey, epochs.number(block), reveal_period)?,
+            None => Vec::new(),
+        };
         Ok(Rules {
             block,
             uid,
+            owner: uid.is_some() && self.owner_hotkey(&at)? == Some(hotkey),
             permit: permit.get(place).copied().unwrap_or(false),
             last_update: last_update.get(place).copied().unwrap_or(0),
             stake: self.stake_of(&at, hotkey)?,
@@ -135,9 +218,100 @@ impl Chain {
             max_share: if has(&at, "MaxWeightsLimit") { self.or_default(&at, "MaxWeightsLimit")? } else { u16::MAX },
             commit_reveal: self.or_default(&at, "CommitRevealWeightsEnabled")?,
             version_key: self.or_default(&at, "WeightsVersionKey")?,
-            pending: if has(&at, "WeightCommits") { self.pending(&at, hotkey)? } else { Vec::new() },
+            epochs,
+            reveal_period,
+            timelock,
+            pending,
+            timelocked,
             hotkeys,
         })
+    }
+
+    /// When weights that are committed now are revealed: by the epochs of the newest block, and by the chain's own clock, so
+    /// that this machine's may be wrong. `None` where the subnet has no epochs.
+    ///
+    /// # Errors
+    /// Exit code 75 when the node does not answer.
+    pub fn moment_of_reveal(&self, rules: &Rules, timelock: &Timelock) -> Result<Option<Moment>, Report> {
+        let now = self.best()?;
+        let hash = |number: u64| -> Result<Hash, Report> {
+            self.block_hash(number)?.ok_or_else(|| Report::again(format!("the node does not know block {number}")))
+        };
+        let head = hash(now)?;
+        let epochs = self.epochs(&self.at(head)?)?;
+        let Some(block) = epochs.reveal(now, rules.reveal_period) else { return Ok(None) };
+        let before = now.saturating_sub(MEASURED).max(1);
+        let clock = self.time_ms(head)? as f64 / 1e3;
+        let passed = (clock - self.time_ms(hash(before)?)? as f64 / 1e3).max(0.0);
+        let a_block = if now > before { passed / (now - before) as f64 } else { 12.0 };
+        let blocks = block.saturating_add(SAFETY).saturating_sub(now);
+        let round = timelock.beacon.round_at(clock + blocks as f64 * a_block);
+        // A round that is there already hides nothing, and the chain would refuse it.
+        Ok(Some(Moment { round: round.max(timelock.last_round.saturating_add(1)), block }))
+    }
+
+    fn mechanism_exists(&self, at: &AtBlock) -> Result<(), Report> {
+        let mechanism = self.subnet.mechanism;
+        if mechanism == 0 {
+            return Ok(());
+        }
+        let count: u8 =
+            if has(at, "MechanismCountCurrent") { self.or_default(at, "MechanismCountCurrent")? } else { 1 };
+        if mechanism >= count {
+            return Err(Report::config(format!(
+                "subnet {} has no mechanism {mechanism}, it has {count}",
+                self.subnet.netuid
+            ))
+            .hint("--mechanism counts from 0"));
+        }
+        Ok(())
+    }
+
+    fn epochs(&self, at: &AtBlock) -> Result<Epochs, Report> {
+        let tempo = u64::from(self.or_default::<u16>(at, "Tempo")?);
+        if !has(at, "SubnetEpochIndex") {
+            return Ok(Epochs::Counted { tempo, netuid: self.subnet.netuid.into() });
+        }
+        Ok(Epochs::Kept {
+            last: self.or_default(at, "LastEpochBlock")?,
+            pending: self.or_default(at, "PendingEpochAt")?,
+            index: self.or_default(at, "SubnetEpochIndex")?,
+            since: self.or_default(at, "BlocksSinceLastStep")?,
+            tempo,
+        })
+    }
+
+    fn owner_hotkey(&self, at: &AtBlock) -> Result<Option<Hotkey>, Report> {
+        if !has(at, "SubnetOwnerHotkey") {
+            return Ok(None);
+        }
+        Ok(self.of_subnet::<[u8; 32]>(at, "SubnetOwnerHotkey")?.map(Hotkey))
+    }
+
+    fn timelock(&self, at: &AtBlock) -> Result<Option<Timelock>, Report> {
+        let metadata = at.metadata();
+        if !has(at, "CommitRevealWeightsVersion") || metadata.pallet_by_name("Drand").is_none() {
+            return Ok(None);
+        }
+        let plain = |pallet, entry| dynamic::storage::<(), Value>(pallet, entry);
+        let read = |pallet, entry| -> Result<Value, Report> {
+            self.wait(entry, async { at.storage().fetch(plain(pallet, entry), ()).await })?.decode().again(entry)
+        };
+        let config = read("Drand", "BeaconConfig")?;
+        let number = |name: &str| config.at(name).and_then(|n| n.as_u128()).and_then(|n| u32::try_from(n).ok());
+        let mut public = Vec::new();
+        let found = config.at("public_key").and_then(|key| crate::neurons::collect_bytes(&[key.clone()], &mut public));
+        let (Some(()), Some(period), Some(genesis)) = (found, number("period"), number("genesis_time")) else {
+            return Err(Report::again("Drand.BeaconConfig is not what this suite knows")
+                .hint("--commit hash commits to weights without a beacon"));
+        };
+        let version = read(PALLET, "CommitRevealWeightsVersion")?.as_u128().unwrap_or(0);
+        let last_round = read("Drand", "LastStoredRound")?.as_u128().unwrap_or(0);
+        Ok(Some(Timelock {
+            version: u16::try_from(version).unwrap_or(0),
+            beacon: Beacon { public, period, genesis },
+            last_round: u64::try_from(last_round).unwrap_or(0),
+        }))
     }
 
     /// A value of the subnet, or the chain's own default where none was set.
@@ -147,52 +321,93 @@ impl Chain {
         entry: &str,
     ) -> Result<T, Report> {
         let address = dynamic::storage::<(u16,), T>(PALLET, entry);
-        let netuid = self.netuid;
+        let netuid = self.subnet.netuid;
         self.wait(entry, async { at.storage().fetch(address, (netuid,)).await })?.decode().again(entry)
     }
 
-    fn pending(&self, at: &AtBlock, hotkey: Hotkey) -> Result<Vec<Pending>, Report> {
+    fn pending(
+        &self,
+        at: &AtBlock,
+        hotkey: Hotkey,
+        now: u64,
+        epochs: Epochs,
+        period: u64,
+    ) -> Result<Vec<Pending>, Report> {
         type Commits = Vec<([u8; 32], u64, u64, u64)>;
         let address = dynamic::storage::<(u16, [u8; 32]), Commits>(PALLET, "WeightCommits");
-        let key = (self.netuid, hotkey.0);
+        let key = (self.index(), hotkey.0);
         let held = self.wait("the commits", async { at.storage().try_fetch(address, key).await })?;
         let commits = held.map(|v| v.decode().again("the commits")).transpose()?.unwrap_or_default();
+        let next = now.saturating_add(1);
         Ok(commits
             .into_iter()
-            .map(|(hash, block, first, last)| Pending { hash: Hash(hash), block, first, last })
+            .map(|(hash, a, b, c)| {
+                let (block, due) = match epochs {
+                    // Epoch and block of the commit.
+                    Epochs::Kept { .. } => {
+                        let due = match epochs.number(next).cmp(&a.saturating_add(period)) {
+                            Ordering::Less => Due::From(
+                                epochs.reveal(now, a.saturating_add(period) - epochs.number(next)).unwrap_or(u64::MAX),
+                            ),
+                            Ordering::Equal => Due::Now,
+                            Ordering::Greater => Due::Over,
+                        };
+                        (b, due)
+                    }
+                    // Block of the commit, first and last block of its reveal.
+                    Epochs::Counted { .. } if next < b => (a, Due::From(b)),
+                    Epochs::Counted { .. } => (a, if next <= c { Due::Now } else { Due::Over }),
+                };
+                Pending { hash: Hash(hash), block, due }
+            })
             .collect())
     }
 
-    /// Commit to weights; the extrinsic's hash.
-    ///
-    /// # Errors
-    /// As [`Chain::submit`].
-    pub fn commit_weights(&self, hash: Hash, signer: &Signer<'_>) -> Result<Hash, Report> {
-        let args = vec![Value::u128(self.netuid.into()), Value::from_bytes(hash.0)];
-        self.submit(PALLET, "commit_weights", args, signer)
+    fn timelocked(&self, at: &AtBlock, hotkey: Hotkey, epoch: u64, period: u64) -> Result<Vec<Timelocked>, Report> {
+        type Commits = Vec<([u8; 32], u64, Vec<u8>, u64)>;
+        let address = dynamic::storage::<(u16, u64), Commits>(PALLET, "TimelockedWeightCommits");
+        let keys = (epoch.saturating_sub(period.min(100))..=epoch.saturating_add(1)).map(|epoch| (self.index(), epoch));
+        let all = self.many(at, address, keys.collect())?;
+        let own = all.into_iter().flatten().flatten().filter(|(key, ..)| *key == hotkey.0);
+        Ok(own.map(|(_, block, _, round)| Timelocked { block, round }).collect())
     }
 
-    /// Reveal what was committed to; the extrinsic's hash.
-    ///
-    /// # Errors
-    /// As [`Chain::submit`].
-    pub fn reveal_weights(&self, sealed: &Sealed, signer: &Signer<'_>) -> Result<Hash, Report> {
-        let args = vec![
-            Value::u128(self.netuid.into()),
-            list(&sealed.uids),
-            list(&sealed.values),
-            list(&sealed.salt),
-            Value::u128(sealed.version_key.into()),
-        ];
-        self.submit(PALLET, "reveal_weights", args, signer)
-    }
-
+    /// What a hotkey weighs in the subnet: its alpha, and the TAO of the root network at the chain's rate; less what it
+    /// lends to its children, and what its parents lend to it.
+    /// Source: Subtensor's `get_stake_weights_for_hotkey_on_subnet`.
     fn stake_of(&self, at: &AtBlock, hotkey: Hotkey) -> Result<f64, Report> {
-        let address = dynamic::storage::<([u8; 32], u16), u64>(PALLET, "TotalHotkeyAlpha");
-        let key = (hotkey.0, self.netuid);
-        let held = self.wait("the stake", async { at.storage().try_fetch(address, key).await })?;
-        let rao = held.map(|v| v.decode().again("the stake")).transpose()?.unwrap_or(0);
-        Ok(rao as f64 / RAO)
+        type Family = Vec<(u64, [u8; 32])>;
+        let netuid = self.subnet.netuid;
+        let family = |entry: &str| -> Result<Family, Report> {
+            if !has(at, entry) {
+                return Ok(Vec::new());
+            }
+            let address = dynamic::storage::<([u8; 32], u16), Family>(PALLET, entry);
+            let held = self.wait(entry, async { at.storage().try_fetch(address, (hotkey.0, netuid)).await })?;
+            Ok(held.map(|v| v.decode().again(entry)).transpose()?.unwrap_or_default())
+        };
+        let (parents, children) = (family("ParentKeys")?, family("ChildKeys")?);
+        let rate = if has(at, "TaoWeight") {
+            let address = dynamic::storage::<(), u64>(PALLET, "TaoWeight");
+            let held = self.wait("TaoWeight", async { at.storage().fetch(address, ()).await })?;
+            held.decode().again("TaoWeight")? as f64 / u64::MAX as f64
+        } else {
+            0.0
+        };
+        let keys: Vec<[u8; 32]> = std::iter::once(hotkey.0).chain(parents.iter().map(|(_, key)| *key)).collect();
+        let of = |netuid: u16| -> Result<Vec<f64>, Report> {
+            let address = dynamic::storage::<([u8; 32], u16), u64>(PALLET, "TotalHotkeyAlpha");
+            let found = self.many(at, address, keys.iter().map(|key| (*key, netuid)).collect())?;
+            Ok(found.into_iter().map(|rao| rao.unwrap_or(0) as f64 / RAO).collect())
+        };
+        let (alpha, tao) = (of(netuid)?, of(0)?);
+        let share = |(part, _): &(u64, [u8; 32])| *part as f64 / u64::MAX as f64;
+        let lent: f64 = children.iter().map(share).sum();
+        let weigh = |held: &[f64]| {
+            let own = held.first().copied().unwrap_or(0.0) * (1.0 - lent);
+            own + held.iter().skip(1).zip(&parents).map(|(theirs, parent)| theirs * share(parent)).sum::<f64>()
+        };
+        Ok(weigh(&alpha) + weigh(&tao) * rate)
     }
 
     fn threshold(&self, at: &AtBlock) -> Result<f64, Report> {
@@ -240,26 +455,6 @@ impl Chain {
         Ok(found)
     }
 
-    /// Send plain weights; the extrinsic's hash.
-    ///
-    /// # Errors
-    /// As [`Chain::submit`].
-    pub fn set_weights(
-        &self,
-        uids: &[Uid],
-        values: &[u16],
-        version_key: u64,
-        signer: &Signer<'_>,
-    ) -> Result<Hash, Report> {
-        let args = vec![
-            Value::u128(self.netuid.into()),
-            list(&uids.iter().map(|uid| uid.0).collect::<Vec<_>>()),
-            list(values),
-            Value::u128(version_key.into()),
-        ];
-        self.submit("SubtensorModule", "set_weights", args, signer)
-    }
-
     /// The weights that the chain keeps for a validator.
     ///
     /// # Errors
@@ -267,26 +462,22 @@ impl Chain {
     pub fn weights_of(&self, validator: Uid) -> Result<Vec<(u16, u16)>, Report> {
         let api = self.api()?;
         let at = self.wait("the last block", api.at_current_block())?;
-        let address = dynamic::storage::<(u16, u16), Vec<(u16, u16)>>("SubtensorModule", "Weights");
-        let key = (self.netuid, validator.0);
+        let address = dynamic::storage::<(u16, u16), Vec<(u16, u16)>>(PALLET, "Weights");
+        let key = (self.index(), validator.0);
         let value = self.wait("the weights", async { at.storage().try_fetch(address, key).await })?;
         value.map(|v| v.decode().again("the weights")).transpose().map(Option::unwrap_or_default)
     }
 }
 
-fn list(items: &[u16]) -> Value {
-    Value::unnamed_composite(items.iter().map(|item| Value::u128((*item).into())))
-}
-
 /// Clip every share to `limit` and spread the rest, so that the shares sum to 1.
-/// Source: `normalize_max_weight` of the Python SDK (bittensor).
+/// Source: `clip_to_max_weight` of the Python SDK (bittensor 11.3); weights are finite and none is negative.
 pub fn clip_shares(weights: &[f64], limit: f64) -> Vec<f64> {
     const EPSILON: f64 = 1e-7;
     let (n, sum) = (weights.len() as f64, weights.iter().sum::<f64>());
-    if weights.is_empty() {
-        return Vec::new();
+    if weights.is_empty() || sum <= 0.0 {
+        return vec![0.0; weights.len()];
     }
-    if sum == 0.0 || n * limit <= 1.0 {
+    if n * limit <= 1.0 {
         return vec![1.0 / n; weights.len()];
     }
     let mut shares: Vec<f64> = weights.iter().map(|w| w / sum).collect();
@@ -314,16 +505,21 @@ pub fn clip_shares(weights: &[f64], limit: f64) -> Vec<f64> {
     clipped.iter().map(|w| w / sum).collect()
 }
 
-/// Weights as the chain takes them: clipped, divided by the largest, times 65535, rounded half to even, zeros dropped.
-/// Source: `process_weights_for_netuid` and `convert_weights_and_uids_for_emit` of the Python SDK.
-pub fn quantise(uids: &[Uid], weights: &[f64], max_share: u16) -> (Vec<Uid>, Vec<u16>) {
-    let kept: Vec<(Uid, f64)> =
-        uids.iter().copied().zip(weights.iter().copied()).filter(|(_, w)| *w > 0.0 && w.is_finite()).collect();
-    let shares = clip_shares(&kept.iter().map(|(_, w)| *w).collect::<Vec<_>>(), f64::from(max_share) / 65535.0);
-    let most = shares.iter().copied().fold(0.0, f64::max);
-    kept.iter()
-        .zip(shares)
-        .map(|((uid, _), share)| (*uid, (share / most * 65535.0).round_ties_even() as u16))
+/// Weights as the chain takes them: clipped to the greatest share where the subnet has one, divided by the largest, times
+/// 65535, rounded half to even, zeros dropped. Who only weighs itself is not clipped. Every bit is the Python SDK's.
+/// Source: `_conform` and `normalize` of the Python SDK (bittensor 11.3).
+pub fn quantise(uids: &[Uid], weights: &[f64], max_share: u16, own: Option<Uid>) -> (Vec<Uid>, Vec<u16>) {
+    let only_self = own.is_some_and(|own| uids == [own]);
+    let clipped = if !only_self && max_share < u16::MAX {
+        clip_shares(weights, f64::from(max_share) / 65535.0)
+    } else {
+        weights.to_vec()
+    };
+    let most = clipped.iter().copied().fold(0.0, f64::max);
+    uids.iter()
+        .zip(clipped)
+        // The cast makes 0 of what is no number.
+        .map(|(uid, weight)| (*uid, (weight / most * 65535.0).round_ties_even() as u16))
         .filter(|(_, value)| *value > 0)
         .unzip()
 }
@@ -338,7 +534,8 @@ mod tests {
         assert!((clipped.iter().sum::<f64>() - 1.0).abs() < 1e-9);
         assert!(clipped.iter().all(|w| *w <= 0.4 + 1e-6), "{clipped:?}");
         assert_eq!(clip_shares(&[1.0, 1.0], 0.3), [0.5, 0.5], "the limit cannot be kept");
-        assert_eq!(clip_shares(&[0.0, 0.0], 1.0), [0.5, 0.5]);
+        assert_eq!(clip_shares(&[0.0, 0.0], 1.0), [0.0, 0.0]);
+        assert_eq!(clip_shares(&[1.0, 0.0], 0.5), [0.5, 0.5], "the SDK spreads over all that are named");
         assert_eq!(clip_shares(&[3.0, 1.0], 1.0), [0.75, 0.25]);
         assert!(clip_shares(&[], 1.0).is_empty());
     }
@@ -350,14 +547,20 @@ mod tests {
         let mut bytes = vec![9u8; 32];
         bytes.extend([1, 0, 8, 1, 0, 2, 0, 8, 255, 255, 3, 0, 4, 7, 0, 5, 0, 0, 0, 0, 0, 0, 0]);
         let expected = Blake2b::<U32>::digest(&bytes);
-        assert_eq!(sealed.hash(Hotkey([9; 32]), 1).0[..], expected[..]);
+        assert_eq!(sealed.hash(Hotkey([9; 32]), Subnet { netuid: 1, mechanism: 0 }).0[..], expected[..]);
     }
 
     #[test]
     fn the_largest_is_65535_and_nothing_is_dropped() {
         let uids = [Uid(4), Uid(1), Uid(7), Uid(9)];
-        let (kept, values) = quantise(&uids, &[0.5, 0.0, 0.25, f64::NAN], u16::MAX);
+        let (kept, values) = quantise(&uids, &[0.5, 0.0, 0.25, 0.0], u16::MAX, None);
         assert_eq!((kept, values), (vec![Uid(4), Uid(7)], vec![65535, 32768]));
-        assert_eq!(quantise(&uids, &[0.0; 4], u16::MAX).0, []);
+        assert_eq!(quantise(&uids, &[0.0; 4], u16::MAX, None).0, []);
+        assert_eq!(quantise(&uids[..1], &[0.3], 1000, Some(Uid(4))).1, [65535], "oneself, whatever the limit is");
+        // Halves go to the even number: 0.5, 1.5 and 2.5 of 65535.
+        assert_eq!(
+            quantise(&uids, &[1.0, 0.5 / 65535.0, 1.5 / 65535.0, 2.5 / 65535.0], u16::MAX, None).1,
+            [65535, 2, 2]
+        );
     }
 }

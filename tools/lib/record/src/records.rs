@@ -54,6 +54,10 @@ pub struct WindowRecord {
     pub state_block: u64,
     /// The last finalized block when this was written.
     pub block: u64,
+    /// How far the chain's newest block was ahead of it: so many blocks later than it happens a moment is known, and no
+    /// fork changes it any more.
+    #[serde(default)]
+    pub finality_blocks: u64,
     /// Hash of the start block: who trains on which pages.
     pub seed: Option<Hash>,
     /// Hash of the end block: which tiles are revealed, who is audited.
@@ -407,7 +411,16 @@ pub struct Weights {
     /// Hash of the extrinsic.
     #[serde(default)]
     pub tx: Option<Hash>,
-    /// Why they were not sent.
+    /// The final block that it is in.
+    #[serde(default)]
+    pub block: Option<u64>,
+    /// Of a dry run: the call that would be signed.
+    #[serde(default)]
+    pub call: Option<String>,
+    /// Its bytes, hexadecimal.
+    #[serde(default)]
+    pub call_bytes: Option<String>,
+    /// Why they were not sent, or when they are revealed.
     #[serde(default)]
     pub reason: Option<String>,
 }

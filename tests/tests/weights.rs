@@ -1,0 +1,307 @@
+//! Weights by every way that a subnet may ask for, with a chain and endpoints that fail: set once, or the reason is said.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use serde_json::{Value, json};
+use std::{
+    path::{Path, PathBuf},
+    process::Output,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+use tests::{Localnet, Way, lines, text, tool};
+
+/// A validator of a local chain.
+struct Validator<'a> {
+    network: &'a Localnet,
+    chain: String,
+    home: PathBuf,
+    /// All that its tools ever said.
+    said: Mutex<String>,
+}
+
+impl<'a> Validator<'a> {
+    fn join(network: &'a Localnet, chain: &str, home: PathBuf) -> Self {
+        std::fs::create_dir_all(&home).unwrap();
+        network.run(&["join", "vera", "--stake", "100"]);
+        Validator { network, chain: chain.into(), home, said: Mutex::default() }
+    }
+
+    fn tool(&self, name: &str, chain: &str, args: &[&str], input: &str) -> Output {
+        let path = self.home.join("input");
+        std::fs::write(&path, input).unwrap();
+        let wallets = self.network.0.join("wallets");
+        let mut command = tool(name, &self.home);
+        command.args(["--network", chain, "--wallet", "vera"]).arg("--wallet-path").arg(wallets);
+        let out = command.args(args).stdin(std::fs::File::open(path).unwrap()).output().unwrap();
+        *self.said.lock().unwrap() += &(text(&out.stdout) + &text(&out.stderr));
+        out
+    }
+
+    fn peers(&self, mechanism: &str) -> Vec<Value> {
+        let out = self.tool("bz-window", &self.chain, &["--peers", "--mechanism", mechanism], "");
+        assert!(out.status.success(), "{}", text(&out.stderr));
+        lines(&out.stdout).into_iter().filter(|record| record["type"] == "peer").collect()
+    }
+
+    /// All weight for uid 0.
+    fn weights(&self) -> String {
+        let target = self.peers("0").into_iter().find(|peer| peer["uid"] == 0).unwrap()["hotkey"].clone();
+        let all = [
+            json!({"type": "begin", "v": 1, "tool": "t", "version": "0"}),
+            json!({"type": "weights", "window": 1_000_000, "uids": [0], "hotkeys": [target], "weights": [1.0]}),
+            json!({"type": "end", "v": 1, "tool": "t", "wall_s": 0}),
+        ];
+        all.iter().map(|record| format!("{record}\n")).collect()
+    }
+
+    fn set_by(&self, chain: &str, args: &[&str]) -> (Value, String, Option<i32>) {
+        let out = self.tool("bz-setweights", chain, args, &self.weights());
+        let record = lines(&out.stdout).into_iter().rfind(|record| record["type"] == "weights");
+        (record.unwrap_or_default(), text(&out.stderr), out.status.code())
+    }
+
+    fn set(&self, args: &[&str]) -> (Value, String) {
+        let (record, error, code) = self.set_by(&self.chain, args);
+        assert_eq!(code, Some(0), "{error}");
+        (record, error)
+    }
+
+    fn doctor(&self) -> Value {
+        serde_json::from_slice(&self.tool("bz-chain", &self.chain, &["doctor"], "").stdout).unwrap()
+    }
+
+    fn sealed(&self) -> Vec<PathBuf> {
+        let found = std::fs::read_dir(self.home.join("sealed")).into_iter().flatten();
+        found.map(|entry| entry.unwrap().path()).collect()
+    }
+
+    /// Until uid 0 has this incentive.
+    fn paid(&self, mechanism: &str, incentive: f64) {
+        let since = Instant::now();
+        loop {
+            let peers = self.peers(mechanism);
+            if peers[0]["incentive"] == incentive {
+                return;
+            }
+            assert!(since.elapsed() < Duration::from_secs(60), "{peers:?}");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    fn next_epoch(&self) {
+        let next = self.doctor()["next_epoch_at"].as_u64().unwrap();
+        self.network.reach(next);
+    }
+
+    /// Nothing that this validator's tools said or wrote holds a key.
+    fn kept_its_secrets(&self) {
+        let wallet = self.network.0.join("wallets/vera");
+        let mut all = self.said.lock().unwrap().clone() + &std::fs::read_to_string(self.network.0.join("log")).unwrap();
+        everything(&self.home, &mut all);
+        for file in ["coldkey", "hotkeys/default"] {
+            let key: Value = serde_json::from_slice(&std::fs::read(wallet.join(file)).unwrap()).unwrap();
+            let secret = key["privateKey"].as_str().unwrap().trim_start_matches("0x").to_string();
+            assert!(all.len() > 1000 && secret.len() == 128);
+            for part in [&secret[..64], &secret[64..], &secret[20..40]] {
+                assert!(!all.contains(part), "a part of {file} was shown");
+            }
+        }
+    }
+}
+
+fn everything(folder: &Path, all: &mut String) {
+    for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        if entry.path().is_dir() {
+            everything(&entry.path(), all);
+        } else {
+            *all += &text(&std::fs::read(entry.path()).unwrap());
+        }
+    }
+}
+
+fn submitted(record: &Value) -> bool {
+    record["submitted"] == true && record["block"].as_u64().unwrap() > 0 && record["tx"].is_string()
+}
+
+fn reason(record: &Value) -> &str {
+    record["reason"].as_str().unwrap_or_default()
+}
+
+#[test]
+fn weights_go_by_every_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let (network, chain) = Localnet::up(folder.path().join("net"));
+    // No permit before the first epoch, and no surprise.
+    network.run(&["set", "tempo", "1000"]);
+    let vera = Validator::join(&network, &chain, folder.path().join("home"));
+    let (record, _) = vera.set(&[]);
+    assert!(!submitted(&record) && reason(&record).contains("no validator permit"), "{record}");
+    network.run(&["set", "tempo", "20"]);
+    vera.next_epoch();
+    network.run(&["new-block", "8"]);
+
+    // The default: encrypted to a round of the beacon.
+    let (dry, _) = vera.set(&["--dry-run"]);
+    assert_eq!(dry["call"], "SubtensorModule.commit_timelocked_weights");
+    assert!(dry["call_bytes"].as_str().unwrap().starts_with("0x0771"), "{dry}");
+    assert!(dry["submitted"] == false && vera.doctor()["waiting_for_reveal"] == 0, "{dry}");
+    let (record, error) = vera.set(&[]);
+    assert!(submitted(&record) && reason(&record).contains("the chain reveals it from block"), "{record} {error}");
+    assert_eq!(vera.doctor()["waiting_for_reveal"], 1);
+    let (again, _) = vera.set(&[]);
+    assert!(!submitted(&again) && reason(&again).contains("too early"), "{again}");
+    assert!(vera.peers("0").iter().all(|peer| peer["incentive"] == 0.0), "nothing is known before its round");
+    vera.paid("0", 1.0);
+    assert_eq!(vera.doctor()["waiting_for_reveal"], 0);
+
+    // By a hash, revealed by this tool.
+    let (dry, _) = vera.set(&["--dry-run", "--commit", "hash", "--force"]);
+    assert!(vera.sealed().is_empty(), "{dry}");
+    vera.next_epoch();
+    network.run(&["new-block", "8"]);
+    let (record, error) = vera.set(&["--commit", "hash"]);
+    assert!(submitted(&record) && reason(&record).contains("to be revealed from block"), "{record} {error}");
+    let kept = vera.sealed();
+    assert_eq!(kept.len(), 1);
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&kept[0]).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600, "nobody else reads what is sealed");
+    let (_, error) = vera.set(&["--reveal"]);
+    assert!(vera.sealed().len() == 1 && !error.contains("revealed the weights"), "{error}");
+    vera.next_epoch();
+    let (_, error) = vera.set(&["--reveal"]);
+    assert!(error.contains("revealed the weights") && vera.sealed().is_empty(), "{error}");
+
+    // A second mechanism has weights and incentive of its own.
+    network.run(&["set", "mechanism_count", "2"]);
+    let out = vera.tool("bz-setweights", &chain, &["--mechanism", "2"], &vera.weights());
+    assert!(out.status.code() == Some(78) && text(&out.stderr).contains("has no mechanism 2"));
+    let (record, error) = vera.set(&["--mechanism", "1"]);
+    assert!(submitted(&record), "{record} {error}");
+    vera.paid("1", 1.0);
+
+    // Plain.
+    network.run(&["set", "commit_reveal_weights_enabled", "false"]);
+    vera.next_epoch();
+    network.run(&["new-block", "8"]);
+    let (dry, _) = vera.set(&["--dry-run"]);
+    // Pallet, call, netuid, one uid, one weight, version key.
+    assert_eq!(dry["call_bytes"], "0x0700010004000004ffff0000000000000000");
+    let (record, error) = vera.set(&[]);
+    assert!(submitted(&record) && record["reason"].is_null(), "{record} {error}");
+    let (again, _) = vera.set(&[]);
+    assert!(!submitted(&again) && reason(&again).contains("too early"), "{again}");
+
+    // What the chain asks for is said before anything is signed.
+    for (name, value, words) in [
+        ("weights_version_key", "9", "the subnet asks for 9"),
+        ("stake_threshold", "900000000000", "weights need 900"),
+        ("min_allowed_weights", "2", "the subnet asks for 2"),
+    ] {
+        network.run(&["set", name, value]);
+        let key: &[&str] = if name == "weights_version_key" { &["--version-key", "3"] } else { &[] };
+        let (record, _) = vera.set(key);
+        assert!(!submitted(&record) && reason(&record).contains(words), "{record}");
+        network.run(&["set", name, "0"]);
+    }
+    vera.kept_its_secrets();
+}
+
+#[test]
+fn weights_are_set_once_whatever_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let (network, chain) = Localnet::up_with(folder.path().join("net"), &["--interval", "0.2", "--finality", "5"]);
+    let vera = Validator::join(&network, &chain, folder.path().join("home"));
+    network.run(&["set", "tempo", "60"]);
+    vera.next_epoch();
+    network.run(&["new-block", "6"]);
+    assert_eq!(vera.doctor()["permit"], true);
+
+    // The node refuses: said, with what to do, and nothing was sent.
+    network.run(&["fault", "refuse", "1"]);
+    let (_, error, code) = vera.set_by(&chain, &["--commit", "hash"]);
+    assert!(code == Some(75) && error.contains("refused it a moment ago"), "{error}");
+    assert_eq!(vera.doctor()["waiting_for_reveal"], 0);
+
+    // The endpoint goes away before the node has the commit, then after it.
+    let method = "author_submitAndWatchExtrinsic";
+    for after in [false, true] {
+        let way = Way::to(&chain);
+        way.cut_at(method, after);
+        let (_, error, code) = vera.set_by(&way.address, &["--commit", "hash"]);
+        assert!(code == Some(75) && error.contains("whether it went in is not known"), "{error}");
+        network.run(&["new-block", "7"]);
+        assert_eq!(vera.doctor()["waiting_for_reveal"], u64::from(after), "{error}");
+    }
+    let (record, _) = vera.set(&["--commit", "hash"]);
+    assert!(!submitted(&record) && reason(&record).contains("too early"), "{record}");
+
+    // The chain stands for a while at the epoch of the reveal, and takes back its last three blocks.
+    vera.next_epoch();
+    network.run(&["new-block", "5"]);
+    network.run(&["fault", "stall", "2"]);
+    let revealing = std::thread::scope(|scope| {
+        let running = scope.spawn(|| vera.set(&["--reveal"]).1);
+        // It is in a block that is not final.
+        std::thread::sleep(Duration::from_millis(2600));
+        network.run(&["fault", "fork", "3"]);
+        running.join().unwrap()
+    });
+    assert!(revealing.contains("revealed the weights"), "{revealing}");
+    let doctor = vera.doctor();
+    assert_eq!(doctor["waiting_for_reveal"], 0, "{doctor}");
+    network.run(&["new-block", "66"]);
+    vera.paid("0", 1.0);
+    vera.kept_its_secrets();
+}
+
+/// A clock that loses no block: a thousand of them, while the connection breaks ten times.
+#[test]
+fn no_block_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let (network, address) = Localnet::up_with(folder.path().join("net"), &["--interval", "0.05"]);
+    let way = Way::to(&address);
+    let args = chain::ChainArgs { network: vec![way.address.clone()], netuid: 1, mechanism: 0 };
+    let chain = chain::Chain::connect(&args).unwrap();
+    let first = chain.finalized().unwrap();
+    let mut told = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..10 {
+                network.run(&["new-block", "95"]);
+                if round % 2 == 0 {
+                    way.break_off();
+                } else {
+                    way.cut();
+                    std::thread::sleep(Duration::from_millis(300));
+                    way.mend();
+                }
+            }
+        });
+        let hash = chain.wait_for(first + 1000, |block| told.push(block)).unwrap();
+        assert_eq!(Some(hash), chain.block_hash(first + 1000).unwrap());
+    });
+    assert_eq!(told, (first..=first + 1000).collect::<Vec<_>>());
+}
+
+/// A full subnet is read at once.
+#[test]
+fn a_full_subnet_in_few_requests() {
+    let folder = tempfile::tempdir().unwrap();
+    let (network, chain) = Localnet::up_with(folder.path().join("net"), &["--interval", "0.25"]);
+    let home = folder.path().join("home");
+    std::fs::create_dir(&home).unwrap();
+    let mut join = tool("bz-localnet", &home);
+    let out = join.arg("--dir").arg(&network.0).args(["join", "peer", "--count", "255"]).output().unwrap();
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let way = Way::to(&chain);
+    let since = Instant::now();
+    let out = tool("bz-window", &home).args(["--network", &way.address, "--peers"]).output().unwrap();
+    let took = since.elapsed();
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let peers: Vec<Value> = lines(&out.stdout).into_iter().filter(|record| record["type"] == "peer").collect();
+    assert_eq!(peers.len(), 256);
+    assert!(peers.iter().filter(|peer| peer["bucket"].is_string()).count() == 255);
+    let (requests, bytes) = way.counted();
+    println!("256 peers: {requests} requests, {bytes} bytes, {took:?}");
+    assert!(requests < 100, "{requests} requests");
+}

@@ -1,0 +1,123 @@
+//! The calls that this suite makes, by name and in the metadata's own types: signed elsewhere, or only shown.
+
+use crate::{neurons::PALLET, timelock::Payload};
+use record::{Hash, Hotkey, Report, Uid};
+use subxt::{
+    dynamic::{self, Value},
+    ext::frame_decode::extrinsics::encode_call_data,
+    metadata::Metadata,
+    transactions::DynamicPayload,
+};
+
+/// Subnets are at most so many: the weights of mechanism m of a subnet are kept under m · 4096 + netuid.
+/// Source: Subtensor's `get_mechanism_storage_index`.
+pub(crate) const SUBNETS: u16 = 4096;
+
+/// Where a mechanism's weights, bonds, updates and incentive are kept.
+pub fn storage_index(netuid: u16, mechanism: u8) -> u16 {
+    u16::from(mechanism).saturating_mul(SUBNETS).saturating_add(netuid)
+}
+
+/// Which weights: those of a subnet, or of one of its mechanisms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subnet {
+    /// The subnet.
+    pub netuid: u16,
+    /// 0 where it has one only.
+    pub mechanism: u8,
+}
+
+/// A call.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// Its pallet.
+    pub pallet: &'static str,
+    /// Its name.
+    pub name: String,
+    args: Vec<Value>,
+}
+
+fn list(items: &[u16]) -> Value {
+    Value::unnamed_composite(items.iter().map(|item| Value::u128((*item).into())))
+}
+
+impl Call {
+    /// Any call, for chains that have more.
+    pub fn new(pallet: &'static str, name: impl Into<String>, args: Vec<Value>) -> Self {
+        Call { pallet, name: name.into(), args }
+    }
+
+    pub(crate) fn payload(&self) -> DynamicPayload<Vec<Value>> {
+        dynamic::transaction(self.pallet, self.name.clone(), self.args.clone())
+    }
+
+    /// The call's bytes on a chain of this metadata.
+    ///
+    /// # Errors
+    /// Exit code 78 when the chain has no such call, or it takes other arguments.
+    pub fn bytes(&self, metadata: &Metadata) -> Result<Vec<u8>, Report> {
+        encode_call_data(self.pallet, &self.name, &self.args, metadata, metadata.types()).map_err(|e| {
+            Report::config(format!("{}.{}: {e}", self.pallet, self.name)).hint("this chain takes no such call")
+        })
+    }
+
+    /// A call about the weights of a subnet; `named` is what its mechanisms have in place of it.
+    fn about(subnet: Subnet, plain: &str, named: &str, rest: Vec<Value>) -> Self {
+        let mut args = vec![Value::u128(subnet.netuid.into())];
+        if subnet.mechanism > 0 {
+            args.push(Value::u128(subnet.mechanism.into()));
+        }
+        args.extend(rest);
+        Call::new(PALLET, if subnet.mechanism > 0 { named } else { plain }, args)
+    }
+
+    /// Plain weights.
+    pub fn set_weights(subnet: Subnet, uids: &[Uid], values: &[u16], version_key: u64) -> Self {
+        let uids: Vec<u16> = uids.iter().map(|uid| uid.0).collect();
+        let rest = vec![list(&uids), list(values), Value::u128(version_key.into())];
+        Call::about(subnet, "set_weights", "set_mechanism_weights", rest)
+    }
+
+    /// Commit to weights by their hash.
+    pub fn commit_weights(subnet: Subnet, hash: Hash) -> Self {
+        Call::about(subnet, "commit_weights", "commit_mechanism_weights", vec![Value::from_bytes(hash.0)])
+    }
+
+    /// Reveal what was committed to by its hash.
+    pub fn reveal_weights(subnet: Subnet, sealed: &crate::weights::Sealed) -> Self {
+        let rest =
+            vec![list(&sealed.uids), list(&sealed.values), list(&sealed.salt), Value::u128(sealed.version_key.into())];
+        Call::about(subnet, "reveal_weights", "reveal_mechanism_weights", rest)
+    }
+
+    /// Commit to weights that the chain reveals at a round of its beacon; see [`Payload`].
+    pub fn commit_timelocked(subnet: Subnet, sealed: &[u8], round: u64, version: u16) -> Self {
+        let rest = vec![Value::from_bytes(sealed), Value::u128(round.into()), Value::u128(version.into())];
+        Call::about(subnet, "commit_timelocked_weights", "commit_timelocked_mechanism_weights", rest)
+    }
+
+    /// Register a hotkey by burning TAO of the coldkey that signs.
+    pub fn register(netuid: u16, hotkey: Hotkey) -> Self {
+        Call::new(PALLET, "burned_register", vec![Value::u128(netuid.into()), Value::from_bytes(hotkey.0)])
+    }
+
+    /// Commit the address of the own bucket, in as many raw fields of 128 bytes as it needs.
+    ///
+    /// # Errors
+    /// Exit code 2 when the address is empty, or longer than 384 bytes.
+    pub fn commit_bucket(netuid: u16, address: &str) -> Result<Self, Report> {
+        const FIELD: usize = 128;
+        if address.is_empty() || address.len() > 3 * FIELD {
+            return Err(Report::usage(format!("a bucket's address has 1 to 384 bytes, this one {}", address.len())));
+        }
+        let raw = |part: &[u8]| Value::unnamed_variant(format!("Raw{}", part.len()), [Value::from_bytes(part)]);
+        let fields = Value::unnamed_composite(address.as_bytes().chunks(FIELD).map(raw));
+        let info = Value::named_composite([("fields", Value::unnamed_composite([fields]))]);
+        Ok(Call::new("Commitments", "set_commitment", vec![Value::u128(netuid.into()), info]))
+    }
+}
+
+/// What a timelocked commit seals.
+pub fn payload(hotkey: Hotkey, uids: &[Uid], values: &[u16], version_key: u64) -> Payload {
+    Payload { hotkey, uids: uids.iter().map(|uid| uid.0).collect(), values: values.to_vec(), version_key }
+}
