@@ -34,7 +34,7 @@ demo: build ## a network of miners, cheats and a validator on this machine (RESU
 test: build ## all tests
 	@PATH="$(DEBUG):$$PATH" $(CARGO) test --workspace --locked -j $(JOBS)
 
-test-peers: build ## compare with transformers and PyTorch in a virtual environment (.venv)
+test-peers: build ## compare with Bittensor's Python SDK, transformers and PyTorch in virtual environments (.venv)
 	@PATH="$(DEBUG):$$PATH" scripts/test-peers.sh
 
 check: setup ## format, lints, the dependency rule, licences

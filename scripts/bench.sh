@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 out=target/bench
 mkdir -p $out
-python=$(scripts/peers.sh)
+python=$(scripts/peers.sh torch)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 

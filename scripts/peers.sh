@@ -1,12 +1,18 @@
 #!/usr/bin/env bash
-# The peers that we compare with, in a virtual environment (.venv/, 6 GB, once): PyTorch from the same wheels as
-# .libtorch/, with all that its Python half wants, and Hugging Face transformers. Prints the Python to run.
+# The peers that we compare with, each in a virtual environment of its own, made once; prints the Python to run.
+#   peers.sh torch   PyTorch from the same wheels as .libtorch/, and Hugging Face transformers: .venv/torch, 6 GB
+#   peers.sh chain   Bittensor's Python SDK, btcli, and the libraries of wallets and drand: .venv/chain, 0.3 GB
 set -euo pipefail
 cd "$(dirname "$0")/.."
-if [ ! -f .venv/.done ]; then
-  echo "peers: PyTorch 2.11.0 and transformers into .venv/ (once)" >&2
-  "${PYTHON:-python3}" -m venv .venv
-  .venv/bin/pip install -q --disable-pip-version-check torch==2.11.0 transformers==4.57.1 safetensors numpy >&2
-  touch .venv/.done
+case $1 in
+  torch) packages='torch==2.11.0 transformers==4.57.1 safetensors numpy' ;;
+  chain) packages='bittensor==11.3.0 bittensor-drand==2.0.0 bittensor-wallet==4.1.0 numpy' ;;
+esac
+if [ ! -f ".venv/$1/.done" ]; then
+  echo "peers: $packages into .venv/$1 (once)" >&2
+  "${PYTHON:-python3}" -m venv ".venv/$1"
+  # shellcheck disable=SC2086
+  ".venv/$1/bin/pip" install -q --disable-pip-version-check $packages >&2
+  touch ".venv/$1/.done"
 fi
-echo .venv/bin/python
+echo ".venv/$1/bin/python"

@@ -521,6 +521,7 @@ fn a_false_publisher_is_passed_over_and_one_that_is_gone_replaced() {
         name: "validator-false".into(),
         hotkey: "default".into(),
         wallet_path: Some(network.path("wallets")),
+        password_file: None,
     };
     let (out, error, code) = network.shell(
         "miner",

@@ -85,6 +85,7 @@ fn a_chain_runs_again_as_it_did(network: &Localnet) {
         name: "stranger".into(),
         hotkey: "default".into(),
         wallet_path: Some(network.0.join("wallets")),
+        password_file: None,
     };
     let to = to.public().unwrap().to_string();
     let pay = |_| tool("bz-localnet", &network.0).arg("--dir").arg(&network.0).args(["faucet", &to]).spawn().unwrap();
@@ -113,8 +114,12 @@ fn what_the_subnet_is_and_who_is_in_it(network: &Localnet, chain: &str, home: &P
     let (json, error, code) = bz_chain("nobody", &["hyperparameters"]);
     assert!(code == 0 && json["Tempo"] == 5 && json["CommitRevealWeightsEnabled"] == true, "{json} {error}");
     // Who is not registered is told so, and what a place costs; nothing is burned without a limit.
-    let stranger =
-        wallet::WalletArgs { name: "stranger".into(), hotkey: "default".into(), wallet_path: Some(wallets.clone()) };
+    let stranger = wallet::WalletArgs {
+        name: "stranger".into(),
+        hotkey: "default".into(),
+        wallet_path: Some(wallets.clone()),
+        password_file: None,
+    };
     stranger.create().unwrap();
     let (json, error, code) = bz_chain("stranger", &["doctor"]);
     assert!(code == 1 && json["registered"] == false && error.contains("bz-chain register"), "{json} {error}");

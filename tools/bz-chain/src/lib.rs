@@ -28,7 +28,8 @@ Examples:
 
 A bucket is https://ENDPOINT/BUCKET; https://KEYID:SECRET@ENDPOINT/BUCKET with a read-only key, which everybody then
 sees; the 128 characters of Templar; or a bare name at AWS.
-An encrypted coldkey is not opened here: register with `btcli subnet register` then.
+The password of an encrypted coldkey is asked for on a terminal, or read from --password-file: a file of mode 600, or
+/dev/fd/N of a shell's redirection.
 Exit codes: 1 the answer is no, or a place costs more than the limit.
 See also: bz-window, bz-setweights, bz-localnet join";
 
@@ -118,12 +119,14 @@ fn register(wallet: &WalletArgs, chain: &Chain, hotkey: Hotkey, limit: Option<f6
 fn doctor(chain: &Chain, hotkey: Hotkey) -> Result<(), Report> {
     let rules = chain.weight_rules(hotkey)?;
     let obstacles = rules.obstacles();
+    let weights = rules.uid.map(|uid| chain.weights_of(uid)).transpose()?.unwrap_or_default();
     let listed: Vec<_> = obstacles.iter().map(|(what, hint)| json!({"what": what, "hint": hint})).collect();
     print_json(&json!({
         "hotkey": hotkey, "netuid": chain.subnet.netuid, "mechanism": chain.subnet.mechanism, "block": rules.block, "uid": rules.uid, "registered": rules.uid.is_some(),
         "owner": rules.owner, "stake": rules.stake, "stake_needed": rules.min_stake, "permit": rules.permit,
         "commit_reveal": rules.commit_reveal, "reveal_period_epochs": rules.reveal_period,
         "timelocked_commits": rules.timelock.is_some(), "waiting_for_reveal": rules.pending.len() + rules.timelocked.len(),
+        "weights": weights,
         "blocks_since_weights": rules.uid.map(|_| rules.block.saturating_sub(rules.last_update)),
         "rate_limit": rules.rate_limit, "next_epoch_at": rules.epochs.next(rules.block),
         "next_weights_at": rules.too_early().max(rules.set_in_epoch()).unwrap_or(rules.block), "obstacles": listed,

@@ -201,7 +201,12 @@ fn connect(place: &Place) -> Result<Chain, Report> {
 }
 
 fn root_wallet(dir: &Path) -> WalletArgs {
-    WalletArgs { name: "root".into(), hotkey: "default".into(), wallet_path: Some(dir.join("wallets")) }
+    WalletArgs {
+        name: "root".into(),
+        hotkey: "default".into(),
+        wallet_path: Some(dir.join("wallets")),
+        password_file: None,
+    }
 }
 
 fn up(dir: &Path, interval: f64, finality: usize) -> Result<(), Report> {

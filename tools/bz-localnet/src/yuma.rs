@@ -3,8 +3,10 @@
 //! Source: Subtensor's `epoch`, the bonds of Yuma 2 with a fixed moving average. In f64 where Subtensor counts in 32.32
 //! fixed point. Left out: liquid alpha, Yuma 3's bonds, emission (nothing is minted here), stake through childkeys and TAO.
 
+use serde::{Deserialize, Serialize};
+
 /// A subnet at an epoch; n neurons, all vectors of length n.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize)]
 pub struct Subnet {
     /// Stake, in any unit.
     pub stake: Vec<f64>,
@@ -33,7 +35,7 @@ pub struct Subnet {
 }
 
 /// What an epoch gives; vectors of length n.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Epoch {
     /// May set weights from now on.
     pub permit: Vec<bool>,

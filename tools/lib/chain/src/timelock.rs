@@ -86,7 +86,12 @@ pub fn open(sealed: &[u8], signature: &[u8]) -> Option<Vec<u8>> {
     if sealed.len() > LONGEST || at(FIRST, LENGTH.len())? != LENGTH || at(second, LENGTH.len())? != LENGTH {
         return None;
     }
-    let halves = [at(0, FIRST)?, at(FIRST + LENGTH.len(), HALF)?, sealed.get(second + LENGTH.len()..)?].concat();
+    let rest = sealed.get(second + LENGTH.len()..)?;
+    // The crate makes room for a length before it looks whether so much is there.
+    let (body, suite) = counted(rest.get(HALF..)?)?;
+    counted(suite)?;
+    counted(counted(body)?.1)?;
+    let halves = [at(0, FIRST)?, at(FIRST + LENGTH.len(), HALF)?, rest].concat();
     let signature = Signature::deserialize_compressed(signature).ok()?;
     // The bytes are anybody's, and the crate asserts.
     catch_unwind(AssertUnwindSafe(|| {
@@ -95,6 +100,12 @@ pub fn open(sealed: &[u8], signature: &[u8]) -> Option<Vec<u8>> {
     }))
     .ok()
     .flatten()
+}
+
+/// Bytes behind their length, as the crate writes them, and what follows.
+fn counted(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = bytes.split_first_chunk()?;
+    rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)
 }
 
 /// What a validator seals. Source: Subtensor's `WeightsTlockPayload`.
@@ -169,9 +180,11 @@ mod tests {
         let sealed = beacon.seal(1000, &payload.bytes()).unwrap();
         assert_eq!(Payload::read(&open(&sealed, &own.sign(1000)).unwrap()).unwrap(), payload);
         assert_eq!(open(&sealed, &own.sign(1001)), None);
-        for place in [0, 50, 96, 100, 130, 137, 150, sealed.len() - 1] {
+        // Behind it only the cipher's name, which nothing depends on.
+        let name = sealed.len() - "AES_GCM_".len();
+        for place in 0..name {
             let mut broken = sealed.clone();
-            broken[place] ^= 1;
+            broken[place] ^= 1 << (place % 8);
             assert_eq!(open(&broken, &own.sign(1000)), None, "byte {place}");
         }
         for length in [0, 1, 95, 96, 104, 136, 144, 145, sealed.len() - 1] {

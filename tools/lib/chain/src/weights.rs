@@ -300,7 +300,9 @@ impl Chain {
         let config = read("Drand", "BeaconConfig")?;
         let number = |name: &str| config.at(name).and_then(|n| n.as_u128()).and_then(|n| u32::try_from(n).ok());
         let mut public = Vec::new();
-        let found = config.at("public_key").and_then(|key| crate::neurons::collect_bytes(&[key.clone()], &mut public));
+        let found = config
+            .at("public_key")
+            .and_then(|key| crate::neurons::collect_bytes(std::slice::from_ref(key), &mut public));
         let (Some(()), Some(period), Some(genesis)) = (found, number("period"), number("genesis_time")) else {
             return Err(Report::again("Drand.BeaconConfig is not what this suite knows")
                 .hint("--commit hash commits to weights without a beacon"));

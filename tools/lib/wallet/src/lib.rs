@@ -3,9 +3,13 @@
 //! Secret keys are read here and nowhere else, and wiped when dropped. What this crate returns never holds one: no
 //! error, record or log can show a key.
 
+mod keyfile;
+mod password;
+
+use keyfile::{KeyFile, Pair};
+use password::Form;
 use record::{Context, Hotkey, Report, files};
-use schnorrkel::{ExpansionMode, Keypair, MiniSecretKey, SecretKey};
-use serde::Deserialize;
+use schnorrkel::{ExpansionMode, Keypair, MiniSecretKey};
 use serde_json::{Value, json};
 use std::{
     io::Write,
@@ -26,27 +30,14 @@ pub struct WalletArgs {
     /// Folder of the wallets [default: ~/.bittensor/wallets]
     #[arg(long, env = "BT_WALLET_PATH", value_name = "DIR")]
     pub wallet_path: Option<PathBuf>,
-}
-
-/// What is read of a key file; the secrets are wiped when dropped.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct KeyFile {
-    ss58_address: Option<String>,
-    crypto_type: Option<u64>,
-    #[serde(default, deserialize_with = "secret")]
-    private_key: Option<Zeroizing<String>>,
-    #[serde(default, deserialize_with = "secret")]
-    secret_seed: Option<Zeroizing<String>>,
-}
-
-fn secret<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Zeroizing<String>>, D::Error> {
-    Option::<String>::deserialize(from).map(|text| text.map(Zeroizing::new))
+    /// Where the password of an encrypted key is read, a file or /dev/fd/N [default: typed]
+    #[arg(long, env = "BZ_PASSWORD_FILE", value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
 }
 
 /// A key that can sign.
 pub struct Signer {
-    pair: Keypair,
+    pair: Pair,
 }
 
 impl WalletArgs {
@@ -65,15 +56,18 @@ impl WalletArgs {
     }
 
     /// The public hotkey: from `HOTKEYpub.txt` where there is one, so that a tool that only has to know who it is
-    /// never opens a secret; otherwise from the public fields of the key file.
+    /// never opens a secret; otherwise from the address in the key file, or the key itself where it has none.
     ///
     /// # Errors
     /// Exit code 78 when there is no such wallet.
     pub fn public(&self) -> Result<Hotkey, Report> {
         let public = self.folder().join("hotkeys").join(format!("{}pub.txt", self.hotkey));
         let path = if public.exists() { public } else { self.hotkey_path() };
-        let address = read_key(&path, self)?.ss58_address.unwrap_or_default();
-        address.parse().config(format!("{}, its ss58Address", path.display()))
+        let key = self.read(&path)?;
+        match key.address() {
+            Some(address) => address.parse().config(format!("{}, its ss58Address", path.display())),
+            None => Ok(key.pair().map_err(|e| named(&path, e))?.public()),
+        }
     }
 
     /// The hotkey, able to sign.
@@ -81,15 +75,15 @@ impl WalletArgs {
     /// # Errors
     /// Exit code 78 when it is absent, readable by others, or not an sr25519 key file.
     pub fn open(&self) -> Result<Signer, Report> {
-        open(&self.hotkey_path(), self)
+        self.open_file(&self.hotkey_path())
     }
 
-    /// The coldkey, able to sign; only one that is not encrypted.
+    /// The coldkey, able to sign.
     ///
     /// # Errors
     /// As [`WalletArgs::open`].
     pub fn open_coldkey(&self) -> Result<Signer, Report> {
-        open(&self.folder().join("coldkey"), self)
+        self.open_file(&self.folder().join("coldkey"))
     }
 
     /// Make a wallet with a new coldkey and a new hotkey, both unencrypted; what is there already is kept.
@@ -118,65 +112,60 @@ fn new_pair() -> Keypair {
     MiniSecretKey::generate().expand_to_keypair(ExpansionMode::Ed25519)
 }
 
-fn read_key(path: &Path, args: &WalletArgs) -> Result<KeyFile, Report> {
-    let hint = format!(
-        "the wallet is --wallet {} --hotkey {} under --wallet-path; `btcli wallet create` makes one",
-        args.name, args.hotkey
-    );
-    if !path.exists() {
-        return Err(Report::config(format!("there is no key file {}", path.display())).hint(hint));
-    }
-    let bytes = Zeroizing::new(files::read_capped(path, 1 << 16)?);
-    if bytes.starts_with(b"$NACL") || bytes.starts_with(b"$ANSIBLE_VAULT") {
-        return Err(Report::config(format!("{} is encrypted", path.display()))
-            .hint("a hotkey is used without a person there: it has to be a plain key file, readable by you only"));
-    }
-    // The error of the parser would quote the file.
-    serde_json::from_slice(&bytes)
-        .map_err(|_| Report::config(format!("{} is not a Bittensor key file (JSON)", path.display())).hint(hint))
+fn named(path: &Path, mut report: Report) -> Report {
+    report.error = format!("{}: {}", path.display(), report.error);
+    report
 }
 
-fn open(path: &Path, args: &WalletArgs) -> Result<Signer, Report> {
-    no_core_dump();
-    if let Ok(meta) = std::fs::metadata(path) {
-        let mode = meta.permissions().mode();
-        if mode & 0o077 != 0 {
-            return Err(Report::config(format!("{} can be read by others (mode {:o})", path.display(), mode & 0o777))
-                .hint(format!("chmod 600 {}", path.display())));
+impl WalletArgs {
+    fn read(&self, path: &Path) -> Result<KeyFile, Report> {
+        let hint = format!(
+            "the wallet is --wallet {} --hotkey {} under --wallet-path; `btcli wallet create` makes one",
+            self.name, self.hotkey
+        );
+        if !path.exists() {
+            return Err(Report::config(format!("there is no key file {}", path.display())).hint(hint));
         }
+        no_core_dump();
+        let bytes = Zeroizing::new(files::read_capped(path, 1 << 16)?);
+        let clear = match password::form(&bytes) {
+            Form::Plain => bytes,
+            Form::Nacl => {
+                let password = password::ask(path, self.password_file.as_deref())?;
+                password::decrypt(&bytes, path, &password)?
+            }
+            Form::Old(form) => {
+                return Err(Report::config(format!("{} is encrypted in an old form, {form}", path.display()))
+                    .hint("`btcli wallet regen-coldkey` or `regen-hotkey` writes it in the form of today"));
+            }
+        };
+        KeyFile::read(&clear).map_err(|e| named(path, e).hint(hint))
     }
-    let key = read_key(path, args)?;
-    let wrong = |what: &str| Report::config(format!("{}: {what}", path.display()));
-    if key.crypto_type.unwrap_or(1) != 1 {
-        return Err(wrong("not an sr25519 key").hint("Bittensor's keys are sr25519, cryptoType 1"));
-    }
-    let digits = |field: &'_ Zeroizing<String>| Zeroizing::new(field.trim_start_matches("0x").to_string());
-    let pair = if let Some(private) = key.private_key.as_ref().map(digits) {
-        let mut bytes = Zeroizing::new([0u8; 64]);
-        hex::decode_to_slice(private.as_str(), bytes.as_mut_slice())
-            .map_err(|_| wrong("privateKey is not 64 bytes"))?;
-        SecretKey::from_bytes(bytes.as_slice()).map_err(|_| wrong("privateKey is not an sr25519 key"))?.to_keypair()
-    } else if let Some(seed) = key.secret_seed.as_ref().map(digits) {
-        let mut bytes = Zeroizing::new([0u8; 32]);
-        hex::decode_to_slice(seed.as_str(), bytes.as_mut_slice()).map_err(|_| wrong("secretSeed is not 32 bytes"))?;
-        MiniSecretKey::from_bytes(bytes.as_slice())
-            .map_err(|_| wrong("secretSeed is not a seed"))?
-            .expand_to_keypair(ExpansionMode::Ed25519)
-    } else {
-        return Err(wrong("no privateKey and no secretSeed").hint("this is the public half: name the key file itself"));
-    };
-    let public = Hotkey(pair.public.to_bytes()).to_string();
-    match key.ss58_address {
-        Some(address) if address != public => Err(wrong("its private key is not that of its ss58Address")),
-        _ => Ok(Signer { pair }),
+
+    fn open_file(&self, path: &Path) -> Result<Signer, Report> {
+        if let Ok(meta) = std::fs::metadata(path) {
+            let mode = meta.permissions().mode();
+            if mode & 0o077 != 0 {
+                return Err(Report::config(format!(
+                    "{} can be read by others (mode {:o})",
+                    path.display(),
+                    mode & 0o777
+                ))
+                .hint(format!("chmod 600 {}", path.display())));
+            }
+        }
+        let pair = self.read(path)?.pair().map_err(|e| named(path, e))?;
+        Ok(Signer { pair })
     }
 }
 
 /// A process that holds a key leaves no core dump.
 fn no_core_dump() {
     let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
-    // Where the system refuses, the key is used all the same: its limits are the operator's.
+    // Where the system refuses, the key is used all the same: its limits are the operator's. A core that goes to a program
+    // is not held by the limit, but by the second.
     let _ = rustix::process::setrlimit(rustix::process::Resource::Core, none);
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
 }
 
 fn public_json(pair: &Keypair) -> Value {
@@ -209,12 +198,12 @@ fn write_key(path: &Path, pair: &Keypair) -> Result<(), Report> {
 impl Signer {
     /// Who signs.
     pub fn hotkey(&self) -> Hotkey {
-        Hotkey(self.pair.public.to_bytes())
+        self.pair.public()
     }
 
     /// An sr25519 signature in the context of every Substrate chain.
     pub fn sign(&self, message: &[u8]) -> [u8; 64] {
-        self.pair.sign_simple(b"substrate", message).to_bytes()
+        self.pair.sign(message)
     }
 
     /// The same as 128 hexadecimal digits.
@@ -228,7 +217,7 @@ mod tests {
     use super::*;
 
     fn args(path: &Path) -> WalletArgs {
-        WalletArgs { name: "w".into(), hotkey: "h".into(), wallet_path: Some(path.into()) }
+        WalletArgs { name: "w".into(), hotkey: "h".into(), wallet_path: Some(path.into()), password_file: None }
     }
 
     #[test]
@@ -271,5 +260,82 @@ mod tests {
         let address = |t: &str| serde_json::from_str::<Value>(t).unwrap()["ss58Address"].as_str().unwrap().to_string();
         std::fs::write(&path, theirs.replace(&address(&theirs), &address(&text))).unwrap();
         assert!(wallet.open().err().unwrap().error.contains("is not that of its"));
+    }
+
+    /// The forms of the wallet libraries, of one key that everybody knows: `subkey inspect //Alice`.
+    #[test]
+    fn a_key_is_read_in_every_form() {
+        const PHRASE: &str = "bottom drive obey lake curtain smoke basket hold race lonely fit walk";
+        const SEED: &str = "fac7959dbfe72f052e5a0c3c8d6530f202b02fd8f9f5ca3580ec8deb7797479e";
+        const ROOT: &str = "5DfhGyQdFobKM8NsWvEeAKk5EQQgYe9AydgJ7rMB6E1EqRzV";
+        const ALICE: &str = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY";
+        let folder = tempfile::tempdir().unwrap();
+        let wallet = args(folder.path());
+        wallet.create().unwrap();
+        let path = wallet.hotkey_path();
+        std::fs::remove_file(wallet.folder().join("hotkeys/hpub.txt")).unwrap();
+        let pair =
+            MiniSecretKey::from_bytes(&hex::decode(SEED).unwrap()).unwrap().expand_to_keypair(ExpansionMode::Ed25519);
+        let private = hex::encode(pair.secret.to_bytes());
+        let cases = [
+            (
+                json!({"ss58Address": ROOT, "secretPhrase": PHRASE, "privateKey": null, "secretSeed": null})
+                    .to_string(),
+                ROOT,
+            ),
+            (json!({"ss58Address": ROOT, "secretSeed": format!("0x{SEED}"), "cryptoType": "1"}).to_string(), ROOT),
+            (json!({"ss58Address": ROOT, "privateKey": private, "cryptoType": 1}).to_string(), ROOT),
+            (json!({"secretSeed": SEED}).to_string(), ROOT),
+            (format!("0x{SEED}\n"), ROOT),
+            (SEED.to_string(), ROOT),
+            (private, ROOT),
+            (PHRASE.to_string(), ROOT),
+            (format!("{PHRASE}//Alice"), ALICE),
+            ("//Alice".to_string(), ALICE),
+        ];
+        for (content, address) in cases {
+            std::fs::write(&path, content).unwrap();
+            assert_eq!(wallet.public().unwrap().to_string(), address);
+            let signer = wallet.open().unwrap();
+            assert_eq!(signer.hotkey().to_string(), address);
+            let public = schnorrkel::PublicKey::from_bytes(&signer.hotkey().0).unwrap();
+            let signature = schnorrkel::Signature::from_bytes(&signer.sign(b"m")).unwrap();
+            assert!(public.verify_simple(b"substrate", b"m", &signature).is_ok());
+        }
+        for content in ["", "\n", "0x12", "bottom drive", &PHRASE.to_uppercase(), "{\"secretPhrase\":\"x\"}", "{}"] {
+            std::fs::write(&path, content).unwrap();
+            assert_eq!(wallet.open().err().unwrap().code, record::Code::Config, "{content}");
+        }
+        assert_eq!(rustix::process::getrlimit(rustix::process::Resource::Core).current, Some(0));
+    }
+
+    #[test]
+    fn an_encrypted_key_asks_for_its_password() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut wallet = args(folder.path());
+        wallet.create().unwrap();
+        let (path, word) = (wallet.hotkey_path(), folder.path().join("password"));
+        let key = wallet.public().unwrap();
+        let clear = std::fs::read(&path).unwrap();
+        // The library's own form, written with the password "a password".
+        let sealed = password::seal(&clear, "a password");
+        std::fs::write(&path, &sealed).unwrap();
+        assert!(wallet.open().err().unwrap().error.contains("nobody is here to type"));
+        std::fs::write(&word, "a password\n").unwrap();
+        wallet.password_file = Some(word.clone());
+        std::fs::set_permissions(&word, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(wallet.open().err().unwrap().error.contains("can be read by others"));
+        std::fs::set_permissions(&word, std::fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(wallet.open().unwrap().hotkey(), key);
+        std::fs::write(&path, &sealed[..20]).unwrap();
+        assert!(wallet.open().err().unwrap().error.contains("cut short"));
+        std::fs::write(&path, &sealed).unwrap();
+        std::fs::write(&word, "another").unwrap();
+        let report = wallet.open().err().unwrap();
+        assert!(report.error.contains("not its password") && !report.to_string().contains("another"), "{report}");
+        for (old, form) in [("$ANSIBLE_VAULT;1.1;AES256\n31", "Ansible"), ("gAAAAABk", "Fernet")] {
+            std::fs::write(&path, old).unwrap();
+            assert!(wallet.open().err().unwrap().error.contains(form));
+        }
     }
 }
