@@ -160,6 +160,9 @@ pub mod pallet {
     pub type Tempo<T: Config> = StorageMap<_, Identity, u16, u16, ValueQuery, DefaultTempo>;
     #[pallet::storage]
     pub type BlocksSinceLastStep<T: Config> = StorageMap<_, Identity, u16, u64, ValueQuery>;
+    /// The chain's own spelling.
+    #[pallet::storage]
+    pub type LastMechansimStepBlock<T: Config> = StorageMap<_, Identity, u16, u64, ValueQuery>;
     #[pallet::storage]
     pub type WeightsSetRateLimit<T: Config> = StorageMap<_, Identity, u16, u64, ValueQuery, DefaultRateLimit>;
     #[pallet::storage]
@@ -404,6 +407,7 @@ pub mod pallet {
             for (netuid, _) in NetworksAdded::<T>::iter() {
                 if Self::epochs(netuid).due(block) {
                     Self::epoch(netuid);
+                    LastMechansimStepBlock::<T>::insert(netuid, block);
                     BlocksSinceLastStep::<T>::insert(netuid, 0);
                     LastEpochBlock::<T>::insert(netuid, block);
                     PendingEpochAt::<T>::remove(netuid);
@@ -490,6 +494,8 @@ pub mod pallet {
             };
             let shares = |values: &[f64]| values.iter().map(|x| (x * 65535.0) as u16).collect::<Vec<u16>>();
             let mechanisms = MechanismCountCurrent::<T>::get(netuid).max(1);
+            let tempo_ago = Self::block().saturating_sub(Tempo::<T>::get(netuid).into());
+            let last_step = LastMechansimStepBlock::<T>::get(netuid);
             let mut sum = crate::yuma::Epoch::default();
             for mechanism in 0..mechanisms {
                 let index = storage_index(netuid, mechanism);
@@ -500,6 +506,8 @@ pub mod pallet {
                     active: last_update.iter().map(|last| last + cutoff >= Self::block()).collect(),
                     last_update,
                     registered: all().map(|uid| BlockAtRegistration::<T>::get(netuid, uid)).collect(),
+                    committed: Self::oldest_commits(netuid, index),
+                    bonds_since: if last_step == 0 { tempo_ago } else { last_step + 1 },
                     weights: rows(&|uid| Weights::<T>::get(index, uid)),
                     bonds: rows(&|uid| Bonds::<T>::get(index, uid)),
                     owner: owner.map(usize::from),
@@ -521,6 +529,26 @@ pub mod pallet {
             Trust::<T>::insert(netuid, shares(&sum.trust));
             ValidatorTrust::<T>::insert(netuid, shares(&sum.validator_trust));
             Dividends::<T>::insert(netuid, shares(&sum.dividends));
+        }
+
+        /// For each uid the block of its oldest commit that can still be revealed; `u64::MAX` without one.
+        fn oldest_commits(netuid: u16, index: u16) -> Vec<u64> {
+            let mut oldest = vec![u64::MAX; SubnetworkN::<T>::get(netuid).into()];
+            if !CommitRevealWeightsEnabled::<T>::get(netuid) {
+                return oldest;
+            }
+            let (now, period) = (Self::epoch_now(netuid), RevealPeriodEpochs::<T>::get(netuid));
+            let hashed = WeightCommits::<T>::iter_prefix(index)
+                .flat_map(|(who, commits)| commits.into_iter().map(move |(_, epoch, at, _)| (who.clone(), epoch, at)));
+            let sealed = TimelockedWeightCommits::<T>::iter_prefix(index)
+                .flat_map(|(epoch, commits)| commits.into_iter().map(move |(who, at, ..)| (who, epoch, at)));
+            for (who, epoch, at) in hashed.chain(sealed) {
+                let place = Uids::<T>::get(netuid, &who).and_then(|uid| oldest.get_mut(usize::from(uid)));
+                if let Some(block) = place.filter(|_| epoch.saturating_add(period) >= now) {
+                    *block = at.min(*block);
+                }
+            }
+            oldest
         }
 
         fn block() -> u64 {

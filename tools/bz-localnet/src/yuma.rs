@@ -1,7 +1,8 @@
 //! Yuma consensus: from stake and weights to incentive and dividends.
 //!
-//! Source: Subtensor's `epoch`, the bonds of Yuma 2 with a fixed moving average. In f64 where Subtensor counts in 32.32
-//! fixed point. Left out: liquid alpha, Yuma 3's bonds, emission (nothing is minted here), stake through childkeys and TAO.
+//! Source: Subtensor's `epoch_mechanism`, the bonds of Yuma 2 with a fixed moving average. In f64 where Subtensor counts in
+//! 32.32 fixed point; stake is cut to that, since who may set weights hangs on it. Left out: liquid alpha, Yuma 3's bonds,
+//! emission (nothing is minted here), stake through childkeys and TAO.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,10 @@ pub struct Subnet {
     pub last_update: Vec<u64>,
     /// Block of the registration.
     pub registered: Vec<u64>,
+    /// Block of the oldest commit that is not yet revealed; `u64::MAX` without one.
+    pub committed: Vec<u64>,
+    /// Bonds in whoever registered from this block on are those of the one before, and forgotten.
+    pub bonds_since: u64,
     /// Row i: what validator i set, uid and weight, in any unit.
     pub weights: Vec<Vec<(usize, f64)>>,
     /// Row i: the bonds of validator i after the last epoch.
@@ -49,9 +54,12 @@ pub struct Epoch {
     pub incentive: Vec<f64>,
     /// Share of the validators' emission.
     pub dividends: Vec<f64>,
-    /// Bonds, each column's largest 1.
+    /// Bonds, each column's largest 1; of who may set weights.
     pub bonds: Vec<Vec<(usize, f64)>>,
 }
+
+/// A unit of the chain's fixed point is one of so many in 1.
+const FIXED: f64 = 4_294_967_296.0;
 
 fn normalize(values: &mut [f64]) {
     let sum: f64 = values.iter().sum();
@@ -94,10 +102,10 @@ fn weighted_median(stake: &[f64], weights: impl Iterator<Item = f64>, kappa: f64
     held.last().map_or(0.0, |(weight, _)| *weight)
 }
 
-/// The neurons with the most stake, none without; ties go to the lower uid.
+/// The neurons with the most stake, none without; ties go to the higher uid.
 fn top(stake: &[f64], most: usize) -> Vec<bool> {
     let mut order: Vec<usize> = (0..stake.len()).filter(|i| stake[*i] > 0.0).collect();
-    order.sort_by(|a, b| stake[*b].total_cmp(&stake[*a]).then(a.cmp(b)));
+    order.sort_by(|a, b| stake[*b].total_cmp(&stake[*a]).then(b.cmp(a)));
     let mut top = vec![false; stake.len()];
     order.into_iter().take(most).for_each(|i| top[i] = true);
     top
@@ -124,12 +132,13 @@ impl Subnet {
         let n = self.stake.len();
         let mut stake = self.stake.clone();
         normalize(&mut stake);
-        let mut permit = top(&stake, self.max_validators);
-        if let Some(owner) = self.owner {
-            permit[owner] = true;
-        }
+        stake.iter_mut().for_each(|share| *share = (*share * FIXED).floor() / FIXED);
+        let may = |permit: Vec<bool>| -> Vec<bool> {
+            permit.into_iter().enumerate().map(|(i, permit)| permit || self.owner == Some(i)).collect()
+        };
+        let (permitted, permit) = (may(self.permit.clone()), may(top(&stake, self.max_validators)));
         let mut active: Vec<f64> =
-            (0..n).map(|i| if self.permit[i] && self.active[i] { stake[i] } else { 0.0 }).collect();
+            (0..n).map(|i| if permitted[i] && self.active[i] { stake[i] } else { 0.0 }).collect();
         normalize(&mut active);
 
         // Weights of validators, none for oneself, none for who registered after they were set.
@@ -137,7 +146,8 @@ impl Subnet {
         for (i, row) in weights.iter_mut().enumerate() {
             for (j, weight) in row.iter_mut().enumerate() {
                 let oneself = i == j && self.owner != Some(i);
-                if !self.permit[i] || oneself || self.last_update[i] <= self.registered[j] {
+                let before = self.last_update[i] <= self.registered[j] || self.committed[i] < self.registered[j];
+                if !permitted[i] || oneself || before {
                     *weight = 0.0;
                 }
             }
@@ -156,6 +166,10 @@ impl Subnet {
         normalize(&mut incentive);
 
         let mut old = dense(&self.bonds, n);
+        old.iter_mut()
+            .flat_map(|row| row.iter_mut().zip(&self.registered))
+            .filter(|(_, registered)| **registered >= self.bonds_since)
+            .for_each(|(bond, _)| *bond = 0.0);
         normalize_columns(&mut old);
         let mut new: Vec<Vec<f64>> = (0..n)
             .map(|i| {
@@ -178,7 +192,8 @@ impl Subnet {
             }
         }
         let sparse = |row: Vec<f64>| row.into_iter().enumerate().filter(|(_, bond)| *bond > 0.0).collect();
-        let bonds = bonds.into_iter().map(sparse).collect();
+        let kept = |(row, permit): (Vec<f64>, &bool)| if *permit { sparse(row) } else { Vec::new() };
+        let bonds = bonds.into_iter().zip(&permit).map(kept).collect();
         Epoch { permit, consensus, trust, validator_trust, incentive, dividends, bonds }
     }
 }
@@ -197,6 +212,8 @@ mod tests {
             active: vec![true; 5],
             last_update: vec![10; 5],
             registered: vec![0; 5],
+            committed: vec![u64::MAX; 5],
+            bonds_since: 1,
             weights,
             bonds: vec![vec![]; 5],
             owner: None,
@@ -214,8 +231,8 @@ mod tests {
         assert_eq!(epoch.validator_trust[..3], [1.0, 1.0, 0.5]);
         // Miner 4: 0.5 of all stake; miner 3: 0.5 of 0.75.
         let sum = 0.5 + 0.375;
-        assert!((epoch.incentive[4] - 0.5 / sum).abs() < 1e-12 && (epoch.incentive[3] - 0.375 / sum).abs() < 1e-12);
-        assert!((epoch.trust[4] - 0.5 / 0.625).abs() < 1e-12);
+        assert!((epoch.incentive[4] - 0.5 / sum).abs() < 1e-9 && (epoch.incentive[3] - 0.375 / sum).abs() < 1e-9);
+        assert!((epoch.trust[4] - 0.5 / 0.625).abs() < 1e-9);
         // The liar's bonds are in one miner only, at half of what it claimed.
         let share = epoch.dividends[2] / epoch.dividends.iter().sum::<f64>();
         assert!(share < 0.25 && share > 0.0, "{share}");
@@ -229,12 +246,17 @@ mod tests {
             change(&mut subnet);
             subnet.epoch()
         };
-        let without_liar = |e: &Epoch| (e.incentive[3] - 0.5).abs() < 1e-12 && (e.incentive[4] - 0.5).abs() < 1e-12;
+        let without_liar = |e: &Epoch| (e.incentive[3] - 0.5).abs() < 1e-9 && (e.incentive[4] - 0.5).abs() < 1e-9;
         assert!(without_liar(&alone(&|s| s.permit[2] = false)));
         assert!(without_liar(&alone(&|s| s.active[2] = false)));
         // Miner 3 was replaced after everybody had set weights: none of them is for the one who is there now.
         let replaced = alone(&|s| s.registered[3] = 10);
         assert_eq!((replaced.incentive[3], replaced.incentive[4]), (0.0, 1.0));
+        let unrevealed = alone(&|s| {
+            s.registered[3] = 5;
+            s.committed = vec![4; 5];
+        });
+        assert_eq!((unrevealed.incentive[3], unrevealed.incentive[4]), (0.0, 1.0));
         // Nobody weighs itself, but for the owner.
         assert_eq!(alone(&|s| s.weights[0] = vec![(0, 1.0)]).validator_trust[0], 0.0);
         let owner = alone(&|s| {
