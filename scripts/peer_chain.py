@@ -126,13 +126,30 @@ try:
     for hotkey, peer in keys.items():
         assert client.read("uid", netuid=1, hotkey_ss58=hotkey) == peer["uid"]
         assert client.read("hotkey_owner", hotkey_ss58=hotkey) == peer["coldkey"]
+    for neuron in client.read("neurons", netuid=1):
+        peer = keys[neuron.hotkey]
+        assert (neuron.uid, neuron.coldkey, neuron.validator_permit, neuron.last_update, neuron.total_stake.alpha) == (
+            peer["uid"], peer["coldkey"], peer["permit"], peer["last_update"], peer["stake"]), (neuron, peer)
+    graph = client.subnets.metagraph(1)
+    assert [n.hotkey for n in graph.neurons] == list(keys) and graph.tempo == 20
+    for neuron in graph.neurons:
+        peer = keys[neuron.hotkey]
+        assert (neuron.block_at_registration, neuron.incentive, neuron.dividends) == (
+            peer["registered"], peer["incentive"], peer["dividends"]), (neuron, peer)
+        if peer["bucket"]:
+            assert peer["bucket"] in neuron.commitment.value, (neuron, peer)
+    ours = json.loads(tool("bz-chain", *chain, "hyperparameters"))
+    theirs = client.read("subnet_hyperparameters", netuid=1)
+    assert (ours["Tempo"], ours["Kappa"], ours["WeightsSetRateLimit"]) == (
+        theirs["tempo"], theirs["kappa"], theirs["weights_rate_limit"]), (ours, theirs)
+    assert (json.loads(tool("bz-chain", *chain, "doctor", ok=(0, 1)))["next_epoch_at"] - client.read("next_epoch_start_block", netuid=1)) % 20 == 0
     commitment = client.read("commitment", netuid=1, hotkey_ss58=vera.hotkey.ss58_address)
     assert keys[vera.hotkey.ss58_address]["bucket"] in str(commitment), commitment
     info = {"fields": [[{"Raw22": b"https://s3.example.org"}]]}
     result = client.submit_call(calls.Commitments.set_commitment(netuid=1, info=info), vera, signer="hotkey")
     assert result.success, result
     assert {p["hotkey"]: p for p in peers()}[vera.hotkey.ss58_address]["bucket"] == "https://s3.example.org"
-    say("peers, owners and buckets agree both ways")
+    say("peers, owners, buckets, hyperparameters and epochs agree both ways")
 
     def weigh(values):
         uids = [p["uid"] for p in keys.values()]

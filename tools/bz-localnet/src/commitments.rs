@@ -104,6 +104,10 @@ pub mod pallet {
     #[pallet::storage]
     pub type CommitmentOf<T: Config> =
         StorageDoubleMap<_, Identity, u16, Twox64Concat, T::AccountId, Registration<BlockNumberFor<T>>, OptionQuery>;
+    /// What was timelocked and is open now, newest last; none is timelocked here.
+    #[pallet::storage]
+    pub type RevealedCommitments<T: Config> =
+        StorageDoubleMap<_, Identity, u16, Twox64Concat, T::AccountId, Vec<(Vec<u8>, u64)>, OptionQuery>;
     #[pallet::storage]
     pub type LastCommitment<T: Config> =
         StorageDoubleMap<_, Identity, u16, Twox64Concat, T::AccountId, BlockNumberFor<T>, OptionQuery>;

@@ -6,6 +6,7 @@
 #![allow(missing_docs, reason = "FRAME's macros make public items of their own")]
 
 pub mod admin;
+pub mod apis;
 pub mod blocks;
 pub mod commitments;
 pub mod drand;

@@ -2,7 +2,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "inside FRAME's macros")]
 
 use crate::{
-    admin, commitments,
+    admin, apis, commitments,
     drand::{self, aura},
     subtensor,
 };
@@ -52,7 +52,7 @@ pub const VERSION: RuntimeVersion = RuntimeVersion {
     impl_name: Cow::Borrowed("bz-localnet"),
     authoring_version: 1,
     // Clients keep metadata by this number: it rises when a pallet changes.
-    spec_version: 3,
+    spec_version: 4,
     impl_version: 1,
     apis: RUNTIME_API_VERSIONS,
     transaction_version: 1,
@@ -177,6 +177,17 @@ sp_api::impl_runtime_apis! {
             extrinsic: <Block as BlockT>::Extrinsic,
             block: <Block as BlockT>::Hash,
         ) -> TransactionValidity { Executive::validate_transaction(source, extrinsic, block) }
+    }
+    impl apis::NeuronInfoRuntimeApi<Block> for Runtime {
+        fn get_neurons_lite(netuid: u16) -> Vec<apis::NeuronInfoLite> { apis::neurons(netuid) }
+        fn get_neuron_lite(netuid: u16, uid: u16) -> Option<apis::NeuronInfoLite> { apis::neuron(netuid, uid) }
+    }
+    impl apis::SubnetInfoRuntimeApi<Block> for Runtime {
+        fn get_metagraph(netuid: u16) -> Option<apis::Metagraph> { apis::metagraph(netuid) }
+        fn get_subnet_hyperparams_v3(netuid: u16) -> Option<Vec<apis::HyperparamEntry>> {
+            apis::hyperparameters(netuid)
+        }
+        fn get_next_epoch_start_block(netuid: u16) -> Option<u64> { apis::next_epoch(netuid) }
     }
     impl frame_system_rpc_runtime_api::AccountNonceApi<Block, AccountId, u32> for Runtime {
         fn account_nonce(account: AccountId) -> u32 { System::account_nonce(account) }

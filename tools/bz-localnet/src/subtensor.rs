@@ -421,7 +421,7 @@ pub mod pallet {
     }
 
     impl<T: Config> Pallet<T> {
-        fn epochs(netuid: u16) -> Epochs {
+        pub(crate) fn epochs(netuid: u16) -> Epochs {
             Epochs::Kept {
                 last: LastEpochBlock::<T>::get(netuid),
                 pending: PendingEpochAt::<T>::get(netuid),
@@ -497,13 +497,16 @@ pub mod pallet {
             let tempo_ago = Self::block().saturating_sub(Tempo::<T>::get(netuid).into());
             let last_step = LastMechansimStepBlock::<T>::get(netuid);
             let mut sum = crate::yuma::Epoch::default();
+            let mut active = vec![false; n.into()];
             for mechanism in 0..mechanisms {
                 let index = storage_index(netuid, mechanism);
                 let last_update = LastUpdate::<T>::get(index);
+                let now: Vec<bool> = last_update.iter().map(|last| last + cutoff >= Self::block()).collect();
+                active.iter_mut().zip(&now).for_each(|(active, now)| *active |= now);
                 let epoch = crate::yuma::Subnet {
                     stake: all().map(stake).collect(),
                     permit: ValidatorPermit::<T>::get(netuid),
-                    active: last_update.iter().map(|last| last + cutoff >= Self::block()).collect(),
+                    active: now,
                     last_update,
                     registered: all().map(|uid| BlockAtRegistration::<T>::get(netuid, uid)).collect(),
                     committed: Self::oldest_commits(netuid, index),
@@ -524,6 +527,7 @@ pub mod pallet {
                 }
                 sum.add(epoch, f64::from(mechanisms));
             }
+            Active::<T>::insert(netuid, active);
             ValidatorPermit::<T>::insert(netuid, sum.permit);
             Consensus::<T>::insert(netuid, shares(&sum.consensus));
             Trust::<T>::insert(netuid, shares(&sum.trust));
@@ -551,7 +555,7 @@ pub mod pallet {
             oldest
         }
 
-        fn block() -> u64 {
+        pub(crate) fn block() -> u64 {
             frame_system::Pallet::<T>::block_number().saturated_into()
         }
 
