@@ -49,6 +49,11 @@ fn nodes_that_fork_lie_behind_or_go_away() {
     two.reach(120);
     let out = window(&home, &both, &["--peers"]);
     assert!(out.status.success() && text(&out.stderr).contains("is not where the others are"), "{}", text(&out.stderr));
+    // What it alone has is drawn from when the other stands still, and not while the other goes on: it may be made up.
+    two.reach(480);
+    let out = window(&home, &both, &["--window", "19"]);
+    assert_eq!(out.status.code(), Some(75), "{}", text(&out.stderr));
+    assert!(text(&out.stderr).contains("1 have block 456, 1 do not, and their chain goes on"), "{}", text(&out.stderr));
     drop(two);
     // One that does not answer is passed over.
     let out = window(&home, &format!("{second},{first}"), &["--window", "1"]);

@@ -1,7 +1,7 @@
 //! Commitments: looked for until the window's last block is there. What was not seen before it is late: from then on the
 //! draw is known, and a bucket's own time stamps prove nothing.
 
-use crate::Context;
+use crate::{Context, OWN_DISK};
 use record::{
     Hash, Hotkey, Report, Stream, Window, files,
     records::{Commit, Peer},
@@ -12,7 +12,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use store::Bucket;
+use store::{Bucket, Fault};
 use wire::commit;
 
 /// A commitment file is a few hundred bytes.
@@ -20,8 +20,9 @@ const CAP: u64 = 16 << 10;
 /// One look at one bucket; a bucket that stalls costs only its own peer.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// Why each peer's commitment is not here yet, as its last look found it.
-type Reasons = Arc<Mutex<BTreeMap<Hotkey, String>>>;
+/// Why each peer's commitment is not here yet, as its last look found it: a status, and the reason.
+type Reasons = Arc<Mutex<BTreeMap<Hotkey, Why>>>;
+type Why = (&'static str, String);
 
 /// `bz-pull --commits`.
 pub(crate) fn pull(context: &Context<'_>, stream: &mut Stream<'_>) -> Result<(), Report> {
@@ -42,7 +43,10 @@ pub(crate) fn pull(context: &Context<'_>, stream: &mut Stream<'_>) -> Result<(),
                 let path = folder.join(format!("{}.commit.part", peer.hotkey));
                 work.push(look(bucket, peer.clone(), context.run, context.window.window, path, pause, reasons.clone()));
             }
-            Err(why) => drop(lock(&reasons).insert(peer.hotkey, why)),
+            Err(why) => {
+                let status = if peer.bucket.is_none() { "missing" } else { "invalid" };
+                lock(&reasons).insert(peer.hotkey, (status, why));
+            }
         }
     }
     let (chain, end) = (&context.chain, context.window.end_block);
@@ -54,7 +58,7 @@ pub(crate) fn pull(context: &Context<'_>, stream: &mut Stream<'_>) -> Result<(),
                 // It counts when it was seen, not when a slower one was.
                 let now = chain.best()?;
                 if now >= end {
-                    lock(&reasons).insert(commit.hotkey, "it came after the window's end".into());
+                    lock(&reasons).insert(commit.hotkey, ("late", "it came after the window's end".into()));
                     return Ok(());
                 }
                 commit.block = Some(now);
@@ -67,12 +71,10 @@ pub(crate) fn pull(context: &Context<'_>, stream: &mut Stream<'_>) -> Result<(),
     for (hotkey, peer) in open {
         let found = lock(&reasons).get(&hotkey).cloned();
         let unseen = found.is_none();
-        let why = found.unwrap_or_else(|| "it was not looked for before the window's end".into());
-        let status = match why.as_str() {
-            w if w.starts_with("not there") || w.starts_with("it has not said") => "missing",
-            w if unseen || w.starts_with("it came after") => "late",
-            _ => "invalid",
-        };
+        let (status, why) = found.unwrap_or_else(|| ("late", "it was not looked for before the window's end".into()));
+        if status == OWN_DISK {
+            return Err(Report::again(why).hint("the same command goes on where this one ended"));
+        }
         let judged = Commit {
             window: context.window.window,
             run: context.run,
@@ -93,7 +95,7 @@ pub(crate) fn pull(context: &Context<'_>, stream: &mut Stream<'_>) -> Result<(),
     Ok(())
 }
 
-fn lock(reasons: &Reasons) -> std::sync::MutexGuard<'_, BTreeMap<Hotkey, String>> {
+fn lock(reasons: &Reasons) -> std::sync::MutexGuard<'_, BTreeMap<Hotkey, Why>> {
     reasons.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -125,21 +127,26 @@ async fn look(
     }
 }
 
-async fn one(bucket: &Bucket, peer: &Peer, run: Hash, window: Window, path: &Path) -> Result<Commit, String> {
+async fn one(bucket: &Bucket, peer: &Peer, run: Hash, window: Window, path: &Path) -> Result<Commit, Why> {
     let key = format!("{run}/{window}/{}/commit.json", peer.hotkey);
-    bucket.get_within(&key, CAP, path, LOOK).await.map_err(|e| e.to_string())?;
-    let commit = files::read_json::<Commit>(path).map_err(|_| "it is no commitment".to_string());
+    bucket.get_within(&key, CAP, path, LOOK).await.map_err(|fault| match fault {
+        Fault::Disk(why) => (OWN_DISK, why),
+        Fault::TooLarge(_) => ("invalid", fault.to_string()),
+        _ => ("missing", fault.to_string()),
+    })?;
+    let invalid = |why: &str| ("invalid", why.to_string());
+    let commit = files::read_json::<Commit>(path).map_err(|_| invalid("it is no commitment"));
     // Only what was checked is kept.
     let _ = std::fs::remove_file(path);
     let mut commit = commit?;
     if commit.run != run || commit.window != window {
-        return Err("it is of another run or window".into());
+        return Err(invalid("it is of another run or window"));
     }
     if commit.hotkey != peer.hotkey || commit.uid != peer.uid {
-        return Err("it belongs to another".into());
+        return Err(invalid("it belongs to another"));
     }
-    let message = commit::commit_message(&commit).map_err(|e| e.error)?;
-    commit::verify(commit.hotkey, &message, &commit.signature).map_err(|e| e.error)?;
+    let message = commit::commit_message(&commit).map_err(|e| invalid(&e.error))?;
+    commit::verify(commit.hotkey, &message, &commit.signature).map_err(|e| invalid(&e.error))?;
     // A path that came from outside is dropped, never opened.
     commit.path = None;
     commit.status = Some("ok".into());

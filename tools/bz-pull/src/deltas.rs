@@ -1,6 +1,6 @@
 //! Deltas: of every peer that committed in time, once, at the deadline.
 
-use crate::Context;
+use crate::{Context, OWN_DISK};
 use record::{
     Report, Stream, files,
     records::{Commit, Delta, Peer, Pull},
@@ -79,9 +79,6 @@ pub(crate) fn pull(context: &Context<'_>, inputs: &Inputs, stream: &mut Stream<'
     }
     Ok(())
 }
-
-/// No status of a peer: what is wrong is here.
-const OWN_DISK: &str = "disk";
 
 struct Got {
     url: Option<String>,

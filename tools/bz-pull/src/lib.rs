@@ -107,6 +107,9 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     }
 }
 
+/// No status of a peer: what is wrong is here.
+const OWN_DISK: &str = "disk";
+
 impl Context<'_> {
     /// A peer's bucket, or why it cannot be read.
     fn bucket(&self, peer: &Peer) -> Result<Bucket, String> {

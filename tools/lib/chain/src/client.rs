@@ -1,6 +1,9 @@
 //! The connection and the clock: finalized blocks by subscription.
 
-use crate::{calls::Subnet, link::Link};
+use crate::{
+    calls::Subnet,
+    link::{BEHIND, Link},
+};
 use record::{Context, Hash, Report};
 use serde_json::Value;
 use std::{
@@ -82,6 +85,8 @@ pub struct Chain {
     api: OnceCell<Api>,
     url: String,
     on_loopback: bool,
+    /// Which of the nodes stand still: they are waited for once.
+    standing: OnceCell<Vec<usize>>,
     /// Hash of the first block.
     pub genesis: Hash,
     /// The subnet, and its mechanism.
@@ -124,7 +129,17 @@ impl Chain {
         let genesis = runtime.block_on(link.connect()).map_err(|e| unreachable(&url, e))?;
         let rpc = RpcClient::new(link.clone());
         let subnet = Subnet { netuid: args.netuid, mechanism: args.mechanism };
-        Ok(Chain { runtime, rpc, link, api: OnceCell::new(), url, on_loopback, genesis, subnet })
+        Ok(Chain {
+            runtime,
+            rpc,
+            link,
+            api: OnceCell::new(),
+            url,
+            on_loopback,
+            standing: OnceCell::new(),
+            genesis,
+            subnet,
+        })
     }
 
     /// Wait for an answer, not for ever.
@@ -199,15 +214,25 @@ impl Chain {
         Ok(hash_of(&self.request("chain_getBlockHash", rpc_params![number])?))
     }
 
-    /// The hash of a finalized block on which all nodes that have it agree: what is drawn from it is drawn once.
+    /// The hash of a finalized block on which the nodes agree: what is drawn from it is drawn once. No node may have another,
+    /// and more than half of those whose chain goes on have it: one that says it is far ahead of the only other is not believed.
     ///
     /// # Errors
-    /// Exit code 75 when two nodes disagree, or none answers.
+    /// Exit code 75 when the nodes disagree, or none answers.
     pub fn agreed_hash(&self, number: u64) -> Result<Option<Hash>, Report> {
         let ours = self.block_hash(number)?;
-        if self.link.nodes() > 1 {
+        if self.link.nodes() > 1 && ours.is_some() {
+            self.others_agree(number, ours)?;
+        }
+        Ok(ours)
+    }
+
+    fn others_agree(&self, number: u64, ours: Option<Hash>) -> Result<(), Report> {
+        let since = Instant::now();
+        let mut first: Option<Vec<Option<u64>>> = None;
+        loop {
             let all = self.runtime.block_on(self.link.all_hashes(number));
-            if let Some(other) = all.into_iter().flatten().find(|hash| ours.is_some_and(|ours| ours != *hash)) {
+            if let Some(other) = all.iter().flatten().flatten().find(|hash| Some(**hash) != ours) {
                 let ours = ours.map_or_else(String::new, |hash| hash.to_string());
                 return Err(Report::again(format!(
                     "the nodes of {} disagree about block {number}: {ours}, {other}",
@@ -215,8 +240,33 @@ impl Chain {
                 ))
                 .hint("one of them is on a fork, or lies: leave it out of --network"));
             }
+            let have = all.iter().flatten().flatten().count();
+            let stands = |node: &usize| self.standing.get().is_some_and(|standing| standing.contains(node));
+            let without: Vec<usize> = (0..all.len()).filter(|node| all[*node] == Some(None) && !stands(node)).collect();
+            if have > without.len() {
+                return Ok(());
+            }
+            // They are a moment behind, or stand still; or they are the honest ones.
+            let heads = self.runtime.block_on(self.link.all_finalized());
+            let first = first.get_or_insert_with(|| heads.clone());
+            let goes_on = |node: &&usize| heads[**node].zip(first[**node]).is_some_and(|(now, then)| now > then);
+            let far = |node: &&usize| heads[**node].is_some_and(|head| head.saturating_add(BEHIND) < number);
+            let moving = without.iter().filter(goes_on);
+            let waited = since.elapsed() >= STALE;
+            if have <= moving.clone().filter(|node| waited || far(node)).count() {
+                return Err(Report::again(format!(
+                    "of the nodes of {}, {have} have block {number}, {} do not, and their chain goes on",
+                    self.url,
+                    moving.count()
+                ))
+                .hint("one of them is behind, or lies about its head: leave it out of --network, or name a third"));
+            }
+            if waited {
+                let _ = self.standing.set(without);
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(300));
         }
-        Ok(ours)
     }
 
     /// Wait until a block is finalized; its hash. Survives a node that restarts. Every block from the last finalized one on

@@ -35,7 +35,7 @@ struct Open {
 /// A question to every node is answered within this time, or without that node.
 const SIDE_ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// A node that is so many blocks behind another one is stale.
-const BEHIND: u64 = 10;
+pub(crate) const BEHIND: u64 = 10;
 
 fn gone(why: impl Into<String>) -> Error {
     Error::Client(why.into().into())
@@ -96,7 +96,7 @@ impl Link {
     }
 
     /// The last finalized block of every node, `None` of one that does not answer.
-    async fn all_finalized(&self) -> Vec<Option<u64>> {
+    pub(crate) async fn all_finalized(&self) -> Vec<Option<u64>> {
         self.ask_all(async |rpc: RpcClient| {
             let head: serde_json::Value = rpc.request("chain_getFinalizedHead", rpc_params![]).await?;
             let header: serde_json::Value = rpc.request("chain_getHeader", rpc_params![head]).await?;
@@ -105,10 +105,9 @@ impl Link {
         .await
     }
 
-    /// The hash of a block as every node has it; `None` of one that does not answer or does not have it.
-    pub(crate) async fn all_hashes(&self, block: u64) -> Vec<Option<Hash>> {
-        let ask = async |rpc: RpcClient| rpc.request::<Option<Hash>>("chain_getBlockHash", rpc_params![block]).await;
-        self.ask_all(ask).await.into_iter().map(Option::flatten).collect()
+    /// The hash of a block as every node has it: `Some(None)` of one that does not have it, `None` of one that does not answer.
+    pub(crate) async fn all_hashes(&self, block: u64) -> Vec<Option<Option<Hash>>> {
+        self.ask_all(async |rpc: RpcClient| rpc.request("chain_getBlockHash", rpc_params![block]).await).await
     }
 
     async fn ask_all<T>(&self, ask: impl AsyncFn(RpcClient) -> Result<T, Error>) -> Vec<Option<T>> {
