@@ -150,4 +150,28 @@ fn what_the_subnet_is_and_who_is_in_it(network: &Localnet, chain: &str, home: &P
     let peers: Vec<Value> = text(&out.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let peer = peers.iter().find(|peer| peer["coldkey"] == cold).unwrap();
     assert!(peer["bucket"] == address && peer["registered"].as_u64().unwrap() > 0, "{peer}");
+
+    // The subnet is full: the next one takes its place, and is seen as another peer, while somebody watches.
+    let full = peers.iter().filter(|peer| peer["type"] == "peer").count();
+    network.run(&["set", "max_allowed_uids", &full.to_string()]);
+    let mut watching = tool("bz-window", home)
+        .args(["--network", chain, "--peers", "--watch"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    network.run(&["join", "newcomer"]);
+    let newcomer = wallet::WalletArgs { name: "newcomer".into(), ..stranger.clone() }.public().unwrap().to_string();
+    let out = window(home, chain, &["--peers"]);
+    let now: Vec<Value> = text(&out.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let other = now.iter().find(|other| other["uid"] == peer["uid"]).unwrap();
+    assert_eq!(now.len(), peers.len());
+    assert!(other["hotkey"] == newcomer && other["bucket"] != address, "{other}");
+    assert!(other["registered"].as_u64() > peer["registered"].as_u64() && other["last_update"] == other["registered"]);
+    std::thread::sleep(Duration::from_secs(2));
+    watching.kill().unwrap();
+    let seen = text(&watching.wait_with_output().unwrap().stdout);
+    assert!(seen.lines().filter(|line| line.contains(&newcomer)).count() > 0, "{seen}");
+    let (json, _, code) = bz_chain("stranger", &["doctor"]);
+    assert!(code == 1 && json["registered"] == false, "{json}");
 }

@@ -65,6 +65,14 @@ pub mod pallet {
             subtensor::MinAllowedWeights::<T>::insert(netuid, min_allowed_weights);
             Ok(())
         }
+        /// Blocks for which who came lately is not replaced.
+        #[pallet::call_index(13)]
+        #[pallet::weight((Weight::from_parts(1, 0), DispatchClass::Operational, Pays::No))]
+        pub fn sudo_set_immunity_period(origin: OriginFor<T>, netuid: u16, immunity_period: u16) -> DispatchResult {
+            ensure_root(origin)?;
+            subtensor::ImmunityPeriod::<T>::insert(netuid, immunity_period);
+            Ok(())
+        }
         /// Size of the subnet.
         #[pallet::call_index(15)]
         #[pallet::weight((Weight::from_parts(1, 0), DispatchClass::Operational, Pays::No))]

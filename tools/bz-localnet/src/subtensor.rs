@@ -1,8 +1,7 @@
 //! The part of pallet-subtensor that a training subnet uses, with Subtensor's names, indices, hashers and errors.
 //!
 //! Source: the metadata of Bittensor's main net, spec 365; the schedule of epochs is that of spec 423 and later. Consensus is
-//! in `yuma`. Left out: emission, the price of alpha (1 TAO stakes 1), the adjustment of the burn, pruning of a full subnet,
-//! stake of children and of the root network, splits of emission between mechanisms (all get the same).
+//! in `yuma`. Left out: emission, the price of alpha (1 TAO stakes 1), the adjustment of the burn, stake of children and of the root network, splits of emission between mechanisms (all get the same).
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "inside FRAME's macros")]
 
 pub use pallet::*;
@@ -93,6 +92,14 @@ pub mod pallet {
         4096
     }
     #[pallet::type_value]
+    pub fn DefaultImmunityPeriod() -> u16 {
+        4096
+    }
+    #[pallet::type_value]
+    pub fn DefaultMinNonImmuneUids() -> u16 {
+        10
+    }
+    #[pallet::type_value]
     pub fn DefaultMaxValidators() -> u16 {
         128
     }
@@ -177,6 +184,10 @@ pub mod pallet {
     pub type NetworkRegistrationAllowed<T: Config> = StorageMap<_, Identity, u16, bool, ValueQuery, DefaultTrue>;
     #[pallet::storage]
     pub type MaxAllowedUids<T: Config> = StorageMap<_, Identity, u16, u16, ValueQuery, DefaultMaxUids>;
+    #[pallet::storage]
+    pub type ImmunityPeriod<T: Config> = StorageMap<_, Identity, u16, u16, ValueQuery, DefaultImmunityPeriod>;
+    #[pallet::storage]
+    pub type MinNonImmuneUids<T: Config> = StorageMap<_, Identity, u16, u16, ValueQuery, DefaultMinNonImmuneUids>;
     #[pallet::storage]
     pub type MaxAllowedValidators<T: Config> = StorageMap<_, Identity, u16, u16, ValueQuery, DefaultMaxValidators>;
     #[pallet::storage]
@@ -420,6 +431,13 @@ pub mod pallet {
         }
     }
 
+    /// Set a uid's value, where it has a place.
+    fn put<V>(all: &mut [V], uid: u16, value: V) {
+        if let Some(place) = all.get_mut(usize::from(uid)) {
+            *place = value;
+        }
+    }
+
     impl<T: Config> Pallet<T> {
         pub(crate) fn epochs(netuid: u16) -> Epochs {
             Epochs::Kept {
@@ -569,12 +587,9 @@ pub mod pallet {
         }
 
         fn updated(netuid: u16, index: u16, hotkey: &T::AccountId) {
-            let uid = Uids::<T>::get(netuid, hotkey);
-            LastUpdate::<T>::mutate(index, |all| {
-                if let Some(last) = uid.and_then(|uid| all.get_mut(usize::from(uid))) {
-                    *last = Self::block();
-                }
-            });
+            if let Some(uid) = Uids::<T>::get(netuid, hotkey) {
+                LastUpdate::<T>::mutate(index, |all| put(all, uid, Self::block()));
+            }
         }
 
         /// Where a mechanism's weights are kept, if there is one.
@@ -729,10 +744,17 @@ pub mod pallet {
         }
 
         fn add_neuron(netuid: u16, hotkey: &T::AccountId, coldkey: &T::AccountId) -> DispatchResult {
-            let uid = SubnetworkN::<T>::get(netuid);
-            ensure!(uid < MaxAllowedUids::<T>::get(netuid), Error::<T>::NoNeuronIdAvailable);
-            let block: u64 = frame_system::Pallet::<T>::block_number().saturated_into();
-            SubnetworkN::<T>::insert(netuid, uid + 1);
+            let next = SubnetworkN::<T>::get(netuid);
+            let replaced = if next < MaxAllowedUids::<T>::get(netuid) {
+                None
+            } else {
+                Some(Self::to_replace(netuid).ok_or(Error::<T>::NoNeuronIdAvailable)?)
+            };
+            let (uid, block) = (replaced.unwrap_or(next), Self::block());
+            match replaced {
+                Some(uid) => Self::clear(netuid, uid),
+                None => Self::append(netuid),
+            }
             Owner::<T>::insert(hotkey, coldkey);
             // A hotkey holds no TAO, and still has to be an account whose nonce is kept.
             frame_system::Pallet::<T>::inc_providers(hotkey);
@@ -740,18 +762,70 @@ pub mod pallet {
             Uids::<T>::insert(netuid, hotkey, uid);
             IsNetworkMember::<T>::insert(hotkey, netuid, true);
             BlockAtRegistration::<T>::insert(netuid, uid, block);
+            for mechanism in 0..MechanismCountCurrent::<T>::get(netuid) {
+                LastUpdate::<T>::mutate(storage_index(netuid, mechanism), |all| put(all, uid, block));
+            }
+            Self::deposit_event(Event::NeuronRegistered(netuid, uid, hotkey.clone()));
+            Ok(())
+        }
+
+        /// Room for one more.
+        fn append(netuid: u16) {
+            SubnetworkN::<T>::mutate(netuid, |n| *n += 1);
             Active::<T>::append(netuid, true);
             Dividends::<T>::append(netuid, 0u16);
             Consensus::<T>::append(netuid, 0u16);
             Trust::<T>::append(netuid, 0u16);
             ValidatorTrust::<T>::append(netuid, 0u16);
+            ValidatorPermit::<T>::append(netuid, false);
             for mechanism in 0..MechanismCountCurrent::<T>::get(netuid) {
-                LastUpdate::<T>::append(storage_index(netuid, mechanism), block);
+                LastUpdate::<T>::append(storage_index(netuid, mechanism), 0u64);
                 Incentive::<T>::append(storage_index(netuid, mechanism), 0u16);
             }
-            ValidatorPermit::<T>::append(netuid, false);
-            Self::deposit_event(Event::NeuronRegistered(netuid, uid, hotkey.clone()));
-            Ok(())
+        }
+
+        /// Whose place a new neuron takes in a full subnet: who earns least, then who is there longest; the owner's never, and
+        /// while there are others none of who came lately. Source: Subtensor's `get_neuron_to_prune`, with incentive and
+        /// dividends for the emission that follows them.
+        fn to_replace(netuid: u16) -> Option<u16> {
+            let (incentive, dividends) = (Incentive::<T>::get(netuid), Dividends::<T>::get(netuid));
+            let owner = Self::owner_uid(netuid);
+            let earns = |uid: u16| {
+                let of = |all: &[u16]| u32::from(all.get(usize::from(uid)).copied().unwrap_or(0));
+                of(&incentive) + of(&dividends)
+            };
+            let registered = |uid: u16| BlockAtRegistration::<T>::get(netuid, uid);
+            let immune =
+                |uid: &u16| Self::block().saturating_sub(registered(*uid)) < ImmunityPeriod::<T>::get(netuid).into();
+            let (safe, free): (Vec<u16>, Vec<u16>) =
+                (0..SubnetworkN::<T>::get(netuid)).filter(|uid| owner != Some(*uid)).partition(immune);
+            let least = |uids: Vec<u16>| uids.into_iter().min_by_key(|uid| (earns(*uid), registered(*uid), *uid));
+            let most_free = free.len() > usize::from(MinNonImmuneUids::<T>::get(netuid));
+            if most_free { least(free) } else { least(safe) }
+        }
+
+        /// Forget who had a place. Source: Subtensor's `replace_neuron` and `clear_neuron`.
+        fn clear(netuid: u16, uid: u16) {
+            let old = Keys::<T>::get(netuid, uid);
+            Uids::<T>::remove(netuid, &old);
+            IsNetworkMember::<T>::remove(&old, netuid);
+            Active::<T>::mutate(netuid, |all| put(all, uid, true));
+            Consensus::<T>::mutate(netuid, |all| put(all, uid, 0));
+            Dividends::<T>::mutate(netuid, |all| put(all, uid, 0));
+            Trust::<T>::mutate(netuid, |all| put(all, uid, 0));
+            ValidatorTrust::<T>::mutate(netuid, |all| put(all, uid, 0));
+            ValidatorPermit::<T>::mutate(netuid, |all| put(all, uid, false));
+            for mechanism in 0..MechanismCountCurrent::<T>::get(netuid) {
+                let index = storage_index(netuid, mechanism);
+                Incentive::<T>::mutate(index, |all| put(all, uid, 0));
+                Bonds::<T>::remove(index, uid);
+                Weights::<T>::remove(index, uid);
+                let others: Vec<u16> = Weights::<T>::iter_key_prefix(index).collect();
+                let forget = |row: &mut Vec<(u16, u16)>| {
+                    row.iter_mut().filter(|(to, _)| *to == uid).for_each(|(_, weight)| *weight = 0);
+                };
+                others.into_iter().for_each(|other| Weights::<T>::mutate(index, other, forget));
+            }
         }
     }
 
