@@ -89,7 +89,7 @@ fn register(wallet: &WalletArgs, chain: &Chain, hotkey: Hotkey, limit: Option<f6
         return print_json(&json!({"hotkey": hotkey, "uid": uid, "registered": false, "reason": reason}));
     }
     let price = chain.price()?;
-    match limit {
+    let limit = match limit {
         None => {
             return Err(Report::no(format!("a place costs {price} TAO now: nothing was burned"))
                 .hint(format!("bz-chain register --limit {price}")));
@@ -98,16 +98,18 @@ fn register(wallet: &WalletArgs, chain: &Chain, hotkey: Hotkey, limit: Option<f6
             return Err(Report::no(format!("a place costs {price} TAO now, more than the limit of {limit}"))
                 .hint("the price falls while nobody registers: try again later, or raise --limit"));
         }
-        Some(_) => {}
-    }
-    let cold = wallet.open_coldkey()?;
-    let free = chain.balance(cold.hotkey())?;
+        Some(limit) => limit,
+    };
+    // Nobody is asked for a password in vain.
+    let account = wallet.public_coldkey()?;
+    let free = chain.balance(account)?;
     if free < price {
-        return Err(Report::no(format!("the coldkey {} has {free} TAO, a place costs {price}", cold.hotkey()))
+        return Err(Report::no(format!("the coldkey {account} has {free} TAO, a place costs {price}"))
             .hint("send it some; bz-localnet faucet on one machine"));
     }
+    let call = chain.register_call(hotkey, limit)?;
+    let cold = wallet.open_coldkey()?;
     let sign = |message: &[u8]| cold.sign(message);
-    let call = Call::register(chain.subnet.netuid, hotkey);
     let sent = chain.submit(&call, &Signer { account: cold.hotkey(), sign: &sign })?;
     let uid = chain.uid_of(hotkey)?;
     print_json(

@@ -405,6 +405,7 @@ pub mod pallet {
         PrecisionLoss,
         // Of spec 423.
         InvalidRevealRound,
+        RegistrationPriceLimitExceeded,
     }
 
     #[pallet::hooks]
@@ -966,6 +967,20 @@ pub mod pallet {
             ensure!(free || Owner::<T>::get(&hotkey) == coldkey, Error::<T>::NonAssociatedColdKey);
             Self::burn(&coldkey, Burn::<T>::get(netuid))?;
             Self::add_neuron(netuid, &hotkey, &coldkey)
+        }
+
+        /// The same, if it costs no more than this.
+        #[pallet::call_index(134)]
+        #[pallet::weight((frame_support::weights::Weight::from_parts(1, 0), DispatchClass::Normal, Pays::No))]
+        pub fn register_limit(
+            origin: OriginFor<T>,
+            netuid: u16,
+            hotkey: T::AccountId,
+            limit_price: u64,
+        ) -> DispatchResult {
+            ensure!(NetworksAdded::<T>::get(netuid), Error::<T>::SubnetNotExists);
+            ensure!(Burn::<T>::get(netuid) <= limit_price, Error::<T>::RegistrationPriceLimitExceeded);
+            Self::burned_register(origin, netuid, hotkey)
         }
 
         /// Make a subnet; the hotkey is its first neuron.

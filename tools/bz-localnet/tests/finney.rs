@@ -77,8 +77,15 @@ fn shape(metadata: &Metadata, id: u32) -> String {
 }
 
 /// What later versions of Subtensor have (spec 423 and on), and those of today's main net do.
-const LATER: [&str; 5] =
-    ["SubnetEpochConsensus", "LastEpochBlock", "PendingEpochAt", "SubnetEpochIndex", "InvalidRevealRound"];
+const LATER: [&str; 7] = [
+    "SubnetEpochConsensus",
+    "LastEpochBlock",
+    "PendingEpochAt",
+    "SubnetEpochIndex",
+    "InvalidRevealRound",
+    "register_limit",
+    "RegistrationPriceLimitExceeded",
+];
 
 /// Everything that a pallet says of itself: what it is, how it is encoded.
 fn told(metadata: &Metadata, pallet: &str) -> BTreeMap<String, String> {
@@ -150,6 +157,8 @@ fn every_call_is_encoded_as_the_main_net_takes_it() {
             assert_eq!(hex::encode(call.bytes(metadata).unwrap()), hex::encode(&by_hand), "{} on {chain}", call.name);
         }
     }
+    let limited = Call::register_limit(3, Hotkey(account), 500).bytes(&ours).unwrap();
+    assert_eq!(limited, (7u8, 134u8, 3u16, account, 500u64).encode());
     let unknown = Call::new("SubtensorModule", "no_such_call", Vec::new()).bytes(&finney).unwrap_err();
     assert!(unknown.error.contains("no_such_call"), "{unknown}");
 }

@@ -101,6 +101,17 @@ impl Call {
         Call::new(PALLET, "burned_register", vec![Value::u128(netuid.into()), Value::from_bytes(hotkey.0)])
     }
 
+    /// The same, if a place costs no more than `limit` rao in the very block that takes it. Chains from spec 423 on have it.
+    pub fn register_limit(netuid: u16, hotkey: Hotkey, limit: u64) -> Self {
+        let args = vec![Value::u128(netuid.into()), Value::from_bytes(hotkey.0), Value::u128(limit.into())];
+        Call::new(PALLET, "register_limit", args)
+    }
+
+    /// Whether a chain of this metadata has the call.
+    pub(crate) fn is_known(&self, metadata: &Metadata) -> bool {
+        metadata.pallet_by_name(self.pallet).and_then(|pallet| pallet.call_variant_by_name(&self.name)).is_some()
+    }
+
     /// Commit the address of the own bucket, in as many raw fields of 128 bytes as it needs.
     ///
     /// # Errors

@@ -66,6 +66,11 @@ fn in_words(name: &str) -> Option<Words> {
         "NotEnoughBalanceToStake" | "NotEnoughBalanceToPaySwapHotKey" | "InsufficientBalance" => {
             words("the coldkey has too little TAO", "send it some; bz-localnet faucet on one machine", NO)
         }
+        "RegistrationPriceLimitExceeded" => words(
+            "a place costs more than the limit meanwhile",
+            "the price falls while nobody registers: try again later, or raise --limit",
+            LATER,
+        ),
         "SubNetRegistrationDisabled" => words("the subnet takes no registrations", "its owner can allow them", NO),
         "NoNeuronIdAvailable" => words("the subnet is full", "a place comes free when a neuron is replaced", LATER),
         "NeuronNoValidatorPermit" => words(
@@ -299,6 +304,17 @@ impl Chain {
         let at = self.wait("the last block", api.at_current_block())?;
         let rao: u64 = self.or_default(&at, "Burn")?;
         Ok(rao as f64 / RAO)
+    }
+
+    /// The call that registers a hotkey for at most so many TAO, as far as the chain itself can hold the limit.
+    ///
+    /// # Errors
+    /// Exit code 75 when the node does not answer.
+    pub fn register_call(&self, hotkey: Hotkey, limit: f64) -> Result<Call, Report> {
+        let api = self.api()?;
+        let at = self.wait("the last block", api.at_current_block())?;
+        let held = Call::register_limit(self.subnet.netuid, hotkey, (limit * RAO) as u64);
+        Ok(if held.is_known(&at.metadata()) { held } else { Call::register(self.subnet.netuid, hotkey) })
     }
 
     /// The free TAO of an account.

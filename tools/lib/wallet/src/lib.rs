@@ -61,12 +61,23 @@ impl WalletArgs {
     /// # Errors
     /// Exit code 78 when there is no such wallet.
     pub fn public(&self) -> Result<Hotkey, Report> {
-        let public = self.folder().join("hotkeys").join(format!("{}pub.txt", self.hotkey));
-        let path = if public.exists() { public } else { self.hotkey_path() };
-        let key = self.read(&path)?;
+        self.public_of(&self.folder().join("hotkeys").join(format!("{}pub.txt", self.hotkey)), &self.hotkey_path())
+    }
+
+    /// The public coldkey, in the same way from `coldkeypub.txt` or `coldkey`.
+    ///
+    /// # Errors
+    /// As [`WalletArgs::public`].
+    pub fn public_coldkey(&self) -> Result<Hotkey, Report> {
+        self.public_of(&self.folder().join("coldkeypub.txt"), &self.folder().join("coldkey"))
+    }
+
+    fn public_of(&self, public: &Path, secret: &Path) -> Result<Hotkey, Report> {
+        let path = if public.exists() { public } else { secret };
+        let key = self.read(path)?;
         match key.address() {
             Some(address) => address.parse().config(format!("{}, its ss58Address", path.display())),
-            None => Ok(key.pair().map_err(|e| named(&path, e))?.public()),
+            None => Ok(key.pair().map_err(|e| named(path, e))?.public()),
         }
     }
 
@@ -226,6 +237,7 @@ mod tests {
         let wallet = args(folder.path());
         wallet.create().unwrap();
         let key = wallet.open().unwrap().hotkey();
+        assert_eq!(wallet.open_coldkey().unwrap().hotkey(), wallet.public_coldkey().unwrap());
         wallet.create().unwrap();
         let signer = wallet.open().unwrap();
         assert_eq!((signer.hotkey(), wallet.public().unwrap()), (key, key));
