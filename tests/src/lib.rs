@@ -6,11 +6,12 @@ use std::{
     io::{Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command, Output, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 /// Where the tools are.
@@ -38,6 +39,64 @@ pub fn text(bytes: &[u8]) -> String {
 /// The JSON lines of a tool.
 pub fn lines(bytes: &[u8]) -> Vec<Value> {
     text(bytes).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// A process that ends with the value.
+pub struct Running(pub Child);
+
+impl Running {
+    /// Start one whose output is kept.
+    pub fn start(command: &mut Command) -> Self {
+        Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+    }
+    /// What it said, once it has ended by itself.
+    pub fn output(mut self) -> Output {
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        self.0.stdout.take().unwrap().read_to_end(&mut stdout).unwrap();
+        self.0.stderr.take().unwrap().read_to_end(&mut stderr).unwrap();
+        Output { status: self.0.wait().unwrap(), stdout, stderr }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Wait for something to be so, for a minute at most.
+pub fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let since = Instant::now();
+    while !so() {
+        assert!(since.elapsed() < Duration::from_secs(60), "{what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// All that lies in a folder, as text.
+pub fn everything(folder: &Path) -> String {
+    let mut all = String::new();
+    for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        all += &match entry.path() {
+            path if path.is_dir() => everything(&path),
+            path => text(&std::fs::read(path).unwrap()),
+        };
+    }
+    all
+}
+
+/// Nothing of a wallet's keys stands in this text.
+pub fn shows_no_key(all: &str, wallet: &Path) {
+    assert!(all.len() > 1000, "there is something to look at");
+    for file in ["coldkey", "hotkeys/default"] {
+        let key: Value = serde_json::from_slice(&std::fs::read(wallet.join(file)).unwrap()).unwrap();
+        let secret = key["privateKey"].as_str().unwrap().trim_start_matches("0x").to_string();
+        assert_eq!(secret.len(), 128);
+        for part in [&secret[..64], &secret[64..], &secret[20..40]] {
+            assert!(!all.contains(part), "a part of {} was shown", wallet.join(file).display());
+        }
+    }
 }
 
 /// A network in a folder; it is stopped with the value.
@@ -97,6 +156,7 @@ pub struct Way {
     trap: Arc<Mutex<Option<Trap>>>,
     requests: Arc<AtomicU64>,
     bytes: Arc<AtomicU64>,
+    came: Arc<AtomicU64>,
 }
 
 impl Way {
@@ -111,6 +171,7 @@ impl Way {
             trap: Arc::default(),
             requests: Arc::default(),
             bytes: Arc::default(),
+            came: Arc::default(),
         };
         let it = way.clone();
         std::thread::spawn(move || {
@@ -118,6 +179,7 @@ impl Way {
                 if it.cut.load(Ordering::SeqCst) {
                     continue;
                 }
+                it.came.fetch_add(1, Ordering::SeqCst);
                 let there = TcpStream::connect(&node).unwrap();
                 it.open.lock().unwrap().extend([here.try_clone().unwrap(), there.try_clone().unwrap()]);
                 let (back_from, back_to) = (there.try_clone().unwrap(), here.try_clone().unwrap());
@@ -150,6 +212,11 @@ impl Way {
     /// Cut it when this method is asked for: before the request gets through, or after.
     pub fn cut_at(&self, method: &str, after: bool) {
         *self.trap.lock().unwrap() = Some(Trap { method: method.into(), after });
+    }
+
+    /// How many came through.
+    pub fn came(&self) -> u64 {
+        self.came.load(Ordering::SeqCst)
     }
 
     /// How many are connected.

@@ -4,11 +4,12 @@
 
 use serde_json::Value;
 use std::{
+    io::{BufRead, BufReader},
     path::Path,
     process::{Command, Output},
-    time::{Duration, Instant},
+    time::Duration,
 };
-use tests::{Localnet, Way, text, tool};
+use tests::{Localnet, Running, Way, text, tool, until};
 
 fn window(home: &Path, network: &str, args: &[&str]) -> Output {
     tool("bz-window", home).args(["--network", network]).args(args).output().unwrap()
@@ -63,20 +64,13 @@ fn nodes_that_fork_lie_behind_or_go_away() {
     let way = Way::to(&first);
     let now = one.run(&["status"])["block"].as_u64().unwrap();
     let next = (now / 24 + 1).to_string();
-    let waiting = tool("bz-window", &home)
-        .args(["--network", &format!("{},{first}", way.address), "--window", &next, "--wait", "start"])
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let since = Instant::now();
-    while way.connections() == 0 {
-        assert!(since.elapsed() < Duration::from_secs(20), "it never connected");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    std::thread::sleep(Duration::from_millis(300));
+    let network = format!("{},{first}", way.address);
+    let waiting =
+        Running::start(tool("bz-window", &home).args(["--network", &network, "--window", &next, "--wait", "start"]));
+    // Two requests to start with, then the subscription.
+    until("it never waits", || way.counted().0 > 2);
     way.cut();
-    let out = waiting.wait_with_output().unwrap();
+    let out = waiting.output();
     assert!(out.status.success(), "{}", text(&out.stderr));
     assert!(text(&out.stdout).lines().any(|line| line.contains("\"window\"") && line.contains("\"seed\":\"")));
 
@@ -154,12 +148,10 @@ fn what_the_subnet_is_and_who_is_in_it(network: &Localnet, chain: &str, home: &P
     // The subnet is full: the next one takes its place, and is seen as another peer, while somebody watches.
     let full = peers.iter().filter(|peer| peer["type"] == "peer").count();
     network.run(&["set", "max_allowed_uids", &full.to_string()]);
-    let mut watching = tool("bz-window", home)
-        .args(["--network", chain, "--peers", "--watch"])
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    std::thread::sleep(Duration::from_secs(1));
+    let mut watching = Running::start(tool("bz-window", home).args(["--network", chain, "--peers", "--watch"]));
+    let mut seen = BufReader::new(watching.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let old = peer["hotkey"].as_str().unwrap();
+    assert!(seen.any(|line| line.contains(old)), "whom it saw first");
     network.run(&["join", "newcomer"]);
     let newcomer = wallet::WalletArgs { name: "newcomer".into(), ..stranger.clone() }.public().unwrap().to_string();
     let out = window(home, chain, &["--peers"]);
@@ -168,10 +160,7 @@ fn what_the_subnet_is_and_who_is_in_it(network: &Localnet, chain: &str, home: &P
     assert_eq!(now.len(), peers.len());
     assert!(other["hotkey"] == newcomer && other["bucket"] != address, "{other}");
     assert!(other["registered"].as_u64() > peer["registered"].as_u64() && other["last_update"] == other["registered"]);
-    std::thread::sleep(Duration::from_secs(2));
-    watching.kill().unwrap();
-    let seen = text(&watching.wait_with_output().unwrap().stdout);
-    assert!(seen.lines().filter(|line| line.contains(&newcomer)).count() > 0, "{seen}");
+    assert!(seen.any(|line| line.contains(&newcomer)), "and then");
     let (json, _, code) = bz_chain("stranger", &["doctor"]);
     assert!(code == 1 && json["registered"] == false, "{json}");
 }

@@ -3,12 +3,12 @@
 
 use serde_json::{Value, json};
 use std::{
-    path::{Path, PathBuf},
-    process::Output,
+    path::PathBuf,
+    process::{Command, Output},
     sync::Mutex,
     time::{Duration, Instant},
 };
-use tests::{Localnet, Way, lines, text, tool};
+use tests::{Localnet, Running, Way, everything, lines, shows_no_key, text, tool, until};
 
 /// A validator of a local chain.
 struct Validator<'a> {
@@ -26,13 +26,17 @@ impl<'a> Validator<'a> {
         Validator { network, chain: chain.into(), home, said: Mutex::default() }
     }
 
+    fn command(&self, name: &str, chain: &str, args: &[&str]) -> Command {
+        let wallets = self.network.0.join("wallets");
+        let mut command = tool(name, &self.home);
+        command.args(["--network", chain, "--wallet", "vera"]).arg("--wallet-path").arg(wallets).args(args);
+        command
+    }
+
     fn tool(&self, name: &str, chain: &str, args: &[&str], input: &str) -> Output {
         let path = self.home.join("input");
         std::fs::write(&path, input).unwrap();
-        let wallets = self.network.0.join("wallets");
-        let mut command = tool(name, &self.home);
-        command.args(["--network", chain, "--wallet", "vera"]).arg("--wallet-path").arg(wallets);
-        let out = command.args(args).stdin(std::fs::File::open(path).unwrap()).output().unwrap();
+        let out = self.command(name, chain, args).stdin(std::fs::File::open(path).unwrap()).output().unwrap();
         *self.said.lock().unwrap() += &(text(&out.stdout) + &text(&out.stderr));
         out
     }
@@ -72,20 +76,12 @@ impl<'a> Validator<'a> {
 
     fn sealed(&self) -> Vec<PathBuf> {
         let found = std::fs::read_dir(self.home.join("sealed")).into_iter().flatten();
-        found.map(|entry| entry.unwrap().path()).collect()
+        found.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some()).collect()
     }
 
     /// Until uid 0 has this incentive.
     fn paid(&self, mechanism: &str, incentive: f64) {
-        let since = Instant::now();
-        loop {
-            let peers = self.peers(mechanism);
-            if peers[0]["incentive"] == incentive {
-                return;
-            }
-            assert!(since.elapsed() < Duration::from_secs(60), "{peers:?}");
-            std::thread::sleep(Duration::from_millis(200));
-        }
+        until("uid 0 is not paid", || self.peers(mechanism)[0]["incentive"] == incentive);
     }
 
     fn next_epoch(&self) {
@@ -95,27 +91,9 @@ impl<'a> Validator<'a> {
 
     /// Nothing that this validator's tools said or wrote holds a key.
     fn kept_its_secrets(&self) {
-        let wallet = self.network.0.join("wallets/vera");
-        let mut all = self.said.lock().unwrap().clone() + &std::fs::read_to_string(self.network.0.join("log")).unwrap();
-        everything(&self.home, &mut all);
-        for file in ["coldkey", "hotkeys/default"] {
-            let key: Value = serde_json::from_slice(&std::fs::read(wallet.join(file)).unwrap()).unwrap();
-            let secret = key["privateKey"].as_str().unwrap().trim_start_matches("0x").to_string();
-            assert!(all.len() > 1000 && secret.len() == 128);
-            for part in [&secret[..64], &secret[64..], &secret[20..40]] {
-                assert!(!all.contains(part), "a part of {file} was shown");
-            }
-        }
-    }
-}
-
-fn everything(folder: &Path, all: &mut String) {
-    for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
-        if entry.path().is_dir() {
-            everything(&entry.path(), all);
-        } else {
-            *all += &text(&std::fs::read(entry.path()).unwrap());
-        }
+        let log = std::fs::read_to_string(self.network.0.join("log")).unwrap();
+        let all = self.said.lock().unwrap().clone() + &log + &everything(&self.home);
+        shows_no_key(&all, &self.network.0.join("wallets/vera"));
     }
 }
 
@@ -147,10 +125,12 @@ fn weights_go_by_every_way() {
     assert!(dry["submitted"] == false && vera.doctor()["waiting_for_reveal"] == 0, "{dry}");
     let (record, error) = vera.set(&[]);
     assert!(submitted(&record) && reason(&record).contains("the chain reveals it from block"), "{record} {error}");
+    network.run(&["fault", "stall", "600"]);
     assert_eq!(vera.doctor()["waiting_for_reveal"], 1);
     let (again, _) = vera.set(&[]);
     assert!(!submitted(&again) && reason(&again).contains("too early"), "{again}");
     assert!(vera.peers("0").iter().all(|peer| peer["incentive"] == 0.0), "nothing is known before its round");
+    network.run(&["fault", "stall", "0"]);
     vera.paid("0", 1.0);
     assert_eq!(vera.doctor()["waiting_for_reveal"], 0);
 
@@ -215,43 +195,77 @@ fn weights_are_set_once_whatever_fails() {
     vera.next_epoch();
     network.run(&["new-block", "6"]);
     assert_eq!(vera.doctor()["permit"], true);
+    for how in ["timelock", "hash"] {
+        vera.next_epoch();
+        network.run(&["new-block", "6"]);
+        let commit = ["--commit", how];
+        // The node refuses: said, with what to do, and nothing was sent.
+        network.run(&["fault", "refuse", "1"]);
+        let (_, error, code) = vera.set_by(&chain, &commit);
+        assert!(code == Some(75) && error.contains("refused it a moment ago"), "{error}");
+        assert_eq!(vera.doctor()["waiting_for_reveal"], 0);
 
-    // The node refuses: said, with what to do, and nothing was sent.
-    network.run(&["fault", "refuse", "1"]);
-    let (_, error, code) = vera.set_by(&chain, &["--commit", "hash"]);
-    assert!(code == Some(75) && error.contains("refused it a moment ago"), "{error}");
-    assert_eq!(vera.doctor()["waiting_for_reveal"], 0);
+        // The endpoint goes away before the node has the commit, then after it.
+        let method = "author_submitAndWatchExtrinsic";
+        for after in [false, true] {
+            let way = Way::to(&chain);
+            way.cut_at(method, after);
+            let (_, error, code) = vera.set_by(&way.address, &commit);
+            assert!(code == Some(75) && error.contains("whether it went in is not known"), "{error}");
+            network.run(&["new-block", "7"]);
+            assert_eq!(vera.doctor()["waiting_for_reveal"], u64::from(after), "{error}");
+        }
+        let (record, _) = vera.set(&commit);
+        assert!(!submitted(&record) && reason(&record).contains("too early"), "{record}");
 
-    // The endpoint goes away before the node has the commit, then after it.
-    let method = "author_submitAndWatchExtrinsic";
-    for after in [false, true] {
-        let way = Way::to(&chain);
-        way.cut_at(method, after);
-        let (_, error, code) = vera.set_by(&way.address, &["--commit", "hash"]);
-        assert!(code == Some(75) && error.contains("whether it went in is not known"), "{error}");
-        network.run(&["new-block", "7"]);
-        assert_eq!(vera.doctor()["waiting_for_reveal"], u64::from(after), "{error}");
+        // The node itself dies between commit and reveal, and comes back.
+        let pid = network.run(&["status"])["pid"].to_string();
+        assert!(Command::new("kill").args(["-9", &pid]).status().unwrap().success());
+        assert_eq!(network.run(&["up"])["finality"], 5);
+        assert_eq!(vera.doctor()["waiting_for_reveal"], 1);
+        if how == "timelock" {
+            vera.next_epoch();
+            until("the chain does not reveal it", || vera.doctor()["waiting_for_reveal"] == 0);
+        } else {
+            the_reveal_is_taken_back_once(&network, &vera);
+        }
+        network.run(&["new-block", "66"]);
+        vera.paid("0", 1.0);
+        // Uid 0 is paid by these weights, and by no others.
+        assert_eq!(vera.doctor()["weights"], json!([[0, 65535]]));
     }
-    let (record, _) = vera.set(&["--commit", "hash"]);
-    assert!(!submitted(&record) && reason(&record).contains("too early"), "{record}");
+    vera.kept_its_secrets();
+}
 
-    // The chain stands for a while at the epoch of the reveal, and takes back its last three blocks.
+/// The chain stands at the epoch of the reveal, and takes back its last three blocks with the reveal in one of them.
+fn the_reveal_is_taken_back_once(network: &Localnet, vera: &Validator) {
     vera.next_epoch();
     network.run(&["new-block", "5"]);
-    network.run(&["fault", "stall", "2"]);
-    let revealing = std::thread::scope(|scope| {
-        let running = scope.spawn(|| vera.set(&["--reveal"]).1);
-        // It is in a block that is not final.
-        std::thread::sleep(Duration::from_millis(2600));
-        network.run(&["fault", "fork", "3"]);
-        running.join().unwrap()
-    });
-    assert!(revealing.contains("revealed the weights"), "{revealing}");
-    let doctor = vera.doctor();
-    assert_eq!(doctor["waiting_for_reveal"], 0, "{doctor}");
-    network.run(&["new-block", "66"]);
-    vera.paid("0", 1.0);
-    vera.kept_its_secrets();
+    network.run(&["fault", "stall", "600"]);
+    let kept = vera.sealed().len();
+    let revealing = Running::start(&mut vera.command("bz-setweights", &vera.chain, &["--reveal"]));
+    until("the reveal is not sent", || network.run(&["status"])["waiting"] == 1);
+    // It holds a key now, and would leave no core.
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", revealing.0.id())).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert!(core.split_whitespace().rev().skip(1).take(2).all(|limit| limit == "0"), "{core}");
+
+    network.run(&["new-block", "3"]);
+    assert_eq!(network.run(&["status"])["waiting"], 0);
+    let then = network.run(&["fault", "fork", "3"])["then"].clone();
+    assert_eq!(then["retracted"], json!(["SubtensorModule.reveal_weights"]), "it was in one of the three");
+    network.run(&["new-block", "8"]);
+    let out = revealing.output();
+    let record = lines(&out.stdout).into_iter().rfind(|record| record["type"] == "weights").unwrap();
+    assert!(submitted(&record) && reason(&record) == "revealed", "{record} {}", text(&out.stderr));
+    // The blocks that were made in their place do not have it: it is in the one after them.
+    assert_eq!(record["block"], then["last"]);
+    assert_eq!(vera.doctor()["waiting_for_reveal"], 0);
+    // Those that no node ever took stay: nobody can know that yet.
+    assert_eq!(vera.sealed().len(), kept - 1);
+    let (_, error) = vera.set(&["--reveal"]);
+    assert!(!error.contains("revealed the weights"), "{error}");
+    network.run(&["fault", "stall", "0"]);
 }
 
 /// A clock that loses no block: a thousand of them, while the connection breaks ten times.
@@ -259,6 +273,7 @@ fn weights_are_set_once_whatever_fails() {
 fn no_block_is_lost() {
     let folder = tempfile::tempdir().unwrap();
     let (network, address) = Localnet::up_with(folder.path().join("net"), &["--interval", "0.05"]);
+    network.run(&["fault", "stall", "3600"]);
     let way = Way::to(&address);
     let args = chain::ChainArgs { network: vec![way.address.clone()], netuid: 1, mechanism: 0 };
     let chain = chain::Chain::connect(&args).unwrap();
@@ -267,12 +282,14 @@ fn no_block_is_lost() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for round in 0..10 {
-                network.run(&["new-block", "95"]);
+                until("it does not come back", || way.connections() > 0);
+                network.run(&["new-block", "50"]);
                 if round % 2 == 0 {
                     way.break_off();
+                    network.run(&["new-block", "50"]);
                 } else {
                     way.cut();
-                    std::thread::sleep(Duration::from_millis(300));
+                    network.run(&["new-block", "50"]);
                     way.mend();
                 }
             }
@@ -281,6 +298,7 @@ fn no_block_is_lost() {
         assert_eq!(Some(hash), chain.block_hash(first + 1000).unwrap());
     });
     assert_eq!(told, (first..=first + 1000).collect::<Vec<_>>());
+    assert!(way.came() > 10, "it was broken off {} times", way.came() - 1);
 }
 
 /// A full subnet is read at once.
@@ -304,4 +322,5 @@ fn a_full_subnet_in_few_requests() {
     let (requests, bytes) = way.counted();
     println!("256 peers: {requests} requests, {bytes} bytes, {took:?}");
     assert!(requests < 100, "{requests} requests");
+    assert!(took < Duration::from_secs(2), "{took:?}");
 }

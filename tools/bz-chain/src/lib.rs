@@ -120,7 +120,7 @@ fn register(wallet: &WalletArgs, chain: &Chain, hotkey: Hotkey, limit: Option<f6
 /// What stands between a wallet and its next weights, in words; 1 when anything but time does.
 fn doctor(chain: &Chain, hotkey: Hotkey) -> Result<(), Report> {
     let rules = chain.weight_rules(hotkey)?;
-    let obstacles = rules.obstacles();
+    let obstacles = rules.obstacles(false);
     let weights = rules.uid.map(|uid| chain.weights_of(uid)).transpose()?.unwrap_or_default();
     let listed: Vec<_> = obstacles.iter().map(|(what, hint)| json!({"what": what, "hint": hint})).collect();
     print_json(&json!({
@@ -129,7 +129,7 @@ fn doctor(chain: &Chain, hotkey: Hotkey) -> Result<(), Report> {
         "commit_reveal": rules.commit_reveal, "reveal_period_epochs": rules.reveal_period,
         "timelocked_commits": rules.timelock.is_some(), "waiting_for_reveal": rules.pending.len() + rules.timelocked.len(),
         "weights": weights,
-        "blocks_since_weights": rules.uid.map(|_| rules.block.saturating_sub(rules.last_update)),
+        "blocks_since_weights": rules.set_at().map(|last| rules.block.saturating_sub(last)),
         "rate_limit": rules.rate_limit, "next_epoch_at": rules.epochs.next(rules.block),
         "next_weights_at": rules.too_early().max(rules.set_in_epoch()).unwrap_or(rules.block), "obstacles": listed,
     }))?;

@@ -1,5 +1,6 @@
-//! The runtime API with which clients read a subnet in one call, Subtensor's names and fields. Left out: what nothing on this
-//! chain has (pools, emission, identities, axons, difficulty), and the fields of `Metagraph` for it.
+//! The runtime API with which clients read a subnet in one call: of Subtensor's the calls that its Python SDK makes for
+//! neurons, hyperparameters, epochs and the metagraph. `NeuronInfoLite` is whole; `Metagraph` has the fields that the SDK's own
+//! is made of, without pools, emission, identities and axons, which nobody has here.
 //!
 //! Source: Subtensor's `rpc_info` (`neuron_info.rs`, `metagraph.rs`, `subnet_info.rs`).
 #![allow(missing_docs, reason = "the fields are Subtensor's")]
@@ -204,6 +205,7 @@ pub(crate) fn hyperparameters(netuid: u16) -> Option<Vec<HyperparamEntry>> {
         ("activity_cutoff", large(ActivityCutoff::<Runtime>::get(netuid).into())),
         ("registration_allowed", Bool(NetworkRegistrationAllowed::<Runtime>::get(netuid))),
         ("bonds_moving_avg", large(BondsMovingAverage::<Runtime>::get(netuid))),
+        ("immunity_period", small(ImmunityPeriod::<Runtime>::get(netuid))),
         ("max_validators", small(MaxAllowedValidators::<Runtime>::get(netuid))),
         ("commit_reveal_period", large(RevealPeriodEpochs::<Runtime>::get(netuid))),
         ("commit_reveal_weights_enabled", Bool(CommitRevealWeightsEnabled::<Runtime>::get(netuid))),

@@ -6,13 +6,14 @@ use crate::{
     subtensor,
 };
 use chain::timelock::OwnBeacon;
-use codec::{Decode, Encode};
+use codec::{DecodeLimit, Encode};
 use frame_support::storage::{TransactionOutcome, with_transaction_unchecked};
 use record::{Context, Report, files};
 use serde::{Deserialize, Serialize};
 use sp_core::H256;
 use sp_runtime::{
-    BuildStorage,
+    BuildStorage, MultiAddress,
+    generic::Preamble,
     traits::Header as _,
     transaction_validity::{InvalidTransaction, TransactionSource, TransactionValidityError},
 };
@@ -29,6 +30,8 @@ pub type State = sp_state_machine::InMemoryBackend<sp_core::Blake2Hasher>;
 
 /// States of so many last blocks are kept, as a pruned node keeps them.
 const STATES: usize = 256;
+/// Calls within a call. Source: `MAX_EXTRINSIC_DEPTH` of Substrate.
+const DEPTH: u32 = 256;
 /// Extrinsics that wait for a block.
 const POOL: usize = 4096;
 
@@ -69,6 +72,14 @@ pub struct Faults {
     pub refuse: u64,
 }
 
+/// What a fork did.
+pub struct Forked {
+    /// The last block now.
+    pub last: usize,
+    /// The calls that were in a block, and waited for one again.
+    pub calls: Vec<String>,
+}
+
 /// The chain.
 pub struct Blocks {
     ext: sp_io::TestExternalities,
@@ -96,6 +107,21 @@ fn in_words(error: &TransactionValidityError) -> String {
     }
 }
 
+/// An extrinsic and nothing behind it, no deeper than a node takes it: a call in a call in a call has no end.
+fn decode(bytes: &[u8]) -> Result<UncheckedExtrinsic, codec::Error> {
+    UncheckedExtrinsic::decode_all_with_depth_limit(DEPTH, &mut &bytes[..])
+}
+
+/// See [`subtensor::Pallet::early`].
+fn early(extrinsic: &UncheckedExtrinsic) -> Option<u8> {
+    match (&extrinsic.preamble, &extrinsic.function) {
+        (Preamble::Signed(MultiAddress::Id(who), ..), RuntimeCall::SubtensorModule(call)) => {
+            subtensor::Pallet::<Runtime>::early(who, call)
+        }
+        _ => None,
+    }
+}
+
 fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
@@ -114,7 +140,8 @@ impl Blocks {
             let genesis = Genesis { root: hex::encode(root), time_ms: now_ms(), beacon: hex::encode(secret) };
             files::write_private_json(&path, &genesis)?;
         }
-        let genesis: Genesis = files::read_json(&path)?;
+        let genesis: Genesis =
+            files::read_json(&path).map_err(|e| e.hint("another version made it: remove the folder and start anew"))?;
         let mut root = [0u8; 32];
         hex::decode_to_slice(&genesis.root, &mut root).data("genesis.json, root")?;
         let root = AccountId::from(root);
@@ -204,7 +231,7 @@ impl Blocks {
     ///
     /// # Errors
     /// When one of them is final, or the disk refuses.
-    pub fn fork(&mut self, depth: usize) -> Result<usize, Report> {
+    pub fn fork(&mut self, depth: usize) -> Result<Forked, Report> {
         let kept = self.last().saturating_sub(depth);
         if depth == 0 || kept < self.finalized() || self.state(kept).is_none() {
             let reach = self.last() - self.finalized();
@@ -217,15 +244,26 @@ impl Blocks {
             self.ext.backend = state.clone();
             self.log.set_len(first.logged_at).map_err(|e| files::io_report("shorten", &self.path, &e))?;
         }
-        let signed =
-            |bytes: &Vec<u8>| UncheckedExtrinsic::decode(&mut &bytes[..]).is_ok_and(|extrinsic| extrinsic.is_signed());
+        let signed = |bytes: &Vec<u8>| decode(bytes).is_ok_and(|extrinsic| extrinsic.is_signed());
         // First other blocks, without them.
         let before = std::mem::take(&mut self.pool);
         for _ in 0..depth {
             self.make()?;
         }
-        self.pool = dropped.into_iter().flat_map(|block| block.extrinsics).filter(signed).chain(before).collect();
-        self.make()
+        let back: Vec<Vec<u8>> = dropped.into_iter().flat_map(|block| block.extrinsics).filter(signed).collect();
+        let name = |bytes: &Vec<u8>| {
+            use frame_support::traits::GetCallMetadata;
+            let call = decode(bytes).ok()?.function.get_call_metadata();
+            Some(format!("{}.{}", call.pallet_name, call.function_name))
+        };
+        let calls = back.iter().filter_map(name).collect();
+        self.pool = back.into_iter().chain(before).collect();
+        Ok(Forked { last: self.make()?, calls })
+    }
+
+    /// How many extrinsics wait for a block.
+    pub fn waiting(&self) -> usize {
+        self.pool.len()
     }
 
     /// The hash of a block.
@@ -248,8 +286,13 @@ impl Blocks {
         self.states.len().checked_sub(behind + 1).and_then(|index| self.states.get(index))
     }
 
-    /// Call the runtime API at a block.
+    /// Call the runtime API at a block, as far as it only reads: what others take anything in without a limit.
     pub fn call(&self, number: usize, method: &str, data: &[u8]) -> Option<Vec<u8>> {
+        const READS: [&str; 5] =
+            ["Core_version", "Metadata_", "AccountNonceApi_", "NeuronInfoRuntimeApi_", "SubnetInfoRuntimeApi_"];
+        if !READS.iter().any(|reads| method.starts_with(reads)) {
+            return None;
+        }
         let mut ext = sp_io::TestExternalities::new_empty();
         ext.backend = self.state(number)?.clone();
         ext.execute_with(|| {
@@ -268,8 +311,7 @@ impl Blocks {
     /// # Errors
     /// Why it is refused, as nodes say it.
     pub fn submit(&mut self, extrinsic: Vec<u8>) -> Result<(), String> {
-        let decoded =
-            UncheckedExtrinsic::decode(&mut &extrinsic[..]).map_err(|e| format!("Transaction is malformed: {e}"))?;
+        let decoded = decode(&extrinsic).map_err(|e| format!("Transaction is malformed: {e}"))?;
         if self.pool.len() >= POOL {
             return Err("the pool is full".into());
         }
@@ -284,8 +326,12 @@ impl Blocks {
         let (Some(hash), Some(state)) = (self.hash(number), self.state(number)) else { return Err("no state".into()) };
         let mut ext = sp_io::TestExternalities::new_empty();
         ext.backend = state.clone();
-        ext.execute_with(|| Executive::validate_transaction(TransactionSource::External, decoded, hash))
-            .map_err(|e| in_words(&e))?;
+        ext.execute_with(|| {
+            let early = early(&decoded);
+            Executive::validate_transaction(TransactionSource::External, decoded, hash)?;
+            early.map_or(Ok(()), |code| Err(InvalidTransaction::Custom(code).into()))
+        })
+        .map_err(|e| in_words(&e))?;
         self.pool.push(extrinsic);
         Ok(())
     }
@@ -357,7 +403,7 @@ impl Blocks {
         let header = self.ext.execute_with(|| {
             Executive::initialize_block(&start);
             for bytes in std::iter::once(clock.encode()).chain(extrinsics) {
-                let Ok(extrinsic) = UncheckedExtrinsic::decode(&mut &bytes[..]) else { continue };
+                let Ok(extrinsic) = decode(&bytes) else { continue };
                 // One that fails is in, with its error. One that does not apply (a nonce that another has used) is left out
                 // and leaves no trace: the block has to run the same without it.
                 let applied = with_transaction_unchecked(|| match Executive::apply_extrinsic(extrinsic) {
@@ -375,6 +421,8 @@ impl Blocks {
         });
         self.pool.append(&mut early);
         self.ext.commit_all().data("the next state")?;
+        // What this state has no more; those before it have their own copies.
+        self.ext.backend.backend_storage_mut().purge();
         self.states.push_back(self.ext.backend.clone());
         if self.states.len() > STATES {
             self.states.pop_front();

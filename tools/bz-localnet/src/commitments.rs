@@ -81,6 +81,8 @@ pub mod pallet {
     pub trait Config: frame_system::Config<RuntimeEvent: From<Event<Self>>> {
         /// Whether a hotkey is registered in a subnet.
         fn may_commit(netuid: u16, hotkey: &Self::AccountId) -> bool;
+        /// The number of a subnet's epoch.
+        fn epoch(netuid: u16) -> u64;
     }
 
     /// What is committed.
@@ -104,6 +106,23 @@ pub mod pallet {
     #[pallet::storage]
     pub type CommitmentOf<T: Config> =
         StorageDoubleMap<_, Identity, u16, Twox64Concat, T::AccountId, Registration<BlockNumberFor<T>>, OptionQuery>;
+    /// How much somebody has committed in an epoch.
+    #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, DecodeWithMemTracking, TypeInfo)]
+    pub struct UsageTracker {
+        /// Which epoch.
+        pub last_epoch: u64,
+        /// Bytes.
+        pub used_space: u64,
+    }
+    #[pallet::type_value]
+    pub fn DefaultMaxSpace() -> u32 {
+        3100
+    }
+    #[pallet::storage]
+    pub type MaxSpace<T> = StorageValue<_, u32, ValueQuery, DefaultMaxSpace>;
+    #[pallet::storage]
+    pub type UsedSpaceOf<T: Config> =
+        StorageDoubleMap<_, Identity, u16, Twox64Concat, T::AccountId, UsageTracker, OptionQuery>;
     /// What was timelocked and is open now, newest last; none is timelocked here.
     #[pallet::storage]
     pub type RevealedCommitments<T: Config> =
@@ -143,6 +162,16 @@ pub mod pallet {
         pub fn set_commitment(origin: OriginFor<T>, netuid: u16, info: Box<CommitmentInfo>) -> DispatchResult {
             let who = ensure_signed(origin)?;
             ensure!(T::may_commit(netuid, &who), Error::<T>::AccountNotAllowedCommit);
+            // A call counts as 100 bytes at least.
+            let space = info.fields.iter().map(|field| field.encoded_size() as u64 - 1).sum::<u64>().max(100);
+            let mut usage = UsedSpaceOf::<T>::get(netuid, &who).unwrap_or_default();
+            let epoch = T::epoch(netuid);
+            if usage.last_epoch != epoch {
+                usage = UsageTracker { last_epoch: epoch, used_space: 0 };
+            }
+            usage.used_space = usage.used_space.saturating_add(space);
+            ensure!(usage.used_space <= MaxSpace::<T>::get().into(), Error::<T>::SpaceLimitExceeded);
+            UsedSpaceOf::<T>::insert(netuid, &who, usage);
             let block = frame_system::Pallet::<T>::block_number();
             CommitmentOf::<T>::insert(netuid, &who, Registration { deposit: 0, block, info: *info });
             LastCommitment::<T>::insert(netuid, &who, block);

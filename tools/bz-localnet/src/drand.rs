@@ -23,6 +23,9 @@ pub mod pallet {
     #[pallet::config]
     pub trait Config: frame_system::Config<RuntimeEvent: From<Event<Self>>> {}
 
+    /// Rounds that are kept.
+    const KEPT: u64 = 4096;
+
     /// Names and keys of a beacon.
     #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, DecodeWithMemTracking, TypeInfo)]
     pub struct BeaconConfiguration {
@@ -111,6 +114,11 @@ pub mod pallet {
                 });
                 Pulses::<T>::insert(pulse.round, pulse);
             }
+            let keep_from = LastStoredRound::<T>::get().saturating_sub(KEPT);
+            OldestStoredRound::<T>::mutate(|oldest| {
+                (*oldest..keep_from).for_each(Pulses::<T>::remove);
+                *oldest = (*oldest).max(keep_from);
+            });
             Self::deposit_event(Event::NewPulse { rounds });
             Ok(())
         }

@@ -58,13 +58,18 @@ See also: bz-chain, bz-window, pipelines/localnet.sh";
 #[derive(clap::Subcommand)]
 enum Action {
     /// Start the store and the chain in the background
+    #[command(after_help = "\
+Examples:
+  bz-localnet up --interval 0.25                      four blocks a second
+  bz-localnet up --finality 5                         a block is final when five stand on it: a fork can take them back
+  bz-localnet up                                      as it was; on a running network nothing changes")]
     Up {
-        /// Seconds between two blocks
-        #[arg(long, value_name = "S", default_value_t = 1.0)]
-        interval: f64,
-        /// A block is final when so many stand on it
-        #[arg(long, value_name = "N", default_value_t = 0)]
-        finality: usize,
+        /// Seconds between two blocks [default: 1, or as before]
+        #[arg(long, value_name = "S")]
+        interval: Option<f64>,
+        /// A block is final when so many stand on it [default: 0, or as before]
+        #[arg(long, value_name = "N")]
+        finality: Option<usize>,
     },
     /// Run them in the foreground (what `up` starts)
     Serve {
@@ -92,6 +97,7 @@ enum Action {
         count: u64,
     },
     /// Let something go wrong
+    #[command(after_help = FAULTS)]
     Fault {
         #[command(subcommand)]
         fault: Fault,
@@ -104,6 +110,11 @@ enum Action {
         value: String,
     },
     /// Make a node: wallet, TAO, place in the subnet, bucket, key; print its settings
+    #[command(after_help = "\
+Examples:
+  bz-localnet join alice > alice.env                  a miner; `set -a; . ./alice.env` and every bz- tool is it
+  bz-localnet join vera --stake 1000                  a validator, from the next epoch on
+  bz-localnet join crowd --count 250                  crowd-1 to crowd-250, side by side")]
     Join {
         /// Name of its wallet and bucket, 3 to 40 of a-z 0-9 -
         name: String,
@@ -115,6 +126,13 @@ enum Action {
         count: Option<u16>,
     },
 }
+
+const FAULTS: &str = "\
+Examples:
+  bz-localnet fault stall 60                          no blocks for a minute; `stall 0` ends it, `new-block` makes some in it
+  bz-localnet fault fork 3                            the last three blocks are made anew, without what was in them
+  bz-localnet fault refuse 1                          the next transaction is refused
+  kill -9 $(bz-localnet status | jq .pid)             the node dies; `up` goes on from the same block";
 
 #[derive(clap::Subcommand)]
 enum Fault {
@@ -148,6 +166,9 @@ pub struct Place {
     pub netuid: u16,
     /// Seconds between two blocks.
     pub interval_s: f64,
+    /// A block is final when so many stand on it.
+    #[serde(default)]
+    pub finality: usize,
 }
 
 /// The subnet that is made at the first start; 0 is the root network.
@@ -210,7 +231,10 @@ fn root_wallet(dir: &Path) -> WalletArgs {
     }
 }
 
-fn up(dir: &Path, interval: f64, finality: usize) -> Result<(), Report> {
+fn up(dir: &Path, interval: Option<f64>, finality: Option<usize>) -> Result<(), Report> {
+    let before: Option<Place> = files::read_json(&place_path(dir)).ok();
+    let as_before = before.map_or((1.0, 0), |place| (place.interval_s, place.finality));
+    let (interval, finality) = (interval.unwrap_or(as_before.0), finality.unwrap_or(as_before.1));
     if !(0.05..=3600.0).contains(&interval) {
         return Err(Report::usage(format!("--interval {interval}: 0.05 to 3600 seconds")));
     }
@@ -218,6 +242,12 @@ fn up(dir: &Path, interval: f64, finality: usize) -> Result<(), Report> {
     while let Ok(place) = running(dir) {
         // One that was just killed still holds its lock for a moment, and answers no more.
         if connect(&place).is_ok() {
+            if (place.interval_s, place.finality) != (interval, finality) {
+                record::cli::note(
+                    "bz-localnet",
+                    "it runs already, and goes on as it is: `down`, then `up` with the new settings",
+                );
+            }
             return record::cli::print_json(&place);
         }
         if since.elapsed() > Duration::from_secs(30) {
@@ -339,6 +369,9 @@ fn status(dir: &Path) -> Result<(), Report> {
     status["block"] = block.into();
     status["genesis"] = chain.genesis.to_string().into();
     status["neurons"] = peers.len().into();
+    // Transactions that wait for a block, and the last one, final or not.
+    let now = chain.fault(&serde_json::json!({}))?;
+    (status["waiting"], status["last"]) = (now["waiting"].clone(), now["last"].clone());
     record::cli::print_json(&status)
 }
 
@@ -384,8 +417,8 @@ fn new_block(dir: &Path, count: u64) -> Result<(), Report> {
 }
 
 fn go_wrong(dir: &Path, fault: serde_json::Value) -> Result<(), Report> {
-    let block = connect(&running(dir)?)?.fault(&fault)?;
-    record::cli::print_json(&serde_json::json!({"fault": fault, "block": block}))
+    let then = connect(&running(dir)?)?.fault(&fault)?;
+    record::cli::print_json(&serde_json::json!({"fault": fault, "then": then}))
 }
 
 /// Many nodes side by side; their settings one after another. All are paid for at once.

@@ -1,4 +1,4 @@
-//! The node's JSON-RPC: what subxt and the Python SDK ask of a chain. A block is final as soon as it is made.
+//! The node's JSON-RPC: what subxt and the Python SDK ask of a chain.
 
 use crate::{
     blocks::Blocks,
@@ -55,10 +55,10 @@ impl Node {
     ///
     /// # Errors
     /// When a block is final, or the disk refuses.
-    pub fn fork(&self, depth: usize) -> Result<(), record::Report> {
-        let number = self.blocks().fork(depth)?;
-        let _ = self.heads.send(number);
-        Ok(())
+    pub fn fork(&self, depth: usize) -> Result<Vec<String>, record::Report> {
+        let forked = self.blocks().fork(depth)?;
+        let _ = self.heads.send(forked.last);
+        Ok(forked.calls)
     }
 
     /// Whether blocks are made now.
@@ -218,6 +218,7 @@ fn chain_methods(m: &mut RpcModule<Node>) -> Result<(), RegisterMethodError> {
     })?;
     method(m, "dev_fault", |args, node| {
         let ask = args.0.first().cloned().unwrap_or_default();
+        let mut calls = Vec::new();
         let number = |name: &str| ask.get(name).and_then(Value::as_f64);
         if let Some(seconds) = number("stall_s").filter(|s| (0.0..=86_400.0).contains(s)) {
             node.blocks().faults.stalled = Some(Instant::now() + Duration::from_secs_f64(seconds));
@@ -226,9 +227,10 @@ fn chain_methods(m: &mut RpcModule<Node>) -> Result<(), RegisterMethodError> {
             node.blocks().faults.refuse = count as u64;
         }
         if let Some(depth) = number("fork") {
-            node.fork(depth as usize).map_err(|e| refuse(e.error))?;
+            calls = node.fork(depth as usize).map_err(|e| refuse(e.error))?;
         }
-        Ok(json!(node.blocks().last()))
+        let blocks = node.blocks();
+        Ok(json!({"last": blocks.last(), "waiting": blocks.waiting(), "retracted": calls}))
     })
 }
 

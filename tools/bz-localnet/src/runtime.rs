@@ -46,13 +46,13 @@ pub type Block = generic::Block<Header, UncheckedExtrinsic>;
 pub type Executive =
     frame_executive::Executive<Runtime, Block, frame_system::ChainContext<Runtime>, Runtime, AllPalletsWithSystem>;
 
-/// Clients cache metadata by genesis and spec version: raise it when a pallet changes.
+/// What this runtime is.
 pub const VERSION: RuntimeVersion = RuntimeVersion {
     spec_name: Cow::Borrowed("node-subtensor"),
     impl_name: Cow::Borrowed("bz-localnet"),
     authoring_version: 1,
     // Clients keep metadata by this number: it rises when a pallet changes.
-    spec_version: 6,
+    spec_version: 7,
     impl_version: 1,
     apis: RUNTIME_API_VERSIONS,
     transaction_version: 1,
@@ -140,6 +140,9 @@ impl aura::Config for Runtime {
 impl commitments::Config for Runtime {
     fn may_commit(netuid: u16, hotkey: &AccountId) -> bool {
         subtensor::IsNetworkMember::<Runtime>::get(hotkey, netuid)
+    }
+    fn epoch(netuid: u16) -> u64 {
+        subtensor::SubnetEpochIndex::<Runtime>::get(netuid)
     }
 }
 

@@ -65,6 +65,7 @@ pub fn serve(dir: &Path, interval: f64, finality: usize) -> Result<(), Report> {
             store: format!("http://127.0.0.1:{}", port(&store_listener)?),
             netuid: NETUID,
             interval_s: interval,
+            finality,
         };
         let node = std::sync::Arc::new(rpc::Node::new(chain));
         let module = rpc::module(node.clone()).config("the RPC methods")?;

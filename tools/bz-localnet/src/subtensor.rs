@@ -1,7 +1,9 @@
 //! The part of pallet-subtensor that a training subnet uses, with Subtensor's names, indices, hashers and errors.
 //!
 //! Source: the metadata of Bittensor's main net, spec 365; the schedule of epochs is that of spec 423 and later. Consensus is
-//! in `yuma`. Left out: emission, the price of alpha (1 TAO stakes 1), the adjustment of the burn, stake of children and of the root network, splits of emission between mechanisms (all get the same).
+//! in `yuma`. Left out: emission, the price of alpha (1 TAO stakes 1), the adjustment of the burn, stake of children and of
+//! the root network, splits of emission between mechanisms (all get the same), the price and the rate limit of a new subnet,
+//! the swap of a coldkey. Subnets have Yuma 2, where spec 425 gives a new one Yuma 3.
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "inside FRAME's macros")]
 
 pub use pallet::*;
@@ -511,7 +513,7 @@ pub mod pallet {
                     .map(|uid| rows(uid).into_iter().map(|(to, w)| (usize::from(to), f64::from(w))).collect())
                     .collect()
             };
-            let shares = |values: &[f64]| values.iter().map(|x| (x * 65535.0) as u16).collect::<Vec<u16>>();
+            let shares = |values: &[f64]| values.iter().map(|x| crate::yuma::stored(*x)).collect::<Vec<u16>>();
             let mechanisms = MechanismCountCurrent::<T>::get(netuid).max(1);
             let tempo_ago = Self::block().saturating_sub(Tempo::<T>::get(netuid).into());
             let last_step = LastMechansimStepBlock::<T>::get(netuid);
@@ -541,7 +543,8 @@ pub mod pallet {
                 .epoch();
                 Incentive::<T>::insert(index, shares(&epoch.incentive));
                 for (uid, row) in all().zip(&epoch.bonds) {
-                    let row: Vec<(u16, u16)> = row.iter().map(|(to, b)| (*to as u16, (b * 65535.0) as u16)).collect();
+                    let row: Vec<(u16, u16)> =
+                        row.iter().map(|(to, b)| (*to as u16, crate::yuma::stored(*b))).collect();
                     Bonds::<T>::insert(index, uid, row);
                 }
                 sum.add(epoch, f64::from(mechanisms));
@@ -685,19 +688,8 @@ pub mod pallet {
             let index = Self::place(netuid, mechanism)?;
             let hotkey = ensure_signed(origin.clone())?;
             ensure!(CommitRevealWeightsEnabled::<T>::get(netuid), Error::<T>::CommitRevealDisabled);
-            let mut commits = WeightCommits::<T>::get(index, &hotkey).ok_or(Error::<T>::NoWeightsCommitFound)?;
             let hash = BlakeTwo256::hash(&(&hotkey, index, &uids, &values, &salt, version_key).encode());
-            let (now, period) = (Self::epoch_now(netuid), RevealPeriodEpochs::<T>::get(netuid));
-            let place = commits.iter().position(|(commit, ..)| *commit == hash);
-            let over = |epoch: u64| epoch.saturating_add(period) < now;
-            ensure!(place.is_none_or(|place| !over(commits[place].1)), Error::<T>::ExpiredWeightCommit);
-            commits.retain(|(_, epoch, ..)| !over(*epoch));
-            ensure!(!commits.is_empty(), Error::<T>::NoWeightsCommitFound);
-            let place = commits.iter().position(|(commit, ..)| *commit == hash);
-            let place = place.ok_or(Error::<T>::InvalidRevealCommitHashNotMatch)?;
-            ensure!(commits[place].1.saturating_add(period) == now, Error::<T>::RevealTooEarly);
-            // Those before it can be revealed no more.
-            commits.drain(..=place);
+            let commits = Self::without_revealed(netuid, index, &hotkey, hash)?;
             if commits.is_empty() {
                 WeightCommits::<T>::remove(index, &hotkey);
             } else {
@@ -706,6 +698,68 @@ pub mod pallet {
             Self::do_set_weights(origin, netuid, mechanism, uids, values, version_key)?;
             Self::deposit_event(Event::WeightsRevealed(hotkey, index, hash));
             Ok(())
+        }
+
+        /// What a hotkey has committed to and not revealed, when this is revealed now.
+        fn without_revealed(netuid: u16, index: u16, hotkey: &T::AccountId, hash: H256) -> Result<Commits, Error<T>> {
+            let mut commits = WeightCommits::<T>::get(index, hotkey).ok_or(Error::<T>::NoWeightsCommitFound)?;
+            let (now, period) = (Self::epoch_now(netuid), RevealPeriodEpochs::<T>::get(netuid));
+            let place = commits.iter().position(|(commit, ..)| *commit == hash);
+            let over = |epoch: u64| epoch.saturating_add(period) < now;
+            if place.is_some_and(|place| over(commits[place].1)) {
+                return Err(Error::ExpiredWeightCommit);
+            }
+            commits.retain(|(_, epoch, ..)| !over(*epoch));
+            if commits.is_empty() {
+                return Err(Error::NoWeightsCommitFound);
+            }
+            let place = commits.iter().position(|(commit, ..)| *commit == hash);
+            let place = place.ok_or(Error::InvalidRevealCommitHashNotMatch)?;
+            if commits[place].1.saturating_add(period) != now {
+                return Err(Error::RevealTooEarly);
+            }
+            // Those before it can be revealed no more.
+            commits.drain(..=place);
+            Ok(commits)
+        }
+
+        /// Why the pool takes no such call, a number of Subtensor's `CustomTransactionError`: what can be known of it before it
+        /// is in a block. Source: `CheckWeights` and `CheckRateLimits` of Subtensor's transaction extension, spec 425.
+        pub fn early(who: &T::AccountId, call: &Call<T>) -> Option<u8> {
+            let reveal = |netuid: u16, mechanism: u8, uids: &Vec<u16>, values: &Vec<u16>, salt: &Vec<u16>, key: u64| {
+                let index = storage_index(netuid, mechanism);
+                let hash = BlakeTwo256::hash(&(who, index, uids, values, salt, key).encode());
+                match Self::without_revealed(netuid, index, who, hash) {
+                    Ok(_) => None,
+                    Err(Error::ExpiredWeightCommit | Error::RevealTooEarly) => Some(17),
+                    Err(_) => Some(16),
+                }
+            };
+            let (netuid, mechanism, later) = match call {
+                Call::set_weights { netuid, .. } | Call::commit_weights { netuid, .. } => (*netuid, 0, None),
+                Call::set_mechanism_weights { netuid, mecid, .. }
+                | Call::commit_mechanism_weights { netuid, mecid, .. } => (*netuid, *mecid, None),
+                Call::commit_timelocked_weights { netuid, reveal_round, .. } => {
+                    (*netuid, 0, (*reveal_round < T::last_round()).then_some(15))
+                }
+                Call::commit_timelocked_mechanism_weights { netuid, mecid, reveal_round, .. } => {
+                    (*netuid, *mecid, (*reveal_round < T::last_round()).then_some(15))
+                }
+                Call::reveal_weights { netuid, uids, values, salt, version_key } => {
+                    let poor = Self::enough_stake(*netuid, who).is_err().then_some(1);
+                    return poor.or_else(|| reveal(*netuid, 0, uids, values, salt, *version_key));
+                }
+                Call::reveal_mechanism_weights { netuid, mecid, uids, values, salt, version_key } => {
+                    let poor = Self::enough_stake(*netuid, who).is_err().then_some(1);
+                    return poor.or_else(|| reveal(*netuid, *mecid, uids, values, salt, *version_key));
+                }
+                _ => return None,
+            };
+            let index = storage_index(netuid, mechanism);
+            let there = Uids::<T>::contains_key(netuid, who);
+            let poor = Self::enough_stake(netuid, who).is_err().then_some(1);
+            let soon = || Self::in_time(netuid, index, who, Error::SettingWeightsTooFast).is_err() && there;
+            poor.or(later).or_else(|| soon().then_some(6))
         }
 
         /// Source: Subtensor's `internal_commit_timelocked_weights`.
@@ -988,12 +1042,17 @@ pub mod pallet {
         #[pallet::weight((frame_support::weights::Weight::from_parts(1, 0), DispatchClass::Normal, Pays::No))]
         pub fn register_network(origin: OriginFor<T>, hotkey: T::AccountId) -> DispatchResult {
             let coldkey = ensure_signed(origin)?;
+            let free = !Owner::<T>::contains_key(&hotkey);
+            ensure!(free || Owner::<T>::get(&hotkey) == coldkey, Error::<T>::NonAssociatedColdKey);
             // 0 is the root network.
             let netuid = TotalNetworks::<T>::get().max(1);
             TotalNetworks::<T>::put(netuid + 1);
             NetworksAdded::<T>::insert(netuid, true);
             SubnetOwner::<T>::insert(netuid, &coldkey);
             SubnetOwnerHotkey::<T>::insert(netuid, &hotkey);
+            // What a new subnet has in place of the defaults. Source: Subtensor's `init_new_network`.
+            MaxAllowedValidators::<T>::insert(netuid, 64);
+            ImmunityPeriod::<T>::insert(netuid, 5000);
             // Subnets are shifted against each other.
             let shift = u64::from(netuid) % u64::from(Tempo::<T>::get(netuid)).max(1);
             LastEpochBlock::<T>::insert(netuid, Self::block().saturating_sub(shift));

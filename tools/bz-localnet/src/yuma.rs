@@ -61,6 +61,11 @@ pub struct Epoch {
 /// A unit of the chain's fixed point is one of so many in 1.
 const FIXED: f64 = 4_294_967_296.0;
 
+/// A share as the chain keeps it, of 65535, cut twice. Source: Subtensor's `fixed_proportion_to_u16`.
+pub fn stored(share: f64) -> u16 {
+    ((share * FIXED).floor() / FIXED * 65535.0) as u16
+}
+
 fn normalize(values: &mut [f64]) {
     let sum: f64 = values.iter().sum();
     if sum > 0.0 {

@@ -135,7 +135,10 @@ async fn one(bucket: &Bucket, peer: &Peer, run: Hash, window: Window, path: &Pat
         _ => ("missing", fault.to_string()),
     })?;
     let invalid = |why: &str| ("invalid", why.to_string());
-    let commit = files::read_json::<Commit>(path).map_err(|_| invalid("it is no commitment"));
+    let commit = files::read_json::<Commit>(path).map_err(|e| match e.code {
+        record::Code::Data => invalid("it is no commitment"),
+        _ => (OWN_DISK, e.error),
+    });
     // Only what was checked is kept.
     let _ = std::fs::remove_file(path);
     let mut commit = commit?;

@@ -15,6 +15,7 @@ use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     path::Path,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 use store::{Bucket, Fault};
@@ -37,6 +38,14 @@ const WAY: Duration = Duration::from_secs(10);
 /// A node that is so many windows behind is a newcomer, who takes the time that it takes.
 const NEWCOMER: u64 = 16;
 
+/// See [`Publishers`].
+type Disk = Arc<Mutex<Option<String>>>;
+
+/// Note what is wrong where it is our own disk.
+fn note_disk(disk: &Disk, why: &str) {
+    *disk.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.into());
+}
+
 /// Published records, oldest first, that lead from what is here to a state.
 type Way = Vec<State>;
 
@@ -54,6 +63,8 @@ struct Publishers<'a> {
     stalled: RefCell<BTreeMap<Hotkey, Instant>>,
     failed: RefCell<BTreeMap<Hash, Instant>>,
     said: RefCell<BTreeSet<String>>,
+    /// What is wrong with our own disk, which is no publisher's fault.
+    disk: Disk,
     /// Ask again where a bucket stalls, rather than go on without it.
     patient: bool,
 }
@@ -74,6 +85,7 @@ pub(crate) fn pull(context: &Context<'_>, publish: bool, stream: &mut Stream<'_>
         if let Some(way) = publishers.look(window, block) {
             break way;
         }
+        publishers.own_disk()?;
         if publish && own.is_some_and(|rank| block >= publishers.turn(window, rank)) {
             return Err(Report::no(format!("nobody before us published the state of window {window}: it is our turn"))
                 .hint("bz-score accept | bz-state apply | bz-push publishes it; bz-state carry where there is nothing to apply"));
@@ -95,7 +107,9 @@ pub(crate) fn newest(context: &Context<'_>, stream: &mut Stream<'_>) -> Result<(
     let oldest = context.hparams.start_window.0.max(window.0.saturating_sub(NEWEST_BACK));
     for back in (oldest + 1..=window.0).rev().map(Window) {
         let all: Vec<&Publisher> = publishers.in_turn(back, block).collect();
-        for (publisher, record) in publishers.own_records(&all, back) {
+        let found = publishers.own_records(&all, back);
+        publishers.own_disk()?;
+        for (publisher, record) in found {
             if publishers.known(back, Some(record.root)) {
                 return Ok(());
             }
@@ -104,6 +118,7 @@ pub(crate) fn newest(context: &Context<'_>, stream: &mut Stream<'_>) -> Result<(
                 Err(why) => publishers.passed_over(publisher, &why),
             }
         }
+        publishers.own_disk()?;
         // Nothing older than what is here can be newer.
         if publishers.known(back, None) {
             return Ok(());
@@ -123,7 +138,15 @@ impl<'a> Publishers<'a> {
             stalled: RefCell::default(),
             failed: RefCell::default(),
             said: RefCell::default(),
+            disk: Disk::default(),
             patient: false,
+        }
+    }
+
+    fn own_disk(&self) -> Result<(), Report> {
+        match self.disk.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(why) => Err(Report::again(why).hint("the same command goes on where this one ended")),
+            None => Ok(()),
         }
     }
 
@@ -196,7 +219,7 @@ impl<'a> Publishers<'a> {
         let work = publishers
             .iter()
             .map(|publisher| {
-                let (bucket, key) = (publisher.bucket.clone(), key.clone());
+                let (bucket, key, disk) = (publisher.bucket.clone(), key.clone(), self.disk.clone());
                 let ask = self.patient || fresh(&publisher.peer.hotkey);
                 let looks = if self.patient { LOOKS } else { 1 };
                 let path = folder.join(format!("{}-{window}.state.json", publisher.peer.hotkey));
@@ -211,9 +234,17 @@ impl<'a> Publishers<'a> {
                             Ok(_) => {
                                 let record = files::read_json::<State>(&path);
                                 let _ = std::fs::remove_file(&path);
-                                return record.map_err(|e| Refusal { why: e.error, stalled: false });
+                                return record.map_err(|e| {
+                                    if e.code != record::Code::Data {
+                                        note_disk(&disk, &e.error);
+                                    }
+                                    Refusal { why: e.error, stalled: false }
+                                });
                             }
                             Err(fault) => {
+                                if let Fault::Disk(why) = &fault {
+                                    note_disk(&disk, why);
+                                }
                                 let why = fault.to_string();
                                 refusal = Refusal { why, stalled: since.elapsed() >= LOOK };
                                 if fault == Fault::Missing {
@@ -370,10 +401,10 @@ impl<'a> Publishers<'a> {
         let work = wanted
             .iter()
             .map(|hash| {
-                let (mirrors, hash) = (mirrors.clone(), *hash);
+                let (mirrors, hash, disk) = (mirrors.clone(), *hash, self.disk.clone());
                 let key = format!("{}/deltas/{hash}", context.run);
                 let path = folder.join(format!("{hash}.safetensors"));
-                async move { one(&mirrors, &key, cap, &path, hash, limit).await }
+                async move { one(&mirrors, &key, cap, &path, hash, limit, &disk).await }
             })
             .collect();
         for (result, hash) in context.pool.all(work).into_iter().zip(&wanted) {
@@ -428,7 +459,15 @@ struct Refusal {
 }
 
 /// One delta by its hash, from the first mirror that has it, all within a limit.
-async fn one(mirrors: &[Bucket], key: &str, cap: u64, path: &Path, hash: Hash, limit: Duration) -> Result<(), String> {
+async fn one(
+    mirrors: &[Bucket],
+    key: &str,
+    cap: u64,
+    path: &Path,
+    hash: Hash,
+    limit: Duration,
+    disk: &Disk,
+) -> Result<(), String> {
     if path.exists() && files::digest(path).is_ok_and(|(_, found)| found == hash) {
         return Ok(());
     }
@@ -443,6 +482,10 @@ async fn one(mirrors: &[Bucket], key: &str, cap: u64, path: &Path, hash: Hash, l
             Ok(_) => {
                 let _ = std::fs::remove_file(path);
                 "its content is not what was accepted".into()
+            }
+            Err(Fault::Disk(why)) => {
+                note_disk(disk, &why);
+                return Err(why);
             }
             Err(fault) => fault.to_string(),
         };

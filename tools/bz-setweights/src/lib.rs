@@ -2,8 +2,13 @@
 
 mod sealed;
 
-use chain::{Call, Chain, ChainArgs, Signer, weights};
-use record::{Hotkey, Report, Stream, Uid, cli::Common, records::Weights};
+use chain::{Call, Chain, ChainArgs, Sent, Signer, weights};
+use record::{Hotkey, Report, Stream, Uid, cli::Common, records::Weights, stream::Inputs};
+use std::{
+    cell::OnceCell,
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 use wallet::WalletArgs;
 
 /// Set weights on the chain: looks first, never twice.
@@ -50,33 +55,86 @@ Examples:
 
 See also: bz-score fold, bz-chain doctor";
 
+/// What signs and sends; the key is opened when it is first needed, and once.
+pub(crate) struct Setter<'a> {
+    wallet: &'a WalletArgs,
+    chain: &'a Chain,
+    signer: OnceCell<wallet::Signer>,
+}
+
+impl Setter<'_> {
+    pub(crate) fn send(&self, call: &Call) -> Result<Sent, Report> {
+        let signer = match self.signer.get() {
+            Some(signer) => signer,
+            None => {
+                let opened = self.wallet.open()?;
+                self.signer.get_or_init(|| opened)
+            }
+        };
+        let sign = |message: &[u8]| signer.sign(message);
+        self.chain.submit(call, &Signer { account: signer.hotkey(), sign: &sign })
+    }
+
+    /// The call and its bytes, as a dry run has them.
+    pub(crate) fn shown(&self, call: &Call) -> Result<(Option<String>, Option<String>), Report> {
+        let bytes = format!("0x{}", hex::encode(self.chain.call_bytes(call)?));
+        Ok((Some(format!("{}.{}", call.pallet, call.name)), Some(bytes)))
+    }
+}
+
 /// Run the tool.
 ///
 /// # Errors
 /// What failed, for a person.
 pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     let inputs = stream.read()?;
-    if args.reveal {
-        let chain = Chain::connect(&args.chain)?;
-        return sealed::reveal_due(&args, &chain, &chain.weight_rules(args.wallet.public()?)?);
+    let record = if args.reveal { None } else { Some(asked(&args, &inputs)?) };
+    let hotkey = args.wallet.public()?;
+    let _lock = sealed::lock(&args)?;
+    let chain = Chain::connect(&args.chain)?;
+    if chain.subnet.netuid == 0 {
+        return Err(Report::no("the root network takes no weights").hint("--netuid or BZ_NETUID"));
     }
+    let rules = chain.weight_rules(hotkey)?;
+    let setter = Setter { wallet: &args.wallet, chain: &chain, signer: OnceCell::new() };
+    if args.reveal || !args.common.dry_run {
+        sealed::reveal_due(&args, &chain, &rules, hotkey, &setter, |record| stream.emit(record))?;
+    }
+    match record {
+        Some(record) => set(&args, &rules, hotkey, record, &setter, stream),
+        None => Ok(()),
+    }
+}
+
+/// The weights that the input asks for, good in themselves.
+fn asked(args: &Args, inputs: &Inputs) -> Result<Weights, Report> {
     if !inputs.closed && !args.common.dry_run {
         return Err(Report::data("the input is not closed by an `end`: the stage before did not finish")
             .hint("look at its error; --dry-run shows what would be set"));
     }
-    let mut record: Weights = inputs.need("bz-score fold")?;
+    let record: Weights = inputs.need("bz-score fold")?;
     if record.uids.len() != record.hotkeys.len() || record.uids.len() != record.weights.len() {
         return Err(Report::data("the `weights` record has lists of different lengths"));
     }
     if record.weights.iter().any(|w| !w.is_finite() || *w < 0.0) {
         return Err(Report::data("the `weights` record has a weight that is negative or not finite"));
     }
-    let hotkey = args.wallet.public()?;
-    let chain = Chain::connect(&args.chain)?;
-    let rules = chain.weight_rules(hotkey)?;
-    if !args.common.dry_run {
-        sealed::reveal_due(&args, &chain, &rules)?;
+    let once: BTreeSet<_> = record.uids.iter().collect();
+    if once.len() != record.uids.len() {
+        return Err(Report::data("the `weights` record has a uid twice"));
     }
+    Ok(record)
+}
+
+fn set(
+    args: &Args,
+    rules: &weights::Rules,
+    hotkey: Hotkey,
+    mut record: Weights,
+    setter: &Setter<'_>,
+    stream: &mut Stream<'_>,
+) -> Result<(), Report> {
+    let chain = setter.chain;
     // Who was replaced since is not paid, nor is who took the place.
     let there =
         |place: &usize| record.uids.get(*place).and_then(|uid| rules.hotkeys.get(&uid.0)) == record.hotkeys.get(*place);
@@ -92,7 +150,7 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
         record.uids.iter().map(|uid| uids.iter().position(|u| u == uid).map_or(0, |at| values[at])).collect();
     record.submitted = false;
     let key = args.version_key.unwrap_or(rules.version_key);
-    record.reason = refusal(&args, &rules, &record, &uids, key);
+    record.reason = refusal(args, rules, &record, &uids, key);
     if let Some(reason) = &record.reason {
         record::cli::note("bz-setweights", format!("not set: {reason}"));
         // What cannot be sent can be shown, if there is anything.
@@ -101,24 +159,32 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
         }
     }
     let plan = if rules.commit_reveal {
-        sealed::plan(&args, &chain, hotkey, &uids, &values, key, &rules)?
+        sealed::plan(args, chain, hotkey, &uids, &values, key, rules)?
     } else {
         Plan { call: Call::set_weights(chain.subnet, &uids, &values, key), keep: None, moment: None }
     };
     if args.common.dry_run {
-        record.call = Some(format!("{}.{}", plan.call.pallet, plan.call.name));
-        record.call_bytes = Some(format!("0x{}", hex::encode(chain.call_bytes(&plan.call)?)));
+        (record.call, record.call_bytes) = setter.shown(&plan.call)?;
         record.reason.get_or_insert("dry run".into());
         return stream.emit(&record);
     }
     if let Some(sealed) = &plan.keep {
-        sealed::keep(&args, sealed, hotkey, chain.subnet)?;
+        sealed::keep(args, sealed, hotkey, chain, &record)?;
     }
-    let signer = args.wallet.open()?;
-    let sign = |message: &[u8]| signer.sign(message);
-    let sent = chain.submit(&plan.call, &Signer { account: signer.hotkey(), sign: &sign })?;
-    (record.tx, record.block, record.submitted) = (Some(sent.tx), Some(sent.block), true);
-    record.reason = look(&chain, &plan, hotkey, &uids, &sent)?;
+    let sent = setter.send(&plan.call)?;
+    (record.tx, record.block, record.submitted) = (Some(sent.tx), sent.block, true);
+    // They are in, whatever can be read back: the record says so before anything else can fail.
+    match look(chain, &plan, hotkey, (&uids, &values), &sent) {
+        Ok(reason) => record.reason = reason,
+        Err(report) if report.code == record::Code::Again => {
+            record.reason = Some(format!("final, and not read back: {}", report.error));
+        }
+        Err(report) => {
+            record.reason = Some(report.error.clone());
+            stream.emit(&record)?;
+            return Err(report);
+        }
+    }
     stream.emit(&record)
 }
 
@@ -131,22 +197,41 @@ pub(crate) struct Plan {
     moment: Option<weights::Moment>,
 }
 
+/// The rules as of a block that has what was sent: another node may be some blocks behind.
+fn rules_after(chain: &Chain, hotkey: Hotkey, sent: &Sent) -> Result<weights::Rules, Report> {
+    let since = Instant::now();
+    loop {
+        let rules = chain.weight_rules(hotkey)?;
+        if sent.block.is_none_or(|block| rules.block >= block) {
+            return Ok(rules);
+        }
+        if since.elapsed() > CATCHES_UP {
+            return Err(Report::again(format!("the node is at block {}, before that of the call", rules.block)));
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
+/// A node that is asked after another one has the same blocks within this time.
+const CATCHES_UP: Duration = Duration::from_secs(60);
+
 /// Read back what was sent; when it is revealed.
 fn look(
     chain: &Chain,
     plan: &Plan,
     hotkey: Hotkey,
-    uids: &[Uid],
-    sent: &chain::Sent,
+    (uids, values): (&[Uid], &[u16]),
+    sent: &Sent,
 ) -> Result<Option<String>, Report> {
     let lost = |what: &str| {
-        Report::again(format!("block {} has the call, but the chain does not keep {what}", sent.block))
+        Report::no(format!("the call is final ({}), and the chain does not keep {what}", sent.tx))
             .hint("another process may have set weights with this hotkey: bz-chain doctor")
     };
-    let rules = chain.weight_rules(hotkey)?;
+    let rules = rules_after(chain, hotkey, sent)?;
     if let Some(moment) = plan.moment {
+        let waits = rules.timelocked.iter().any(|commit| sent.block.is_none_or(|block| commit.block == block));
         // In a fast chain it may be revealed already.
-        if rules.block < moment.block && !rules.timelocked.iter().any(|commit| commit.block == sent.block) {
+        if rules.block < moment.block && !waits {
             return Err(lost("the commit"));
         }
         return Ok(Some(format!(
@@ -163,8 +248,8 @@ fn look(
         }));
     }
     let uid = rules.uid.ok_or_else(|| Report::no("the hotkey is not registered"))?;
-    let kept = chain.weights_of(uid)?;
-    if kept.len() != uids.len() || !kept.iter().zip(uids).all(|((dest, _), uid)| *dest == uid.0) {
+    let ours: Vec<(u16, u16)> = uids.iter().map(|uid| uid.0).zip(values.iter().copied()).collect();
+    if chain.weights_of(uid)? != ours {
         return Err(lost("these weights"));
     }
     Ok(None)
@@ -173,7 +258,7 @@ fn look(
 /// What stands between these weights and the chain, if anything.
 fn refusal(args: &Args, rules: &weights::Rules, record: &Weights, uids: &[Uid], key: u64) -> Option<String> {
     let only_self = rules.uid.is_some_and(|own| uids == [own]);
-    if let Some((what, hint)) = rules.obstacles().into_iter().find(|_| !only_self || rules.uid.is_none()) {
+    if let Some((what, hint)) = rules.obstacles(only_self).into_iter().next() {
         return Some(format!("{what}: {hint}"));
     }
     if uids.is_empty() {
@@ -186,17 +271,18 @@ fn refusal(args: &Args, rules: &weights::Rules, record: &Weights, uids: &[Uid], 
         return Some(format!("the version key is {key}, the subnet asks for {}: --version-key", rules.version_key));
     }
     if let Ok(hparams) = args.common.hparams()
-        && rules.last_update > hparams.moments(record.window).end
+        && let Some(last) = rules.set_at().filter(|last| *last > hparams.moments(record.window).end)
         && !args.common.force
     {
-        return Some(format!("weights were set at block {}, after window {} ended", rules.last_update, record.window));
+        return Some(format!("weights were set at block {last}, after window {} ended", record.window));
     }
     let next = rules.too_early().max(rules.set_in_epoch())?;
     let waits = rules.timelocked.last().map_or_else(String::new, |commit| {
         format!("; those of block {} wait for round {} of the beacon", commit.block, commit.round)
     });
+    let what = if rules.set_at().is_some() { "weights were set or committed" } else { "the hotkey was registered" };
     Some(format!(
-        "too early: weights were set or committed at block {}, the next may be at {next}, it is {}{waits}",
+        "too early: {what} at block {}, the next may be at {next}, it is {}{waits}",
         rules.last_update, rules.block
     ))
 }

@@ -1,23 +1,46 @@
 //! Commit and reveal: what is committed to lies in `$BZ_HOME/sealed` before the commit is sent, and until it was revealed, so
 //! that a kill between the two loses nothing. The file's name is the commitment.
 
-use crate::{Args, How, Plan};
+use crate::{Args, How, Plan, Setter};
 use chain::{
-    Call, Chain, Signer, Subnet,
+    Call, Chain, Subnet,
     calls::payload,
     weights::{Due, Rules, Sealed, TIMELOCK_VERSION},
 };
-use record::{Context, Hotkey, Report, Uid, cli::note, files};
-use std::{path::PathBuf, time::Duration};
+use record::{Context, Hash, Hotkey, Report, Uid, cli::note, files, records::Weights};
+use serde::{Deserialize, Serialize};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// Sixteen-bit numbers of salt, as the Python SDK has them.
 const SALT: usize = 8;
+/// What a node says is no reason to delete the only copy of a salt: a file goes after its own reveal, or when it is so old
+/// that no subnet's reveal can be still to come.
+const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// A transaction is good for 64 blocks; so much later it will not come any more.
-const ON_ITS_WAY: Duration = Duration::from_secs(3600);
+/// What lies on disk.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Kept {
+    /// The chain's first block.
+    genesis: Hash,
+    netuid: u16,
+    mechanism: u8,
+    hotkey: Hotkey,
+    sealed: Sealed,
+    /// What was asked for.
+    record: Weights,
+}
 
 fn folder(args: &Args) -> PathBuf {
     args.common.home().0.join("sealed")
+}
+
+/// One process at a time commits and reveals for a home: a pipeline, and the cron that reveals.
+pub(crate) fn lock(args: &Args) -> Result<std::fs::File, Report> {
+    files::create_dir(&folder(args))?;
+    files::lock(&folder(args).join("lock"))
 }
 
 fn salt() -> Result<Vec<u16>, Report> {
@@ -59,48 +82,129 @@ pub(crate) fn plan(
 }
 
 /// Put on disk what is about to be committed to.
-pub(crate) fn keep(args: &Args, sealed: &Sealed, hotkey: Hotkey, subnet: Subnet) -> Result<(), Report> {
-    let path = folder(args).join(format!("{}.json", sealed.hash(hotkey, subnet)));
-    files::write_private_json(&path, sealed)
+pub(crate) fn keep(
+    args: &Args,
+    sealed: &Sealed,
+    hotkey: Hotkey,
+    chain: &Chain,
+    record: &Weights,
+) -> Result<(), Report> {
+    let path = folder(args).join(format!("{}.json", sealed.hash(hotkey, chain.subnet)));
+    let Subnet { netuid, mechanism } = chain.subnet;
+    let (sealed, record) = (sealed.clone(), record.clone());
+    files::write_private_json(&path, &Kept { genesis: chain.genesis, netuid, mechanism, hotkey, sealed, record })
 }
 
-/// Reveal what is due, and forget what can be revealed no more.
-pub(crate) fn reveal_due(args: &Args, chain: &Chain, rules: &Rules) -> Result<(), Report> {
-    let hotkey: Hotkey = args.wallet.public()?;
-    for entry in std::fs::read_dir(folder(args)).into_iter().flatten().flatten() {
-        let path = entry.path();
-        let Ok(sealed) = files::read_json::<Sealed>(&path) else { continue };
-        let hash = sealed.hash(hotkey, chain.subnet);
-        // Of another wallet or subnet that shares the folder.
-        if path.file_stem().and_then(|name| name.to_str()) != Some(&hash.to_string()) {
+/// All that lies there for this hotkey and subnet of this chain, by commitment.
+fn kept(args: &Args, chain: &Chain, hotkey: Hotkey) -> Result<Vec<(Hash, PathBuf, Kept)>, Report> {
+    let folder = folder(args);
+    let entries = match std::fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(files::io_report("read", &folder, &error)),
+    };
+    let mut all = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|e| files::io_report("read", &folder, &e))?.path();
+        if path.extension().is_none_or(|extension| extension != "json") {
             continue;
         }
-        let forget = || std::fs::remove_file(&path).again(format!("cannot remove {}", path.display()));
-        match rules.pending.iter().find(|p| p.hash == hash) {
-            Some(pending) if matches!(pending.due, Due::From(_)) => {}
-            Some(pending) if pending.due == Due::Now => {
-                let signer = args.wallet.open()?;
-                let sign = |message: &[u8]| signer.sign(message);
-                let call = Call::reveal_weights(chain.subnet, &sealed);
-                let sent = chain.submit(&call, &Signer { account: hotkey, sign: &sign })?;
-                note(
-                    "bz-setweights",
-                    format!("revealed the weights of block {} in block {}", pending.block, sent.block),
-                );
-                forget()?;
-            }
-            Some(pending) => {
-                note("bz-setweights", format!("the weights of block {} were not revealed in time", pending.block));
-                forget()?;
-            }
-            // Revealed already, or a commit that did not reach the chain; one that is on its way still may.
-            None => {
-                let age = entry.metadata().and_then(|meta| meta.modified()).ok().and_then(|at| at.elapsed().ok());
-                if age.is_some_and(|age| age > ON_ITS_WAY) {
-                    forget()?;
+        match files::read_json::<Kept>(&path) {
+            Ok(kept) => {
+                let subnet = Subnet { netuid: kept.netuid, mechanism: kept.mechanism };
+                if kept.genesis == chain.genesis && subnet == chain.subnet && kept.hotkey == hotkey {
+                    all.push((kept.sealed.hash(hotkey, subnet), path, kept));
                 }
             }
+            Err(report) => note("bz-setweights", format!("what was sealed cannot be read, and is left: {report}")),
+        }
+    }
+    all.sort_by_key(|(hash, ..)| *hash);
+    Ok(all)
+}
+
+/// Reveal what is due. Unless it was all that was asked for, a reveal that fails stops nothing.
+pub(crate) fn reveal_due(
+    args: &Args,
+    chain: &Chain,
+    rules: &Rules,
+    hotkey: Hotkey,
+    setter: &Setter<'_>,
+    mut emit: impl FnMut(&Weights) -> Result<(), Report>,
+) -> Result<(), Report> {
+    let all = kept(args, chain, hotkey)?;
+    for pending in rules.pending.iter().filter(|pending| pending.due != Due::Over) {
+        if !all.iter().any(|(hash, ..)| *hash == pending.hash) {
+            note(
+                "bz-setweights",
+                format!(
+                    "the weights committed in block {} wait for their reveal, and their salt is not in {}: another \
+                     machine of this hotkey has it, or they are lost",
+                    pending.block,
+                    folder(args).display()
+                ),
+            );
+        }
+    }
+    for (hash, path, kept) in all {
+        let pending = rules.pending.iter().find(|pending| pending.hash == hash);
+        match pending.map(|pending| (pending.due, pending.block)) {
+            Some((Due::From(_), _)) => {}
+            Some((Due::Now, block)) => match reveal(args, chain, rules, &kept, setter) {
+                Ok(record) => {
+                    if record.submitted {
+                        let at = record.block.map_or_else(String::new, |at| format!(" in block {at}"));
+                        note("bz-setweights", format!("revealed the weights of block {block}{at}"));
+                        forget(&path)?;
+                    }
+                    emit(&record)?;
+                }
+                Err(report) if args.reveal => return Err(report),
+                Err(report) => note("bz-setweights", format!("not revealed: {report}")),
+            },
+            Some((Due::Over, block)) => {
+                note("bz-setweights", format!("the weights of block {block} were not revealed in time"));
+                forget_old(&path)?;
+            }
+            // Revealed already, or a commit that did not reach the chain, or a node that is behind.
+            None => forget_old(&path)?,
         }
     }
     Ok(())
+}
+
+/// The record of a reveal: sent, or with the reason why not.
+fn reveal(args: &Args, chain: &Chain, rules: &Rules, kept: &Kept, setter: &Setter<'_>) -> Result<Weights, Report> {
+    let call = Call::reveal_weights(chain.subnet, &kept.sealed);
+    let mut record = kept.record.clone();
+    (record.submitted, record.tx, record.block) = (false, None, None);
+    record.reason = if !rules.commit_reveal {
+        Some("the subnet takes plain weights now: there is nothing to reveal".into())
+    } else if kept.sealed.version_key < rules.version_key {
+        let (theirs, ours) = (rules.version_key, kept.sealed.version_key);
+        Some(format!("they were committed with the version key {ours}, the subnet asks for {theirs} now"))
+    } else {
+        let only_self = rules.uid.is_some_and(|own| kept.sealed.uids == [own.0]);
+        rules.obstacles(only_self).into_iter().next().map(|(what, hint)| format!("{what}: {hint}"))
+    };
+    if args.common.dry_run {
+        (record.call, record.call_bytes) = setter.shown(&call)?;
+        record.reason.get_or_insert("dry run".into());
+    } else if record.reason.is_none() {
+        let sent = setter.send(&call)?;
+        (record.submitted, record.tx, record.block) = (true, Some(sent.tx), sent.block);
+        record.reason = Some("revealed".into());
+    } else {
+        note("bz-setweights", format!("not revealed: {}", record.reason.as_deref().unwrap_or_default()));
+    }
+    Ok(record)
+}
+
+fn forget(path: &Path) -> Result<(), Report> {
+    std::fs::remove_file(path).map_err(|e| files::io_report("remove", path, &e))
+}
+
+fn forget_old(path: &Path) -> Result<(), Report> {
+    let age = std::fs::metadata(path).and_then(|meta| meta.modified()).ok().and_then(|at| at.elapsed().ok());
+    if age.is_some_and(|age| age > KEPT) { forget(path) } else { Ok(()) }
 }

@@ -143,7 +143,7 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
 
 /// The peers as they are now, and with --watch each one again when something about it changes.
 fn subnet(args: &Args, chain: &Chain, stream: &mut Stream<'_>) -> Result<(), Report> {
-    let own: Option<Hotkey> = args.wallet.public().ok();
+    let own: Option<Hotkey> = args.wallet.told().ok();
     let mut seen: BTreeMap<Uid, Peer> = BTreeMap::new();
     loop {
         let block = chain.finalized()?;
@@ -163,7 +163,7 @@ fn subnet(args: &Args, chain: &Chain, stream: &mut Stream<'_>) -> Result<(), Rep
 
 fn peers(args: &Args, chain: &Chain, view: Option<Hash>, stream: &mut Stream<'_>) -> Result<(), Report> {
     // Who only looks needs no wallet.
-    let own: Option<Hotkey> = args.wallet.public().ok();
+    let own: Option<Hotkey> = args.wallet.told().ok();
     let view = view.ok_or_else(|| Report::again("the last block is not there"))?;
     let found = chain.peers(view, own).or_else(|early| {
         // A node keeps the states of some hundred blocks; only then an old window's peers are asked of the last one.

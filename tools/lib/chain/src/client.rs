@@ -73,8 +73,21 @@ impl ChainArgs {
 }
 
 fn on_loopback(url: &str) -> bool {
-    let host = url.split("://").nth(1).unwrap_or_default();
+    let host = host_of(url).1;
     ["127.0.0.1:", "localhost:", "[::1]:"].iter().any(|local| host.starts_with(local))
+}
+
+/// Scheme, and host with port.
+fn host_of(url: &str) -> (&str, &str) {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    (scheme, authority.rsplit('@').next().unwrap_or_default())
+}
+
+/// An address as it may be shown: a provider's key stands in the rest of it.
+pub(crate) fn shown(url: &str) -> String {
+    let (scheme, host) = host_of(url);
+    format!("{scheme}://{host}")
 }
 
 /// A connection to one node.
@@ -119,7 +132,8 @@ impl Chain {
     /// Exit code 75 when it cannot be reached.
     pub fn connect(args: &ChainArgs) -> Result<Self, Report> {
         let urls = args.urls()?;
-        let (url, on_loopback) = (urls.join(", "), urls.iter().all(|url| on_loopback(url)));
+        let on_loopback = urls.iter().all(|url| on_loopback(url));
+        let url = urls.iter().map(|url| shown(url)).collect::<Vec<_>>().join(", ");
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -334,16 +348,15 @@ impl Chain {
         answer.as_u64().ok_or_else(|| unreachable(&self.url, "it makes no blocks on demand"))
     }
 
-    /// Have a development chain go wrong; the number of its last block.
+    /// Have a development chain go wrong; how it stands then: its last block, what waits for one, what was taken back.
     ///
     /// # Errors
     /// Exit code 75 when the node does not answer, 1 when it does not do that.
-    pub fn fault(&self, fault: &Value) -> Result<u64, Report> {
-        let answer = self.request("dev_fault", rpc_params![fault]).map_err(|mut report| {
+    pub fn fault(&self, fault: &Value) -> Result<Value, Report> {
+        self.request("dev_fault", rpc_params![fault]).map_err(|mut report| {
             report.code = record::Code::No;
             report
-        })?;
-        answer.as_u64().ok_or_else(|| unreachable(&self.url, "it has no faults on demand"))
+        })
     }
 
     /// The chain's clock at a block, milliseconds since 1970.

@@ -1,7 +1,7 @@
 //! The connection to a node. It is found again when it breaks, here or at the next address, so that a node that restarts
 //! costs a pause and no window.
 
-use crate::client::{number_of, plain};
+use crate::client::{number_of, plain, shown};
 use backon::{ExponentialBuilder, Retryable};
 use record::{Hash, cli::note};
 use serde_json::value::RawValue;
@@ -73,13 +73,17 @@ impl Link {
             {
                 note(
                     "chain",
-                    format!("{} is not where the others are: {} is taken", self.urls[open.place], self.urls[place]),
+                    format!("{} is not where the others are: {} is taken", self.shown(open.place), self.shown(place)),
                 );
                 *open = Open { rpc: None, number: open.number, place };
             }
         }
         self.connection().await?;
         self.genesis.get().copied().ok_or_else(|| gone("it has no first block"))
+    }
+
+    fn shown(&self, place: usize) -> String {
+        self.urls.get(place).map_or_else(String::new, |url| shown(url))
     }
 
     /// How many nodes there are to go to.
@@ -91,7 +95,7 @@ impl Link {
     pub(crate) async fn leave(&self, why: &str) {
         let mut open = self.open.lock().await;
         let next = (open.place + 1) % self.urls.len();
-        note("chain", format!("{} {why}: {} is next", self.urls[open.place], self.urls[next]));
+        note("chain", format!("{} {why}: {} is next", self.shown(open.place), self.shown(next)));
         *open = Open { rpc: None, number: open.number, place: next };
     }
 
@@ -146,7 +150,7 @@ impl Link {
         let first = first.map_err(|_| gone("no answer"))??;
         // A node with another first block is another chain: nothing that was read before holds there.
         if *self.genesis.get_or_init(|| first) != first {
-            let message = format!("{url} is another chain: its first block is {first}");
+            let message = format!("{} is another chain: its first block is {first}", shown(url));
             return Err(Error::User(UserError { code: 0, message, data: None }));
         }
         Ok(rpc)

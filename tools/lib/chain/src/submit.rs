@@ -38,10 +38,12 @@ impl subxt::transactions::Signer<SubstrateConfig> for Signer<'_> {
 pub struct Sent {
     /// Hash of the extrinsic.
     pub tx: Hash,
-    /// The block that it is in.
-    pub block: u64,
+    /// The final block that it is in; `None` where the node that knew it is gone.
+    pub block: Option<u64>,
 }
 
+/// A transaction that came into no block within so many never will.
+const GOOD_FOR: u64 = 64;
 /// A chain makes a block every 12 s and finalizes a few later.
 const FINAL_WITHIN: Duration = Duration::from_secs(180);
 
@@ -71,6 +73,13 @@ fn in_words(name: &str) -> Option<Words> {
             "the price falls while nobody registers: try again later, or raise --limit",
             LATER,
         ),
+        "RegistrationNotPermittedOnRootSubnet" => {
+            words("the root network has no such places", "--netuid or BZ_NETUID", NO)
+        }
+        "ColdkeySwapAnnounced" | "ColdkeySwapDisputed" => {
+            words("the coldkey is about to be swapped", "nothing can be signed until that is over", LATER)
+        }
+        "UnexpectedUnreserveLeftover" => words("the chain could not give back a deposit", "try again later", LATER),
         "SubNetRegistrationDisabled" => words("the subnet takes no registrations", "its owner can allow them", NO),
         "NoNeuronIdAvailable" => words("the subnet is full", "a place comes free when a neuron is replaced", LATER),
         "NeuronNoValidatorPermit" => words(
@@ -106,11 +115,9 @@ fn in_words(name: &str) -> Option<Words> {
             "--commit hash, or a newer bz-setweights",
             NO,
         ),
-        "InvalidRevealRound" => words(
-            "the round of the commit is over already",
-            "is this machine's clock right? then run this again",
-            LATER,
-        ),
+        "InvalidRevealRound" => {
+            words("the round of the commit is over already", "run this again: it takes a later one", LATER)
+        }
         "IncorrectWeightVersionKey" => words("the subnet asks for a newer version key", "--version-key", NO),
         "WeightVecNotEqualSize" | "InputLengthsUnequal" => {
             words("there are not as many weights as uids", "bz-score fold writes as many", NO)
@@ -138,72 +145,84 @@ fn in_words(name: &str) -> Option<Words> {
     }
 }
 
-/// Why a node does not take a transaction into its pool: a code of Substrate, and where that is 1010 its text, with a number
-/// of Subtensor's own. Source: `sc-transaction-pool`'s `api/error.rs` and Subtensor's `CustomTransactionError`.
-fn pool_words(error: &str) -> Option<Words> {
+/// Why Subtensor does not take a transaction into the pool. Source: its `CustomTransactionError`.
+fn custom_words(number: u8) -> Words {
+    match number {
+        0 => Words("the coldkey is about to be swapped", "wait until the swap is over", NO),
+        1 => Words("the stake is too small for this", "add stake", NO),
+        2 => Words("the account has too little TAO", "send it some; bz-localnet faucet on one machine", NO),
+        3 => Words("there is no such subnet", "--netuid or BZ_NETUID", NO),
+        4 => Words("the chain does not know the hotkey", "register it: bz-chain register", NO),
+        5 => Words("less is staked than is to be taken", "take less", NO),
+        6 => Words("this was done too short a time ago", "try again after the rate limit", LATER),
+        7 | 8 => Words("the price moved too far", "try again, or with a greater limit", LATER),
+        9 => Words("the subnet forbids transfers of its stake", "its owner can allow them", NO),
+        10 | 19 => Words("the hotkey is not registered", "register it: bz-chain register", NO),
+        11 | 13 => Words("an address that was served is none", "look at it", NO),
+        12 => Words("an address was served too short a time ago", "try again in some minutes", LATER),
+        15 => Words("the round of the commit is over", "run this again: it takes a later one", LATER),
+        16 => Words("the chain has no such commit", "commit again", NO),
+        17 => Words("the time of the reveal has not come, or is over", "run this again in the next epoch", LATER),
+        18 => Words("there are not as many weights as uids", "bz-score fold writes as many", NO),
+        21 => Words("the coldkey's swap is disputed", "nothing can be signed until that is settled", NO),
+        25 => Words("the hotkey belongs to another coldkey", "sign with its own: --wallet", NO),
+        _ => Words("the chain refuses it, for a reason of its own", "look at bz-chain doctor", NO),
+    }
+}
+
+/// What the texts of an invalid transaction (1010) mean. Source: `sp_runtime::transaction_validity`.
+const INVALID: [(&str, Words); 8] = [
+    (
+        "Inability to pay",
+        Words("the account cannot pay for it", "fund it: bz-localnet faucet on one machine, btcli elsewhere", NO),
+    ),
+    (
+        "outdated",
+        Words("another transaction of this key came first", "the same command looks at the chain again", LATER),
+    ),
+    (
+        "bad signature",
+        Words(
+            "the node does not believe the signature",
+            "is it another chain, or was it upgraded? run this again",
+            LATER,
+        ),
+    ),
+    ("ancient birth", Words("it was signed too long ago", "run this again", LATER)),
+    ("exhaust", Words("the block is full", "try again in a block", LATER)),
+    ("in the future", Words("another transaction of this key is missing before it", "try again in a block", LATER)),
+    ("call is not expected", Words("the chain takes no such call from this key now", "look at bz-chain doctor", NO)),
+    ("signing address", Words("the chain does not take this key's kind", "Bittensor's keys are sr25519", NO)),
+];
+
+/// Why a node did not take a transaction: the code of its answer, and what follows from that. `None` for every other error.
+/// Source: `sc-rpc-api`'s `author/error.rs`.
+fn pool_words(error: &str) -> Option<(u16, Words)> {
+    let at = error.rfind("(1")? + 1;
+    let code: u16 = error.get(at..at + 4)?.parse().ok()?;
     let custom = error.split("Custom error: ").nth(1).map(|rest| {
         let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
         digits.parse::<u8>().unwrap_or(u8::MAX)
     });
-    if let Some(number) = custom {
-        return Some(match number {
-            0 => Words("the coldkey is about to be swapped", "wait until the swap is over", NO),
-            1 => Words("the stake is too small for this", "add stake", NO),
-            2 => Words("the account has too little TAO", "send it some; bz-localnet faucet on one machine", NO),
-            3 => Words("there is no such subnet", "--netuid or BZ_NETUID", NO),
-            4 => Words("the chain does not know the hotkey", "register it: bz-chain register", NO),
-            5 => Words("less is staked than is to be taken", "take less", NO),
-            6 => Words("this was done too short a time ago", "try again after the rate limit", LATER),
-            7 | 8 => Words("the price moved too far", "try again, or with a greater limit", LATER),
-            9 => Words("the subnet forbids transfers of its stake", "its owner can allow them", NO),
-            10 | 19 => Words("the hotkey is not registered", "register it: bz-chain register", NO),
-            11 | 13 => Words("an address that was served is none", "look at it", NO),
-            12 => Words("an address was served too short a time ago", "try again in some minutes", LATER),
-            15 => Words("the round of the commit is over", "is this machine's clock right? then run this again", LATER),
-            16 => Words("the chain has no such commit", "commit again", NO),
-            17 => Words("the time of the reveal has not come, or is over", "run this again in the next epoch", LATER),
-            18 => Words("there are not as many weights as uids", "bz-score fold writes as many", NO),
-            21 => Words("the coldkey's swap is disputed", "nothing can be signed until that is settled", NO),
-            25 => Words("the hotkey belongs to another coldkey", "sign with its own: --wallet", NO),
-            _ => Words("the chain refuses it, for a reason of its own", "look at bz-chain doctor", NO),
-        });
-    }
-    const TEXTS: [(&str, Words); 9] = [
-        (
-            "Inability to pay",
-            Words("the account cannot pay for it", "fund it: bz-localnet faucet on one machine, btcli elsewhere", NO),
+    let words = match code {
+        1010 | 1011 if custom.is_some() => custom_words(custom.unwrap_or(u8::MAX)),
+        1010 => INVALID.into_iter().find(|(part, _)| error.contains(part)).map_or(
+            Words("the chain holds it to be invalid", "is this suite older than the chain? see bz-chain doctor", NO),
+            |(_, words)| words,
         ),
-        (
-            "outdated",
-            Words("another transaction of this key came first", "the same command looks at the chain again", LATER),
+        1000..=1002 | 1011 => Words("the node cannot check it", "try again, or by another node", LATER),
+        1012 => Words(
+            "the node has seen it and refused it a moment ago",
+            "try again in half an hour, or by another node",
+            LATER,
         ),
-        (
-            "bad signature",
-            Words(
-                "the node does not believe the signature",
-                "is it another chain, or was it upgraded? run this again",
-                LATER,
-            ),
-        ),
-        ("ancient birth", Words("it was signed too long ago", "run this again", LATER)),
-        ("exhaust", Words("the block is full", "try again in a block", LATER)),
-        ("in the future", Words("another transaction of this key is missing before it", "try again in a block", LATER)),
-        (
-            "temporarily banned",
-            Words(
-                "the node has seen it and refused it a moment ago",
-                "try again in half an hour, or by another node",
-                LATER,
-            ),
-        ),
-        ("Already imported", Words("it is on its way already", "wait for its block", LATER)),
-        ("too low", Words("another transaction of this key is on its way", "wait for its block", LATER)),
-    ];
-    if let Some((_, words)) = TEXTS.into_iter().find(|(part, _)| error.contains(part)) {
-        return Some(words);
-    }
-    let pool_full = ["1016", "ImmediatelyDropped", "couldn't enter the pool"].iter().any(|part| error.contains(part));
-    pool_full.then_some(Words("the node's pool is full", "try again in a block, or by another node", LATER))
+        1013 => Words("it is on its way already", "wait for its block", LATER),
+        1014 => Words("another transaction of this key is on its way", "wait for its block", LATER),
+        1016 => Words("the node's pool is full", "try again in a block, or by another node", LATER),
+        1015 | 1018..=1021 => Words("the node's pool does not take it now", "try again, or by another node", LATER),
+        _ => return None,
+    };
+    Some((code, words))
 }
 
 fn say(what: &str, Words(words, hint, later): Words, name: &str) -> Report {
@@ -212,11 +231,11 @@ fn say(what: &str, Words(words, hint, later): Words, name: &str) -> Report {
 }
 
 fn not_taken(what: &str, mut report: Report) -> Report {
-    let from_pool =
-        ["(1010)", "(1011)", "(1012)", "(1013)", "(1014)", "(1016)"].iter().any(|code| report.error.contains(code));
-    match pool_words(&report.error).filter(|_| from_pool) {
-        Some(words) => {
-            let name = report.error.rsplit("}: ").next().unwrap_or(&report.error).to_string();
+    match pool_words(&report.error) {
+        Some((code, words)) => {
+            let custom = report.error.split("Custom error: ").nth(1).and_then(|rest| rest.split_whitespace().next());
+            let name =
+                custom.map_or(format!("pool code {code}"), |number| format!("pool code {code}, custom error {number}"));
             say(what, words, &name)
         }
         None => {
@@ -246,6 +265,7 @@ impl Chain {
         let payload = call.payload();
         let mut transactions = at.transactions();
         let params = DefaultExtrinsicParamsBuilder::<SubstrateConfig>::new();
+        let params = params.mortal(GOOD_FOR);
         let params = if let Some(nonce) = nonce { params.nonce(nonce) } else { params };
         let signed = self.wait(&what, transactions.create_signed(&payload, signer, params.build()))?;
         let tx = Hash(signed.hash().0);
@@ -263,11 +283,9 @@ impl Chain {
         };
         match done {
             Ok(Ok(hash)) => {
-                let header = self.request("chain_getHeader", rpc_params![hash])?;
-                let block = number_of(&header).ok_or_else(|| {
-                    unknown(Report::again(format!("{what} is in block {hash}, which the node does not know")))
-                })?;
-                Ok(Sent { tx, block })
+                // That it is in is known: what cannot be asked now does not change that.
+                let header = self.request("chain_getHeader", rpc_params![hash]).ok();
+                Ok(Sent { tx, block: header.as_ref().and_then(number_of) })
             }
             Ok(Err(TransactionFinalizedSuccessError::SuccessError(TransactionEventsError::ExtrinsicFailed(error)))) => {
                 Err(refused(&what, &error))
@@ -313,7 +331,7 @@ impl Chain {
     pub fn register_call(&self, hotkey: Hotkey, limit: f64) -> Result<Call, Report> {
         let api = self.api()?;
         let at = self.wait("the last block", api.at_current_block())?;
-        let held = Call::register_limit(self.subnet.netuid, hotkey, (limit * RAO) as u64);
+        let held = Call::register_limit(self.subnet.netuid, hotkey, (limit * RAO).round() as u64);
         Ok(if held.is_known(&at.metadata()) { held } else { Call::register(self.subnet.netuid, hotkey) })
     }
 
@@ -347,15 +365,29 @@ impl Chain {
 }
 
 fn refused(what: &str, error: &DispatchError) -> Report {
-    if let DispatchError::Module(module) = error
-        && let Ok(details) = module.details()
-    {
-        let name = details.variant.name.as_str();
-        if let Some(words) = in_words(name) {
-            return say(what, words, name);
+    const HINT: &str = "the chain's own documentation says more; bz-chain doctor shows how this wallet stands";
+    match error {
+        DispatchError::Module(module) => match module.details() {
+            Ok(details) => {
+                let name = details.variant.name.as_str();
+                if let Some(words) = in_words(name) {
+                    return say(what, words, name);
+                }
+                let docs = details.variant.docs.join(" ");
+                Report::no(format!("{what}: the chain refuses it: {name}. {}", docs.trim())).hint(HINT)
+            }
+            Err(_) => {
+                Report::no(format!("{what}: the chain refuses it, for a reason that it does not name")).hint(HINT)
+            }
+        },
+        DispatchError::Token(_) => say(
+            what,
+            Words("the account has too little TAO", "send it some; bz-localnet faucet on one machine", NO),
+            "Token",
+        ),
+        DispatchError::BadOrigin => {
+            say(what, Words("this key may not make this call", "look at bz-chain doctor", NO), "BadOrigin")
         }
-        let docs = details.variant.docs.join(" ");
-        return Report::no(format!("{what}: the chain refuses it: {name}. {}", docs.trim()));
+        other => Report::no(format!("{what}: the chain refuses it: {other}")).hint(HINT),
     }
-    Report::no(format!("{what}: the chain refuses it: {error}"))
 }

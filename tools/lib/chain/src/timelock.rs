@@ -53,7 +53,7 @@ impl Beacon {
     /// Encrypt to a round.
     ///
     /// # Errors
-    /// Exit code 75 when the chain's public key is none, or what is encrypted is too long for the chain.
+    /// Exit code 75 when the chain's public key is none, 1 when what is encrypted is too long for the chain.
     pub fn seal(&self, round: u64, content: &[u8]) -> Result<Vec<u8>, Report> {
         let broken = |what: &str| Report::again(format!("the beacon's public key, as the chain has it, {what}"));
         let public = PublicKey::deserialize_compressed(&self.public[..]).map_err(|_| broken("is no point of G2"))?;

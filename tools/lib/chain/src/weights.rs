@@ -23,6 +23,8 @@ pub struct Pending {
     pub hash: Hash,
     /// Block of the commit.
     pub block: u64,
+    /// The epoch that it was committed in, where the chain counts them.
+    pub epoch: Option<u64>,
     /// Whether it can be revealed.
     pub due: Due,
 }
@@ -45,6 +47,8 @@ pub struct Timelocked {
     pub block: u64,
     /// The beacon's round that opens it.
     pub round: u64,
+    /// The epoch that it was committed in.
+    pub epoch: u64,
 }
 
 /// When a timelocked commit of this moment is revealed.
@@ -115,8 +119,10 @@ pub struct Rules {
     pub min_stake: f64,
     /// It may set weights.
     pub permit: bool,
-    /// Block of its last weights.
+    /// Block of its last weights; of its registration where it set none.
     pub last_update: u64,
+    /// Block of its registration.
+    pub registered: u64,
     /// Blocks that have to pass between two weights.
     pub rate_limit: u64,
     /// Fewest uids with a weight.
@@ -142,8 +148,9 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// What stands between this hotkey and any weights, most basic first, each with what to do about it.
-    pub fn obstacles(&self) -> Vec<(String, &'static str)> {
+    /// What stands between this hotkey and any weights, most basic first, each with what to do about it. Who weighs nobody
+    /// but itself needs no permit.
+    pub fn obstacles(&self, only_self: bool) -> Vec<(String, &'static str)> {
         let Some(uid) = self.uid else {
             return vec![("the hotkey is not registered in this subnet".into(), "bz-chain register")];
         };
@@ -154,7 +161,7 @@ impl Rules {
                 "add stake, or have others delegate to it",
             ));
         }
-        if !self.permit && !self.owner {
+        if !self.permit && !self.owner && !only_self {
             all.push((
                 format!("uid {uid} has no validator permit"),
                 "permits go to the greatest stakes at each epoch: add stake, then wait for the next one",
@@ -163,11 +170,19 @@ impl Rules {
         all
     }
 
+    /// The block in which weights were last set or committed, if ever.
+    pub fn set_at(&self) -> Option<u64> {
+        Some(self.last_update).filter(|last| *last > self.registered)
+    }
+
     /// The block from which weights may be set again, when some were set or committed in this epoch.
     pub fn set_in_epoch(&self) -> Option<u64> {
-        let began = self.epochs.began(self.block);
-        Some(self.epochs.next(self.block).unwrap_or(u64::MAX))
-            .filter(|_| self.last_update > 0 && self.last_update >= began)
+        // A subnet may begin an epoch anew, in the middle: its number stays.
+        let now = self.epochs.number(self.block);
+        let committed =
+            self.pending.iter().filter_map(|commit| commit.epoch).chain(self.timelocked.iter().map(|c| c.epoch));
+        let since = self.set_at().is_some_and(|last| last >= self.epochs.began(self.block));
+        if since || committed.into_iter().any(|epoch| epoch == now) { self.epochs.next(self.block) } else { None }
     }
 
     /// The block from which the next weights may be set, when that is still to come. Who never did may at once.
@@ -192,6 +207,9 @@ impl Chain {
         let place = uid.map_or(usize::MAX, |uid| usize::from(uid.0));
         let permit: Vec<bool> = self.of_subnet(&at, "ValidatorPermit")?.unwrap_or_default();
         let last_update: Vec<u64> = self.of_mechanism(&at, "LastUpdate")?.unwrap_or_default();
+        let address = dynamic::storage::<(u16, u16), u64>(PALLET, "BlockAtRegistration");
+        let registered = self.many(&at, address, uid.iter().map(|uid| (self.subnet.netuid, uid.0)).collect())?;
+        let registered = registered.first().copied().flatten().unwrap_or(0);
         let epochs = self.epochs(&at)?;
         let reveal_period =
             if has(&at, "RevealPeriodEpochs") { self.or_default(&at, "RevealPeriodEpochs")? } else { 1 };
@@ -211,6 +229,7 @@ impl Chain {
             owner: uid.is_some() && self.owner_hotkey(&at)? == Some(hotkey),
             permit: permit.get(place).copied().unwrap_or(false),
             last_update: last_update.get(place).copied().unwrap_or(0),
+            registered,
             stake: self.stake_of(&at, hotkey)?,
             min_stake: self.threshold(&at)?,
             rate_limit: self.or_default(&at, "WeightsSetRateLimit")?,
@@ -343,6 +362,8 @@ impl Chain {
         let next = now.saturating_add(1);
         Ok(commits
             .into_iter()
+            // The chain keeps no more.
+            .take(10)
             .map(|(hash, a, b, c)| {
                 let (block, due) = match epochs {
                     // Epoch and block of the commit.
@@ -360,7 +381,8 @@ impl Chain {
                     Epochs::Counted { .. } if next < b => (a, Due::From(b)),
                     Epochs::Counted { .. } => (a, if next <= c { Due::Now } else { Due::Over }),
                 };
-                Pending { hash: Hash(hash), block, due }
+                let epoch = Some(a).filter(|_| matches!(epochs, Epochs::Kept { .. }));
+                Pending { hash: Hash(hash), block, epoch, due }
             })
             .collect())
     }
@@ -368,10 +390,11 @@ impl Chain {
     fn timelocked(&self, at: &AtBlock, hotkey: Hotkey, epoch: u64, period: u64) -> Result<Vec<Timelocked>, Report> {
         type Commits = Vec<([u8; 32], u64, Vec<u8>, u64)>;
         let address = dynamic::storage::<(u16, u64), Commits>(PALLET, "TimelockedWeightCommits");
-        let keys = (epoch.saturating_sub(period.min(100))..=epoch.saturating_add(1)).map(|epoch| (self.index(), epoch));
-        let all = self.many(at, address, keys.collect())?;
-        let own = all.into_iter().flatten().flatten().filter(|(key, ..)| *key == hotkey.0);
-        Ok(own.map(|(_, block, _, round)| Timelocked { block, round }).collect())
+        let epochs = epoch.saturating_sub(period.min(100))..=epoch.saturating_add(1);
+        let all = self.many(at, address, epochs.clone().map(|epoch| (self.index(), epoch)).collect())?;
+        let each = epochs.zip(all).flat_map(|(epoch, commits)| commits.into_iter().flatten().map(move |c| (epoch, c)));
+        let own = each.filter(|(_, (key, ..))| *key == hotkey.0);
+        Ok(own.map(|(epoch, (_, block, _, round))| Timelocked { block, round, epoch }).collect())
     }
 
     /// What a hotkey weighs in the subnet: its alpha, and the TAO of the root network at the chain's rate; less what it

@@ -61,7 +61,7 @@ impl WalletArgs {
     /// # Errors
     /// Exit code 78 when there is no such wallet.
     pub fn public(&self) -> Result<Hotkey, Report> {
-        self.public_of(&self.folder().join("hotkeys").join(format!("{}pub.txt", self.hotkey)), &self.hotkey_path())
+        self.public_of(&self.public_path(), &self.hotkey_path())
     }
 
     /// The public coldkey, in the same way from `coldkeypub.txt` or `coldkey`.
@@ -81,12 +81,35 @@ impl WalletArgs {
         }
     }
 
+    /// The public hotkey as [`WalletArgs::public`] has it, for tools that open no key: where only a password would tell it,
+    /// there is none.
+    ///
+    /// # Errors
+    /// As [`WalletArgs::public`].
+    pub fn told(&self) -> Result<Hotkey, Report> {
+        let secret = self.hotkey_path();
+        let encrypted =
+            || files::read_capped(&secret, 1 << 16).is_ok_and(|b| !matches!(password::form(&b), Form::Plain));
+        if !self.public_path().exists() && encrypted() {
+            return Err(Report::config(format!(
+                "{} is encrypted, and nothing beside it tells its address",
+                secret.display()
+            ))
+            .hint("`btcli wallet regen-hotkeypub` writes its public half"));
+        }
+        self.public()
+    }
+
+    fn public_path(&self) -> PathBuf {
+        self.folder().join("hotkeys").join(format!("{}pub.txt", self.hotkey))
+    }
+
     /// The hotkey, able to sign.
     ///
     /// # Errors
     /// Exit code 78 when it is absent, readable by others, or not an sr25519 key file.
     pub fn open(&self) -> Result<Signer, Report> {
-        self.open_file(&self.hotkey_path())
+        self.open_file(&self.hotkey_path(), &self.public_path())
     }
 
     /// The coldkey, able to sign.
@@ -94,7 +117,7 @@ impl WalletArgs {
     /// # Errors
     /// As [`WalletArgs::open`].
     pub fn open_coldkey(&self) -> Result<Signer, Report> {
-        self.open_file(&self.folder().join("coldkey"))
+        self.open_file(&self.folder().join("coldkey"), &self.folder().join("coldkeypub.txt"))
     }
 
     /// Make a wallet with a new coldkey and a new hotkey, both unencrypted; what is there already is kept.
@@ -112,8 +135,7 @@ impl WalletArgs {
         if !self.hotkey_path().exists() {
             let pair = new_pair();
             write_key(&self.hotkey_path(), &pair)?;
-            let public = folder.join("hotkeys").join(format!("{}pub.txt", self.hotkey));
-            files::write_json(&public, &public_json(&pair))?;
+            files::write_json(&self.public_path(), &public_json(&pair))?;
         }
         Ok(())
     }
@@ -141,10 +163,7 @@ impl WalletArgs {
         let bytes = Zeroizing::new(files::read_capped(path, 1 << 16)?);
         let clear = match password::form(&bytes) {
             Form::Plain => bytes,
-            Form::Nacl => {
-                let password = password::ask(path, self.password_file.as_deref())?;
-                password::decrypt(&bytes, path, &password)?
-            }
+            Form::Nacl => password::clear(&bytes, path, self.password_file.as_deref())?,
             Form::Old(form) => {
                 return Err(Report::config(format!("{} is encrypted in an old form, {form}", path.display()))
                     .hint("`btcli wallet regen-coldkey` or `regen-hotkey` writes it in the form of today"));
@@ -153,7 +172,7 @@ impl WalletArgs {
         KeyFile::read(&clear).map_err(|e| named(path, e).hint(hint))
     }
 
-    fn open_file(&self, path: &Path) -> Result<Signer, Report> {
+    fn open_file(&self, path: &Path, public: &Path) -> Result<Signer, Report> {
         if let Ok(meta) = std::fs::metadata(path) {
             let mode = meta.permissions().mode();
             if mode & 0o077 != 0 {
@@ -166,6 +185,12 @@ impl WalletArgs {
             }
         }
         let pair = self.read(path)?.pair().map_err(|e| named(path, e))?;
+        // What is signed for one key and by another is lost without a word.
+        if public.exists() && self.public_of(public, path)? != pair.public() {
+            return Err(Report::config(format!("{} is not the address of {}", public.display(), path.display())).hint(
+                "one of them is of another key: `btcli wallet regen-hotkeypub` or `regen-coldkeypub` writes it anew",
+            ));
+        }
         Ok(Signer { pair })
     }
 }
@@ -272,6 +297,9 @@ mod tests {
         let address = |t: &str| serde_json::from_str::<Value>(t).unwrap()["ss58Address"].as_str().unwrap().to_string();
         std::fs::write(&path, theirs.replace(&address(&theirs), &address(&text))).unwrap();
         assert!(wallet.open().err().unwrap().error.contains("is not that of its"));
+        // Another wallet's key file, beside this one's address.
+        std::fs::write(&path, &theirs).unwrap();
+        assert!(wallet.open().err().unwrap().error.contains("is not the address of"));
     }
 
     /// The forms of the wallet libraries, of one key that everybody knows: `subkey inspect //Alice`.
@@ -318,7 +346,21 @@ mod tests {
             std::fs::write(&path, content).unwrap();
             assert_eq!(wallet.open().err().unwrap().code, record::Code::Config, "{content}");
         }
-        assert_eq!(rustix::process::getrlimit(rustix::process::Resource::Core).current, Some(0));
+    }
+
+    #[test]
+    fn a_process_that_holds_a_key_leaves_no_core() {
+        use rustix::process::{DumpableBehavior, Resource, Rlimit, dumpable_behavior, getrlimit, setrlimit};
+        // On most systems the limit is 0 to begin with; in this process it may be already.
+        let most = getrlimit(Resource::Core).maximum;
+        let _ = setrlimit(Resource::Core, Rlimit { current: most.or(Some(1 << 20)), maximum: most });
+        let folder = tempfile::tempdir().unwrap();
+        let wallet = args(folder.path());
+        wallet.create().unwrap();
+        rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable).unwrap();
+        wallet.open().unwrap();
+        assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
+        assert_eq!(getrlimit(Resource::Core).current, Some(0));
     }
 
     #[test]
@@ -338,13 +380,20 @@ mod tests {
         std::fs::set_permissions(&word, std::fs::Permissions::from_mode(0o644)).unwrap();
         assert!(wallet.open().err().unwrap().error.contains("can be read by others"));
         std::fs::set_permissions(&word, std::fs::Permissions::from_mode(0o600)).unwrap();
-        assert_eq!(wallet.open().unwrap().hotkey(), key);
         std::fs::write(&path, &sealed[..20]).unwrap();
         assert!(wallet.open().err().unwrap().error.contains("cut short"));
         std::fs::write(&path, &sealed).unwrap();
-        std::fs::write(&word, "another").unwrap();
+        let wrong = folder.path().join("wrong");
+        std::fs::write(&wrong, "another").unwrap();
+        std::fs::set_permissions(&wrong, std::fs::Permissions::from_mode(0o600)).unwrap();
+        wallet.password_file = Some(wrong);
         let report = wallet.open().err().unwrap();
         assert!(report.error.contains("not its password") && !report.to_string().contains("another"), "{report}");
+        wallet.password_file = Some(word.clone());
+        assert_eq!(wallet.open().unwrap().hotkey(), key);
+        // It is read once: a pipe cannot be read again.
+        std::fs::remove_file(&word).unwrap();
+        assert_eq!(wallet.open().unwrap().hotkey(), key);
         for (old, form) in [("$ANSIBLE_VAULT;1.1;AES256\n31", "Ansible"), ("gAAAAABk", "Fernet")] {
             std::fs::write(&path, old).unwrap();
             assert!(wallet.open().err().unwrap().error.contains(form));

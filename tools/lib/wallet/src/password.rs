@@ -10,9 +10,11 @@ use crypto_secretbox::{
 };
 use record::{Report, files};
 use std::{
+    collections::BTreeMap,
     io::{IsTerminal, Read},
     os::unix::fs::PermissionsExt,
-    path::Path,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 use zeroize::Zeroizing;
 
@@ -42,11 +44,11 @@ pub(crate) fn form(bytes: &[u8]) -> Form {
     }
 }
 
-fn key_of(password: &str) -> Result<Zeroizing<[u8; 32]>, argon2::Error> {
+fn key_of(password: &[u8]) -> Result<Zeroizing<[u8; 32]>, argon2::Error> {
     let (memory, passes, lanes) = COST;
     let mut key = Zeroizing::new([0u8; 32]);
     Argon2::new(Algorithm::Argon2i, Version::V0x13, Params::new(memory, passes, lanes, Some(32))?).hash_password_into(
-        password.as_bytes(),
+        password,
         &SALT,
         key.as_mut_slice(),
     )?;
@@ -54,7 +56,7 @@ fn key_of(password: &str) -> Result<Zeroizing<[u8; 32]>, argon2::Error> {
 }
 
 /// The key file in the clear. `path` is only named.
-pub(crate) fn decrypt(bytes: &[u8], path: &Path, password: &str) -> Result<Zeroizing<Vec<u8>>, Report> {
+fn decrypt(bytes: &[u8], path: &Path, password: &[u8]) -> Result<Zeroizing<Vec<u8>>, Report> {
     let broken = || Report::config(format!("{} is cut short", path.display()));
     let (nonce, sealed) = bytes.get(MARK.len()..).and_then(|rest| rest.split_at_checked(NONCE)).ok_or_else(broken)?;
     let nonce: [u8; NONCE] = nonce.try_into().map_err(|_| broken())?;
@@ -66,10 +68,29 @@ pub(crate) fn decrypt(bytes: &[u8], path: &Path, password: &str) -> Result<Zeroi
         .map_err(|_| Report::config(format!("{}: this is not its password", path.display())))
 }
 
+/// What was decrypted and read in this process: nobody is asked twice, and a pipe cannot be read twice.
+static KNOWN: Mutex<BTreeMap<PathBuf, Zeroizing<Vec<u8>>>> = Mutex::new(BTreeMap::new());
+
+/// Once for each path in a process.
+fn once(path: &Path, find: impl FnOnce() -> Result<Zeroizing<Vec<u8>>, Report>) -> Result<Zeroizing<Vec<u8>>, Report> {
+    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(found) = known().get(path) {
+        return Ok(found.clone());
+    }
+    let found = find()?;
+    known().insert(path.into(), found.clone());
+    Ok(found)
+}
+
+/// An encrypted key file in the clear, by the password that `file` holds, or else a person types.
+pub(crate) fn clear(bytes: &[u8], path: &Path, file: Option<&Path>) -> Result<Zeroizing<Vec<u8>>, Report> {
+    once(path, || decrypt(bytes, path, &*ask(path, file)?))
+}
+
 /// The password of a key file: from `file` where one is named, else from a person.
-pub(crate) fn ask(path: &Path, file: Option<&Path>) -> Result<Zeroizing<String>, Report> {
+fn ask(path: &Path, file: Option<&Path>) -> Result<Zeroizing<Vec<u8>>, Report> {
     if let Some(file) = file {
-        return of_file(file);
+        return once(file, || of_file(file));
     }
     let how = "--password-file FILE; a descriptor is /dev/fd/N";
     if !std::io::stderr().is_terminal() {
@@ -80,11 +101,11 @@ pub(crate) fn ask(path: &Path, file: Option<&Path>) -> Result<Zeroizing<String>,
         .hint(how));
     }
     let prompt = format!("password of {}: ", path.display());
-    let typed = rpassword::prompt_password(prompt).map(Zeroizing::new);
+    let typed = rpassword::prompt_password(prompt).map(|typed| Zeroizing::new(typed.into_bytes()));
     typed.map_err(|e| Report::config(format!("no password can be typed here: {e}")).hint(how))
 }
 
-fn of_file(path: &Path) -> Result<Zeroizing<String>, Report> {
+fn of_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Report> {
     let fault = |e: &std::io::Error| files::io_report("read the password from", path, e);
     let mut file = std::fs::File::open(path).map_err(|e| fault(&e))?;
     let meta = file.metadata().map_err(|e| fault(&e))?;
@@ -92,20 +113,22 @@ fn of_file(path: &Path) -> Result<Zeroizing<String>, Report> {
         return Err(Report::config(format!("{} can be read by others", path.display()))
             .hint(format!("chmod 600 {}", path.display())));
     }
-    let mut text = Zeroizing::new(String::new());
-    file.by_ref().take(LONGEST + 1).read_to_string(&mut text).map_err(|e| fault(&e))?;
+    // Room at once: a vector that grows leaves copies behind.
+    let mut text = Zeroizing::new(Vec::with_capacity(LONGEST as usize + 1));
+    file.by_ref().take(LONGEST + 1).read_to_end(&mut text).map_err(|e| fault(&e))?;
     if text.len() as u64 > LONGEST {
         return Err(Report::config(format!("{} is too long for a password", path.display())));
     }
     // The newline of an editor or of echo is no part of it.
-    let line = text.strip_suffix('\n').unwrap_or(&text);
-    Ok(Zeroizing::new(line.strip_suffix('\r').unwrap_or(line).to_string()))
+    let line = text.strip_suffix(b"\n").unwrap_or(&text);
+    Ok(Zeroizing::new(line.strip_suffix(b"\r").unwrap_or(line).to_vec()))
 }
 
 /// The form that is read, for the tests.
 #[cfg(test)]
 pub(crate) fn seal(clear: &[u8], password: &str) -> Vec<u8> {
     let nonce = [5u8; NONCE];
-    let sealed = XSalsa20Poly1305::new(&(*key_of(password).unwrap()).into()).encrypt(&nonce.into(), clear).unwrap();
+    let sealed =
+        XSalsa20Poly1305::new(&(*key_of(password.as_bytes()).unwrap()).into()).encrypt(&nonce.into(), clear).unwrap();
     [MARK, &nonce, &sealed].concat()
 }
