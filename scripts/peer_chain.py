@@ -29,10 +29,19 @@ def ask(example, lines):
     return [json.loads(line) for line in out.splitlines()]
 
 
-def tool(name, *args, ok=(0,), **env):
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("BZ_", "BT_"))} | {
-        "BZ_HOME": f"{WORK}/home", "BZ_NETUID": "1", "BT_WALLET_PATH": WALLETS, **env}
-    out = subprocess.run([f"{BIN}/{name}", *args], capture_output=True, text=True, env=env, stdin=subprocess.DEVNULL)
+ENV = {k: v for k, v in os.environ.items() if not k.startswith(("BZ_", "BT_"))} | {
+    "BZ_HOME": f"{WORK}/home", "BZ_NETUID": "1", "BT_WALLET_PATH": WALLETS}
+SAID = []
+
+
+def run(name, *args, stdin=subprocess.DEVNULL):
+    out = subprocess.run([f"{BIN}/{name}", *args], capture_output=True, text=True, env=ENV, stdin=stdin)
+    SAID.append(out.stdout + out.stderr)
+    return out
+
+
+def tool(name, *args, ok=(0,)):
+    out = run(name, *args)
     assert out.returncode in ok, f"{name} {args}: {out.returncode} {out.stderr}"
     return out.stdout
 
@@ -106,9 +115,9 @@ for state, block in zip(states, ask("peer", [{"reveal": dict(**s)} for s in stat
 say("timelock opens both ways; 300 reveals are in the block of bittensor-core")
 
 # A chain, and what each side wrote as the other reads it.
-localnet("up", "--interval", "0.25")
-URL = json.loads(localnet("status"))["chain"]
 try:
+    localnet("up", "--interval", "0.25")
+    URL = json.loads(localnet("status"))["chain"]
     localnet("join", "vera", "--stake", "100")
     localnet("join", "miner")
     localnet("set", "tempo", "20")
@@ -157,8 +166,7 @@ try:
         lines = [dict(type="begin", v=1, tool="t", version="0"), record, dict(type="end", v=1, tool="t", wall_s=0)]
         path = f"{WORK}/input"
         open(path, "w").write("".join(json.dumps(line) + "\n" for line in lines))
-        out = subprocess.run([f"{BIN}/bz-setweights", *chain], stdin=open(path), capture_output=True, text=True,
-                             env={**os.environ, "BZ_HOME": f"{WORK}/home", "BZ_NETUID": "1", "BT_WALLET_PATH": WALLETS})
+        out = run("bz-setweights", *chain, stdin=open(path))
         record = [json.loads(line) for line in out.stdout.splitlines() if '"weights"' in line][-1]
         assert record["submitted"], (record, out.stderr)
         return record
@@ -171,10 +179,12 @@ try:
 
     # Commit and reveal, the default: each side's commit as the other sees it.
     record = weigh([0.5, 0.0, 1.0])
+    localnet("fault", "stall", "600")
     held = client.read("timelocked_weight_commits", netuid=1)
     [commit] = [c for epoch in held.values() for c in epoch]
     assert commit["hotkey"] == vera.hotkey.ss58_address and commit["commit_block"] == record["block"], (commit, record)
     assert f"round {commit['reveal_round']} " in record["reason"], (commit, record)
+    localnet("fault", "stall", "0")
     for _ in range(200):
         held = client.read("weights", netuid=1)
         if held:
@@ -185,7 +195,9 @@ try:
     client = wait()
     result = client.execute(bt.SetWeights(netuid=1, weights={0: 0.25, 2: 0.75}), vera)
     assert result.success, result
+    localnet("fault", "stall", "600")
     assert json.loads(tool("bz-chain", *chain, "doctor"))["waiting_for_reveal"] == 1
+    localnet("fault", "stall", "0")
     # Plain.
     localnet("set", "commit_reveal_weights_enabled", "false")
     client = wait()
@@ -211,8 +223,7 @@ try:
         args = ["--network", URL, "--wallet", wallet, "--hotkey", hotkey]
         who = json.loads(tool("bz-chain", *args, "whoami"))
         assert who["hotkey"] == address, (wallet, hotkey, who)
-        out = subprocess.run([f"{BIN}/bz-chain", *args, "bucket", "x"], capture_output=True, text=True,
-                             env={**os.environ, "BZ_NETUID": "1", "BT_WALLET_PATH": WALLETS})
+        out = run("bz-chain", *args, "bucket", "x")
         if address in registered:
             assert json.loads(out.stdout)["bucket"] == "x", out
         else:
@@ -256,6 +267,9 @@ try:
         signs("btcli", form, bt.Wallet("btcli", form, path=WALLETS).hotkey.ss58_address)
     localnet("faucet", bt.Wallet("btcli", "default", path=WALLETS).coldkeypub.ss58_address, "--tao", "5")
     assert json.loads(tool("bz-chain", "--network", URL, "--wallet", "btcli", "register", "--limit", "1"))["registered"]
+    told = "".join(SAID)
+    shown = [s for s in [words, seed[2:], private[2:], "Sesame"] if s in told]
+    assert len(told) > 10_000 and not shown, f"{len(shown)} secrets were shown"
     say("keys of btcli, bittensor-wallet and bittensor-core in each form; encrypted coldkeys register")
     client.close()
 finally:

@@ -8,11 +8,14 @@ case $1 in
   torch) packages='torch==2.11.0 transformers==4.57.1 safetensors numpy' ;;
   chain) packages='bittensor==11.3.0 bittensor-drand==2.0.0 bittensor-wallet==4.1.0 numpy' ;;
 esac
-if [ ! -f ".venv/$1/.done" ]; then
+# What was made for other versions, or when there was one for all, is made anew.
+[ ! -f .venv/.done ] || rm -rf .venv
+if [ "$(cat ".venv/$1/.done" 2>/dev/null)" != "$packages" ]; then
+  rm -rf ".venv/$1"
   echo "peers: $packages into .venv/$1 (once)" >&2
   "${PYTHON:-python3}" -m venv ".venv/$1"
   # shellcheck disable=SC2086
   ".venv/$1/bin/pip" install -q --disable-pip-version-check $packages >&2
-  touch ".venv/$1/.done"
+  echo "$packages" >".venv/$1/.done"
 fi
 echo ".venv/$1/bin/python"

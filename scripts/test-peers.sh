@@ -3,16 +3,16 @@
 # a state opens in Hugging Face transformers and has the loss that bz-eval says. Needs PyPI: see scripts/peers.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python=$(scripts/peers.sh torch)
 chain=$(scripts/peers.sh chain)
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+trap 'bz-localnet --dir "$work/net" down; rm -rf "$work"' EXIT
 status=0
 examples=$(dirname "$(command -v bz-window)")/examples
 "$chain" scripts/peer_yuma.py "$examples/yuma" || status=1
 # The SDK keeps files of its own in HOME.
 mkdir "$work/home"
 HOME=$work/home "$chain" scripts/peer_chain.py "$(dirname "$examples")" "$work" || status=1
+python=$(scripts/peers.sh torch)
 for tied in true false; do
   export BZ_HOME=$work/$tied
   mkdir -p "$BZ_HOME" "$work/text"

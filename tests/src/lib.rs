@@ -19,15 +19,22 @@ pub fn bins() -> PathBuf {
     std::env::current_exe().unwrap().ancestors().nth(2).unwrap().to_path_buf()
 }
 
-/// A tool of this suite with a home of its own, and no settings of this machine.
-pub fn tool(name: &str, home: &Path) -> Command {
-    let mut command = Command::new(bins().join(name));
+/// A program with no settings of this machine.
+pub fn program(path: &Path) -> Command {
+    let mut command = Command::new(path);
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(|name| name.starts_with("BZ_") || name.starts_with("BT_")) {
             command.env_remove(name);
         }
     }
-    command.env("BZ_HOME", home).env("BZ_NETUID", "1").stdin(std::process::Stdio::null());
+    command.stdin(Stdio::null());
+    command
+}
+
+/// A tool of this suite with a home of its own.
+pub fn tool(name: &str, home: &Path) -> Command {
+    let mut command = program(&bins().join(name));
+    command.env("BZ_HOME", home).env("BZ_NETUID", "1");
     command
 }
 

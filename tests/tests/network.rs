@@ -9,16 +9,13 @@ use record::{
 use serde_json::Value;
 use std::{
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
     time::{Duration, Instant},
 };
+use tests::{bins, everything, shows_no_key};
 
 fn root() -> PathBuf {
     std::fs::canonicalize(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).unwrap()
-}
-
-fn bins() -> PathBuf {
-    std::env::current_exe().unwrap().ancestors().nth(2).unwrap().to_path_buf()
 }
 
 /// A network in a folder of its own; it is stopped with the value.
@@ -85,16 +82,9 @@ impl Network {
     }
 
     fn command(&self, program: &Path) -> Command {
-        let mut command = Command::new(program);
-        // The settings of a real node are not the tests'.
-        for (name, _) in std::env::vars_os() {
-            if name.to_str().is_some_and(|name| name.starts_with("BZ_") || name.starts_with("BT_")) {
-                command.env_remove(name);
-            }
-        }
+        let mut command = tests::program(program);
         let path = format!("{}:{}", bins().display(), std::env::var("PATH").unwrap());
         command.env("PATH", path).env("BZ_DATA", self.path("text")).env("BZ_THREADS", "1").env("OMP_NUM_THREADS", "1");
-        command.stdin(Stdio::null());
         command
     }
 
@@ -258,6 +248,21 @@ fn a_network_trains_survives_kills_and_every_stage_can_be_run_again() {
     the_debugging_pipes_work(&network, first);
     hostile_peers_are_named(&network, last);
     thread_counts_give_one_root(&network, first);
+    nobody_shows_a_key(&network, &["validator", "miner-a", "miner-b"]);
+}
+
+/// Nothing that a node wrote, logged or uploaded holds a key of its wallet or its bucket.
+fn nobody_shows_a_key(network: &Network, nodes: &[&str]) {
+    let shown = everything(&network.path("buckets")) + &std::fs::read_to_string(network.path("log")).unwrap();
+    for node in nodes {
+        // The settings alone hold the bucket's key.
+        let settings = std::fs::read_to_string(network.home(node).join("env")).unwrap();
+        let secret = settings.lines().find_map(|line| line.strip_prefix("BZ_SECRET_KEY=")).unwrap().trim_matches('\'');
+        assert!(secret.len() > 10, "{settings}");
+        let all = everything(&network.home(node)).replacen(&settings, "", 1) + &shown;
+        assert!(!all.contains(secret), "the bucket key of {node} was shown");
+        shows_no_key(&all, &network.path("wallets").join(node));
+    }
 }
 
 /// Every stage of a finished window, run alone into another place, gives the same bytes, signatures and times apart.

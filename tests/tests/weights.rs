@@ -70,6 +70,14 @@ impl<'a> Validator<'a> {
         (record, error)
     }
 
+    /// `--reveal` alone; its record, null where nothing was due.
+    fn reveal(&self, args: &[&str]) -> (Value, String) {
+        let out = self.tool("bz-setweights", &self.chain, &[&["--reveal"], args].concat(), "");
+        assert!(out.status.success(), "{}", text(&out.stderr));
+        let record = lines(&out.stdout).into_iter().rfind(|record| record["type"] == "weights");
+        (record.unwrap_or_default(), text(&out.stderr))
+    }
+
     fn doctor(&self) -> Value {
         serde_json::from_slice(&self.tool("bz-chain", &self.chain, &["doctor"], "").stdout).unwrap()
     }
@@ -145,11 +153,25 @@ fn weights_go_by_every_way() {
     assert_eq!(kept.len(), 1);
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&kept[0]).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600, "nobody else reads what is sealed");
-    let (_, error) = vera.set(&["--reveal"]);
-    assert!(vera.sealed().len() == 1 && !error.contains("revealed the weights"), "{error}");
+    let (none, error) = vera.reveal(&[]);
+    assert!(vera.sealed().len() == 1 && none.is_null(), "{error}");
+    // The only copy of the salt is elsewhere: said. It is broken: said, and left.
+    let salt = std::fs::read(&kept[0]).unwrap();
+    std::fs::write(&kept[0], &salt[..50]).unwrap();
+    let (_, error) = vera.reveal(&[]);
+    assert!(error.contains("cannot be read, and is left") && error.contains("their salt is not in"), "{error}");
+    std::fs::write(&kept[0], salt).unwrap();
     vera.next_epoch();
-    let (_, error) = vera.set(&["--reveal"]);
-    assert!(error.contains("revealed the weights") && vera.sealed().is_empty(), "{error}");
+    // A dry run shows the reveal. What the chain would refuse is not sent, and stops nothing.
+    let (dry, _) = vera.reveal(&["--dry-run"]);
+    assert!(dry["call"] == "SubtensorModule.reveal_weights" && dry["submitted"] == false, "{dry}");
+    network.run(&["set", "weights_version_key", "9"]);
+    let (record, error) = vera.reveal(&[]);
+    assert!(!submitted(&record) && reason(&record).contains("the subnet asks for 9 now"), "{record} {error}");
+    network.run(&["set", "weights_version_key", "0"]);
+    let (record, error) = vera.reveal(&[]);
+    assert!(submitted(&record) && vera.sealed().is_empty(), "{record} {error}");
+    assert!(vera.reveal(&[]).0.is_null(), "nothing waits");
 
     // A second mechanism has weights and incentive of its own.
     network.run(&["set", "mechanism_count", "2"]);
@@ -263,8 +285,7 @@ fn the_reveal_is_taken_back_once(network: &Localnet, vera: &Validator) {
     assert_eq!(vera.doctor()["waiting_for_reveal"], 0);
     // Those that no node ever took stay: nobody can know that yet.
     assert_eq!(vera.sealed().len(), kept - 1);
-    let (_, error) = vera.set(&["--reveal"]);
-    assert!(!error.contains("revealed the weights"), "{error}");
+    assert!(vera.reveal(&[]).0.is_null(), "once");
     network.run(&["fault", "stall", "0"]);
 }
 
