@@ -12,6 +12,8 @@ use sp_runtime::{BuildStorage, DispatchError, DispatchResult, traits::Hash};
 
 type Subnet = Pallet<Runtime>;
 type Refused = subtensor::Error<Runtime>;
+/// Why, what is changed before, and the call.
+type Case = (Refused, fn(), fn() -> DispatchResult);
 
 const NET: u16 = 1;
 const OWNER: u8 = 1;
@@ -78,7 +80,7 @@ fn later(blocks: u32, epochs: u64) {
 fn weights() {
     let plain = || set(&[0], &[1]);
     with(|| (), plain).unwrap();
-    let cases: Vec<(Refused, fn(), fn() -> DispatchResult)> = vec![
+    let cases: Vec<Case> = vec![
         (Refused::CommitRevealEnabled, hidden, || set(&[0], &[1])),
         (Refused::WeightVecNotEqualSize, || (), || set(&[0], &[1, 2])),
         (

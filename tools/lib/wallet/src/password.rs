@@ -84,7 +84,7 @@ fn once(path: &Path, find: impl FnOnce() -> Result<Zeroizing<Vec<u8>>, Report>) 
 
 /// An encrypted key file in the clear, by the password that `file` holds, or else a person types.
 pub(crate) fn clear(bytes: &[u8], path: &Path, file: Option<&Path>) -> Result<Zeroizing<Vec<u8>>, Report> {
-    once(path, || decrypt(bytes, path, &*ask(path, file)?))
+    once(path, || decrypt(bytes, path, &ask(path, file)?))
 }
 
 /// The password of a key file: from `file` where one is named, else from a person.
