@@ -1,7 +1,7 @@
 //! The miner's side: commit to the own update, then reveal what was drawn.
 
 use record::{
-    Hash, Hparams, Report, Stream,
+    Hash, Hparams, Report, Stream, Window,
     cli::{Common, check_file},
     files,
     records::{Commit, Delta, Peer, Train, WindowRecord},
@@ -12,9 +12,9 @@ use wallet::{Signer, WalletArgs};
 use wire::{
     Layout,
     commit::{self, Binding},
-    delta,
+    delta::{self, Content},
+    sparse::Payload,
     tensors::Update,
-    tree::Tree,
 };
 
 struct Own {
@@ -62,6 +62,17 @@ impl Own {
         Ok((path.clone(), Update::open(path, &self.layout)?))
     }
 
+    /// What is sent of the update: tiles of it, or a choice of its values with what earlier windows left.
+    fn made(&self, common: &Common) -> Result<Made, Report> {
+        let (_, update) = self.update()?;
+        if !self.hparams.codec.is_sparse() {
+            return Ok(Made::Update(update));
+        }
+        let before = common.home().feedback_of(self.window.window);
+        let left = before.map(|path| Update::open(&path, &self.layout)).transpose()?;
+        Ok(Made::Payload(Payload::new(&update, left.as_ref(), &self.layout, &self.hparams.codec)?))
+    }
+
     fn binding(&self, root: Hash) -> Binding {
         Binding {
             run: self.run,
@@ -74,13 +85,40 @@ impl Own {
     }
 }
 
+enum Made {
+    Update(Update),
+    Payload(Payload),
+}
+
+impl Made {
+    fn content(&self) -> Content<'_> {
+        match self {
+            Made::Update(update) => Content::Tiles(update),
+            Made::Payload(payload) => Content::Sparse(payload),
+        }
+    }
+
+    /// Keep what is left for the next window, beside what was left for this one: a stage that is run again gives the same.
+    fn keep(&self, common: &Common, own: &Own) -> Result<(), Report> {
+        let Made::Payload(payload) = self else { return Ok(()) };
+        let next = Window(own.window.window.0.saturating_add(1));
+        let path = common.home().feedback(next);
+        files::create_dir(&common.home().0.join("feedback"))?;
+        payload.keep(&path, &own.layout)?;
+        common.home().prune_feedback(own.window.window)
+    }
+}
+
 /// `bz-delta commit`.
 pub(crate) fn commit(common: &Common, wallet: &WalletArgs, stream: &mut Stream<'_>) -> Result<(), Report> {
     let inputs = stream.read()?;
     let own = own(common, wallet, &inputs)?;
-    let (_, update) = own.update()?;
-    let tree = Tree::of_update(&update, &own.layout, &own.hparams.codec.values)?;
-    let commitment = own.binding(tree.root).commitment(&own.hparams.codec);
+    let made = own.made(common)?;
+    let root = made.content().root(&own.layout, &own.hparams.codec)?;
+    let commitment = own.binding(root).commitment(&own.hparams.codec);
+    if !common.dry_run {
+        made.keep(common, &own)?;
+    }
     let folder = common.home().window(own.window.window);
     let path = common.output.clone().unwrap_or_else(|| folder.join("commit.json"));
     // A stage that is run again keeps its signature, so that what was uploaded stays as it is.
@@ -134,8 +172,8 @@ pub(crate) fn make(common: &Common, wallet: &WalletArgs, stream: &mut Stream<'_>
     };
     let done = path.exists() && !common.force && delta::Delta::open(&path, &own.layout, &expected).is_ok();
     if !done {
-        let (_, update) = own.update()?;
-        let root = Tree::of_update(&update, &own.layout, &own.hparams.codec.values)?.root;
+        let made = own.made(common)?;
+        let root = made.content().root(&own.layout, &own.hparams.codec)?;
         if let Some(before) = inputs.last::<Commit>()?
             && own.binding(root).commitment(&own.hparams.codec) != before.commitment
         {
@@ -144,7 +182,8 @@ pub(crate) fn make(common: &Common, wallet: &WalletArgs, stream: &mut Stream<'_>
         }
         let codec = &own.hparams.codec;
         let sign = |message: &[u8]| own.signer.sign(message);
-        delta::make(&path, &update, &own.layout, &own.binding(root), (own.train.uid, codec, reveal), sign)?;
+        let how = (own.train.uid, codec, reveal);
+        delta::make(&path, made.content(), &own.layout, &own.binding(root), how, sign)?;
     }
     let (bytes, blake3) = files::digest(&path)?;
     stream.emit(&Delta {

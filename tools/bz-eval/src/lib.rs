@@ -13,7 +13,7 @@ use std::{
 };
 use tch::{Device, Tensor, no_grad};
 use wire::{
-    Layout, TILE,
+    Layout,
     delta::{Delta, Expected},
 };
 
@@ -122,11 +122,11 @@ fn revealed(
     let layout = Layout::new(&hparams.model);
     let delta = Delta::open(path, &layout, &expected).map_err(|e| e.at(path.display()))?;
     let mut values: Vec<Vec<f32>> = layout.tensors.iter().map(|t| vec![0.0; t.numel()]).collect();
-    let mut tile = [0f32; TILE];
-    for (place, index) in delta.tiles.iter().enumerate() {
-        delta.tile(place, &mut tile);
-        let which = layout.tensor_of(*index);
-        layout.tensors[which].scatter(*index, &tile, &mut values[which]);
+    for chunk in 0..delta.chunks() {
+        delta.visit(chunk, |index, tile| {
+            let which = layout.tensor_of(index);
+            layout.tensors[which].scatter(index, tile, &mut values[which]);
+        });
     }
     let shape = |t: &wire::layout::Tensor| t.shape.iter().map(|d| *d as i64).collect::<Vec<_>>();
     let all = layout.tensors.iter().zip(&values);

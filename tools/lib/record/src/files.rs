@@ -31,6 +31,39 @@ impl Home {
         let signer = |name: &str| name.strip_prefix("refused-")?.split('-').next()?.parse().ok();
         names.filter_map(|entry| signer(entry.file_name().to_str()?)).collect()
     }
+    /// What a sparse codec left for a window.
+    pub fn feedback(&self, window: Window) -> PathBuf {
+        self.0.join("feedback").join(format!("{window}.safetensors"))
+    }
+
+    /// What it left last, up to a window: a miner may miss some.
+    pub fn feedback_of(&self, window: Window) -> Option<PathBuf> {
+        self.feedbacks().into_iter().filter(|kept| *kept <= window).max().map(|kept| self.feedback(kept))
+    }
+
+    /// Remove what no window from this one on begins with: the last one before it is kept, for a window that is run again.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn prune_feedback(&self, window: Window) -> Result<(), Report> {
+        let mut old: Vec<Window> = self.feedbacks().into_iter().filter(|kept| *kept <= window).collect();
+        old.sort_unstable();
+        old.pop();
+        for kept in old {
+            let path = self.feedback(kept);
+            std::fs::remove_file(&path).map_err(|e| io_report("remove", &path, &e))?;
+        }
+        Ok(())
+    }
+
+    fn feedbacks(&self) -> Vec<Window> {
+        let entries = std::fs::read_dir(self.0.join("feedback")).into_iter().flatten().flatten();
+        let window = |entry: std::fs::DirEntry| {
+            entry.file_name().to_str()?.strip_suffix(".safetensors")?.parse().ok().map(Window)
+        };
+        entries.filter_map(window).collect()
+    }
+
     /// What the run agrees on.
     pub fn hparams(&self) -> PathBuf {
         self.0.join("hparams.json")

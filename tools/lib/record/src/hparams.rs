@@ -137,12 +137,25 @@ pub struct Inner {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Codec {
-    /// `slice` or `dense`.
+    /// `slice`, `dense` or `topk`.
     pub name: String,
-    /// One of so many tiles is revealed; 1 for `dense`.
+    /// `slice`: one of so many tiles is revealed; 1 for the others.
     pub compression: u64,
-    /// `f32` or `bf16`.
+    /// `f32`, `bf16` or `f16`; `topk`: `sign`, `q2`, `q4`, `q8`, `f16` or `f32`.
     pub values: String,
+    /// `topk`: so many values of each tile are sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub k: Option<u64>,
+    /// `topk`: the share of what was not sent that is left a window later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decay: Option<f64>,
+}
+
+impl Codec {
+    /// Whether it sends a choice of values, and keeps the rest for later.
+    pub fn is_sparse(&self) -> bool {
+        self.name == "topk"
+    }
 }
 
 /// What enters the state.
@@ -328,8 +341,16 @@ impl Hparams {
         for (field, value, known) in [
             ("inner.optimizer", &i.optimizer, &["sgd", "adamw"][..]),
             ("inner.dtype", &i.dtype, &["f32", "bf16"]),
-            ("codec.name", &self.codec.name, &["slice", "dense"]),
-            ("codec.values", &self.codec.values, &["f32", "bf16"]),
+            ("codec.name", &self.codec.name, &["slice", "dense", "topk"]),
+            (
+                "codec.values",
+                &self.codec.values,
+                if self.codec.is_sparse() {
+                    &["sign", "q2", "q4", "q8", "f16", "f32"]
+                } else {
+                    &["f32", "bf16", "f16"]
+                },
+            ),
             ("outer.optimizer", &self.outer.optimizer, &["sgd", "nesterov", "adamw"]),
             ("score.rule", &self.score.rule, &["cosine", "l2"]),
         ] {
@@ -340,8 +361,17 @@ impl Hparams {
         if ![0.0, 1.0].contains(&self.score.sharpness) {
             return bad("score.sharpness", "1 (zero below the threshold) or 0 (in proportion)");
         }
-        if self.codec.name == "dense" && self.codec.compression != 1 {
-            return bad("codec.compression", "dense sends everything: 1");
+        let codec = &self.codec;
+        if codec.name != "slice" && codec.compression != 1 {
+            return bad("codec.compression", "only slice reveals some of the tiles: 1");
+        }
+        match (codec.is_sparse(), codec.k, codec.decay) {
+            (true, Some(1..=1024), Some(0.0..=1.0)) | (false, None, None) => {}
+            (true, ..) => return bad("codec.k, codec.decay", "topk needs k, 1 to 1024, and decay, 0 to 1"),
+            (false, ..) => return bad("codec.k, codec.decay", "only topk has them"),
+        }
+        if codec.is_sparse() && self.score.rule == "l2" {
+            return bad("score.rule", "l2 compares all of an update, and this codec sends what earlier windows left");
         }
         if self.lag != 0 {
             return bad("lag", "only 0: training of a window starts from the deltas of the last one");

@@ -3,7 +3,9 @@
 use crate::{
     commit::{self, Binding, Domain},
     layout::{Layout, TILE},
+    sparse::{self, Parts, Payload},
     tensors::{Mapped, Out, Update, write},
+    topk,
     tree::{self, Tree},
 };
 use rayon::prelude::*;
@@ -65,6 +67,7 @@ pub struct Expected {
 /// A delta of which every byte has been checked.
 pub struct Delta {
     mapped: Mapped,
+    parts: Option<Parts>,
     /// Its metadata.
     pub meta: Meta,
     /// The tiles that it carries, ascending.
@@ -73,12 +76,19 @@ pub struct Delta {
 }
 
 fn values_dtype(codec: &Codec) -> Dtype {
-    if codec.values == "bf16" { Dtype::BF16 } else { Dtype::F32 }
+    match codec.values.as_str() {
+        "bf16" => Dtype::BF16,
+        "f16" => Dtype::F16,
+        _ => Dtype::F32,
+    }
 }
 
 /// No delta of this run is larger, in bytes: its values, its proof, and what names them.
 pub fn size_cap(layout: &Layout, codec: &Codec) -> u64 {
-    let width = if codec.values == "bf16" { 2 } else { 4 };
+    if let Some(plan) = topk::Plan::of(codec) {
+        return 8192 + sparse::most_bytes(layout, plan) as u64;
+    }
+    let width = if codec.values == "f32" { 4 } else { 2 };
     let names: usize = layout.tensors.iter().map(|t| t.name.len() + 128).sum();
     let header = 8192 + if codec.name == "dense" { names } else { 0 };
     let values = if codec.name == "dense" { layout.numel() } else { layout.revealed_count(codec.compression) * TILE };
@@ -89,57 +99,61 @@ pub fn size_cap(layout: &Layout, codec: &Codec) -> u64 {
 }
 
 fn tiles_of(layout: &Layout, codec: &Codec, run: Hash, reveal: Hash) -> Vec<usize> {
-    if codec.name == "dense" { (0..layout.tiles).collect() } else { layout.revealed(codec.compression, run, reveal) }
+    if codec.name == "slice" { layout.revealed(codec.compression, run, reveal) } else { (0..layout.tiles).collect() }
 }
 
-/// Make the delta file of an update: the tiles that the reveal draws, their proof, the signed metadata.
+/// What a delta is made of.
+#[derive(Clone, Copy)]
+pub enum Content<'a> {
+    /// `slice` and `dense`: an update, of which tiles are revealed.
+    Tiles(&'a Update),
+    /// `topk`: all that was committed to.
+    Sparse(&'a Payload),
+}
+
+impl Content<'_> {
+    /// What is committed to.
+    ///
+    /// # Errors
+    /// Exit code 65 when the update is wrong or not finite.
+    pub fn root(&self, layout: &Layout, codec: &Codec) -> Result<Hash, Report> {
+        match self {
+            Content::Tiles(update) => Ok(Tree::of_update(update, layout, &codec.values)?.root),
+            Content::Sparse(payload) => Ok(payload.root()),
+        }
+    }
+}
+
+/// Make the delta file of an update: the tiles that the reveal draws and their proof, or the payload; the signed metadata.
 ///
 /// # Errors
 /// Exit code 65 when the update is wrong or not finite; what the file system refuses.
 pub fn make(
     path: &Path,
-    update: &Update,
+    content: Content<'_>,
     layout: &Layout,
     binding: &Binding,
     (uid, codec, reveal): (Uid, &Codec, Hash),
     sign: impl FnOnce(&[u8]) -> [u8; 64],
 ) -> Result<Meta, Report> {
-    let tree = Tree::of_update(update, layout, &codec.values)?;
-    if tree.root != binding.root {
-        return Err(Report::data("the update is not the one that was committed to")
-            .hint("it was trained again since: run bz-train and bz-delta commit of one window together"));
-    }
-    let tensors = update.tensors(layout)?;
-    let narrow = codec.values == "bf16";
-    let encode = |values: &mut dyn Iterator<Item = f32>, out: &mut Vec<u8>| {
-        for value in values {
-            if narrow {
-                out.extend(half::bf16::from_f32(value).to_le_bytes());
-            } else {
-                out.extend(value.to_le_bytes());
+    let changed = || {
+        Report::data("the update is not the one that was committed to")
+            .hint("it was trained again since: run bz-train and bz-delta commit of one window together")
+    };
+    let mut parts = match content {
+        Content::Sparse(payload) if payload.root() != binding.root => return Err(changed()),
+        Content::Sparse(payload) => vec![
+            ("lengths".into(), Dtype::U32, vec![payload.lengths.len()], payload.lengths_bytes()),
+            ("payload".into(), Dtype::U8, vec![payload.bytes.len()], payload.bytes.clone()),
+        ],
+        Content::Tiles(update) => {
+            let tree = Tree::of_update(update, layout, &codec.values)?;
+            if tree.root != binding.root {
+                return Err(changed());
             }
+            revealed(update, layout, codec, &tree, (binding.run, reveal))?
         }
     };
-    let mut parts: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
-    if codec.name == "dense" {
-        for (tensor, data) in layout.tensors.iter().zip(&tensors) {
-            let mut bytes = Vec::with_capacity(data.len());
-            encode(&mut data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)), &mut bytes);
-            parts.push((tensor.name.clone(), values_dtype(codec), tensor.shape.clone(), bytes));
-        }
-    } else {
-        let tiles = layout.revealed(codec.compression, binding.run, reveal);
-        let mut bytes = Vec::with_capacity(tiles.len() * TILE * 4);
-        let mut tile = [0f32; TILE];
-        for index in &tiles {
-            let which = layout.tensor_of(*index);
-            layout.tensors[which].gather(*index, tensors[which], &mut tile);
-            encode(&mut tile.iter().copied(), &mut bytes);
-        }
-        let proof = tree.proof(&tiles);
-        parts.push(("proof".into(), Dtype::U8, vec![proof.len()], proof));
-        parts.push(("tiles".into(), values_dtype(codec), vec![tiles.len(), TILE], bytes));
-    }
     // The order in the file: wider types first, then by name, as safetensors lays them.
     parts.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
     let mut hasher = blake3::Hasher::new();
@@ -167,6 +181,51 @@ pub fn make(
         .collect();
     write(path, outs, ("boltzmann", json))?;
     Ok(meta)
+}
+
+/// A tensor of the file: name, type, shape, bytes.
+type Tensor = (String, Dtype, Vec<usize>, Vec<u8>);
+
+/// The tensors of `slice` and `dense`.
+fn revealed(
+    update: &Update,
+    layout: &Layout,
+    codec: &Codec,
+    tree: &Tree,
+    (run, reveal): (Hash, Hash),
+) -> Result<Vec<Tensor>, Report> {
+    let tensors = update.tensors(layout)?;
+    let dtype = values_dtype(codec);
+    let encode = |values: &mut dyn Iterator<Item = f32>, out: &mut Vec<u8>| {
+        for value in values {
+            match dtype {
+                Dtype::BF16 => out.extend(half::bf16::from_f32(value).to_le_bytes()),
+                Dtype::F16 => out.extend(half::f16::from_f32(value).to_le_bytes()),
+                _ => out.extend(value.to_le_bytes()),
+            }
+        }
+    };
+    let mut parts: Vec<Tensor> = Vec::new();
+    if codec.name == "dense" {
+        for (tensor, data) in layout.tensors.iter().zip(&tensors) {
+            let mut bytes = Vec::with_capacity(data.len());
+            encode(&mut data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)), &mut bytes);
+            parts.push((tensor.name.clone(), values_dtype(codec), tensor.shape.clone(), bytes));
+        }
+    } else {
+        let tiles = layout.revealed(codec.compression, run, reveal);
+        let mut bytes = Vec::with_capacity(tiles.len() * TILE * 4);
+        let mut tile = [0f32; TILE];
+        for index in &tiles {
+            let which = layout.tensor_of(*index);
+            layout.tensors[which].gather(*index, tensors[which], &mut tile);
+            encode(&mut tile.iter().copied(), &mut bytes);
+        }
+        let proof = tree.proof(&tiles);
+        parts.push(("proof".into(), Dtype::U8, vec![proof.len()], proof));
+        parts.push(("tiles".into(), values_dtype(codec), vec![tiles.len(), TILE], bytes));
+    }
+    Ok(parts)
 }
 
 /// The metadata of a delta file, its signature checked, and nothing else believed: for `bz-delta show`.
@@ -226,9 +285,40 @@ impl Delta {
             }
         }
         let tiles = tiles_of(layout, &meta.codec, meta.run, expected.reveal);
-        let delta = Delta { mapped, meta, tiles, layout: layout.clone() };
-        delta.check_data()?;
+        let mut delta = Delta { mapped, parts: None, meta, tiles, layout: layout.clone() };
+        if let Some(plan) = topk::Plan::of(&delta.meta.codec) {
+            delta.parts = Some(delta.check_payload(plan)?);
+        } else {
+            delta.check_data()?;
+        }
         Ok(delta)
+    }
+
+    fn payload(&self) -> Result<(&[u8], &[u8]), Report> {
+        let length = self.mapped.shape("payload").and_then(|shape| shape.first().copied()).unwrap_or(0);
+        let lengths = self.mapped.tensor("lengths", Dtype::U32, &[self.layout.parts().len()])?;
+        Ok((lengths, self.mapped.tensor("payload", Dtype::U8, &[length])?))
+    }
+
+    fn check_payload(&self, plan: topk::Plan) -> Result<Parts, Report> {
+        let (lengths, bytes) = self.payload()?;
+        if self.mapped.len() != 2 {
+            return Err(Report::data(format!("{} tensors, expected 2", self.mapped.len())));
+        }
+        self.check_hash()?;
+        if self.meta.root != self.meta.data {
+            return Err(Report::data("its data is not what was committed to"));
+        }
+        Parts::check(&self.layout, plan, lengths, bytes)
+    }
+
+    fn check_hash(&self) -> Result<(), Report> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_rayon(self.mapped.data());
+        if self.meta.data == hasher.finalize().into() {
+            return Ok(());
+        }
+        Err(Report::data("its data does not have the hash that its metadata says"))
     }
 
     fn check_data(&self) -> Result<(), Report> {
@@ -244,11 +334,7 @@ impl Delta {
         if self.mapped.len() != expected {
             return Err(Report::data(format!("{} tensors, expected {expected}", self.mapped.len())));
         }
-        let mut hasher = blake3::Hasher::new();
-        hasher.update_rayon(self.mapped.data());
-        if self.meta.data != hasher.finalize().into() {
-            return Err(Report::data("its data does not have the hash that its metadata says"));
-        }
+        self.check_hash()?;
         let nonfinite = (0..self.tiles.len()).into_par_iter().find_map_first(|place| {
             let mut tile = [0f32; TILE];
             self.tile(place, &mut tile);
@@ -277,15 +363,36 @@ impl Delta {
         self.layout.tensors.iter().map(|t| self.mapped.tensor(&t.name, dtype, &t.shape)).collect()
     }
 
-    /// The values of the tile at this place of [`Delta::tiles`].
-    pub fn tile(&self, place: usize, out: &mut [f32; TILE]) {
+    /// Tiles are read some at a time: so many times.
+    pub fn chunks(&self) -> usize {
+        self.parts.as_ref().map_or(self.tiles.len(), Parts::len)
+    }
+
+    /// How many tiles a chunk has.
+    pub fn chunk_tiles(&self, chunk: usize) -> usize {
+        self.parts.as_ref().map_or(1, |parts| parts.tiles(chunk).len())
+    }
+
+    /// The tiles of a chunk: their numbers and values, ascending.
+    pub fn visit(&self, chunk: usize, mut each: impl FnMut(usize, &[f32; TILE])) {
+        sum_chunk(&[self], &[1.0], chunk, &mut each);
+    }
+
+    /// The values of the tile at this place of [`Delta::tiles`], of `slice` and `dense`.
+    fn tile(&self, place: usize, out: &mut [f32; TILE]) {
         let dtype = values_dtype(&self.meta.codec);
-        let widen = |bytes: &[u8], out: &mut [f32]| {
-            if dtype == Dtype::BF16 {
+        let widen = |bytes: &[u8], out: &mut [f32]| match dtype {
+            Dtype::BF16 => {
                 for (value, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
                     *value = half::bf16::from_le_bytes(*b).to_f32();
                 }
-            } else {
+            }
+            Dtype::F16 => {
+                for (value, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                    *value = half::f16::from_le_bytes(*b).to_f32();
+                }
+            }
+            _ => {
                 for (value, b) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
                     *value = f32::from_le_bytes(*b);
                 }
@@ -296,7 +403,7 @@ impl Delta {
             let tensor = &self.layout.tensors[self.layout.tensor_of(self.tiles[place])];
             // Shapes were checked in `open`.
             if let Ok(data) = self.mapped.tensor(&tensor.name, dtype, &tensor.shape) {
-                tensor.gather_with(self.tiles[place], data, if dtype == Dtype::BF16 { 2 } else { 4 }, out, widen);
+                tensor.gather_with(self.tiles[place], data, if dtype == Dtype::F32 { 4 } else { 2 }, out, widen);
             }
         } else if let Ok(data) = self.mapped.tensor("tiles", dtype, &[self.tiles.len(), TILE]) {
             let width = data.len() / self.tiles.len();
@@ -306,12 +413,34 @@ impl Delta {
 
     /// Euclidean norm of what was sent.
     pub fn norm(&self) -> f64 {
-        crate::similarity::sum_tiles(self.tiles.len(), |place| {
-            let mut tile = [0f32; TILE];
-            self.tile(place, &mut tile);
-            crate::similarity::products(&tile, &tile)[0]
-        })
-        .sqrt()
+        let squares: Vec<f64> = (0..self.chunks())
+            .into_par_iter()
+            .flat_map_iter(|chunk| {
+                let mut squares = Vec::new();
+                self.visit(chunk, |_, tile| squares.push(crate::similarity::products(tile, tile)[0]));
+                squares
+            })
+            .collect();
+        squares.iter().sum::<f64>().sqrt()
+    }
+}
+
+/// The sum of a chunk's tiles over deltas of one codec and one draw, each so many times, in their order: the same bits whatever
+/// the threads.
+pub(crate) fn sum_chunk(deltas: &[&Delta], shares: &[f32], chunk: usize, each: &mut impl FnMut(usize, &[f32; TILE])) {
+    let payload = |delta: &&'_ Delta| delta.parts.is_some();
+    if deltas.iter().all(payload) {
+        let payloads: Vec<(&Parts, &[u8])> =
+            deltas.iter().filter_map(|delta| Some((delta.parts.as_ref()?, delta.payload().ok()?.1))).collect();
+        return sparse::sum(chunk, &payloads, shares, each);
+    }
+    let (mut total, mut sent) = (Box::new([0f32; TILE]), Box::new([0f32; TILE]));
+    for (delta, share) in deltas.iter().zip(shares) {
+        delta.tile(chunk, &mut sent);
+        total.iter_mut().zip(sent.iter()).for_each(|(sum, sent)| *sum += share * sent);
+    }
+    if let Some(index) = deltas.first().and_then(|delta| delta.tiles.get(chunk)) {
+        each(*index, &total);
     }
 }
 

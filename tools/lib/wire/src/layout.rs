@@ -3,7 +3,9 @@
 //! The tensors, sorted by name, follow each other. A matrix is cut into 64×64 tiles, row of tiles after row of
 //! tiles; a vector into runs of 4,096. A tile is zero-padded to 4,096 f32, which is one 16 KiB group of the hash tree.
 
+use crate::topk::Shape;
 use record::{Permutation, hparams::Model, id::Hash};
+use std::ops::Range;
 
 /// Values in a tile.
 pub const TILE: usize = 4096;
@@ -35,6 +37,22 @@ pub struct Layout {
     pub tiles: usize,
 }
 
+/// Whole rows of tiles of a tensor, some 64 tiles: what a sparse codec sends as one, and is read alone.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// The tensor, by its place in [`Layout::tensors`].
+    pub tensor: usize,
+    /// Its values, in the tensor's.
+    pub values: Range<usize>,
+    /// Their shape.
+    pub shape: Shape,
+    /// The number of its first tile; the others follow.
+    pub first_tile: usize,
+}
+
+/// Tiles of a part, about.
+const PART: usize = 64;
+
 /// The part of a tensor that one row of a tile covers: `tile[at..at + len] = data[from..from + len]`.
 struct Run {
     at: usize,
@@ -64,6 +82,26 @@ impl Tensor {
     /// Whether it is a matrix; vectors (the norms) are not decayed.
     pub fn is_matrix(&self) -> bool {
         self.shape.len() == 2
+    }
+
+    fn parts(&self, place: usize) -> impl Iterator<Item = Part> {
+        // A vector is one row, cut into shorter ones.
+        let (height, tile) =
+            if self.is_matrix() { ((PART / self.across).max(1) * SIDE, (SIDE, SIDE)) } else { (1, (1, TILE)) };
+        let step = if self.is_matrix() { height * self.cols } else { PART * TILE };
+        let (cols, first, numel) = (self.cols, self.first_tile, self.numel());
+        let matrix = self.is_matrix();
+        (0..numel).step_by(step.max(1)).scan(first, move |next, from| {
+            let values = from..numel.min(from + step);
+            let shape = if matrix {
+                Shape { rows: values.len() / cols, cols, tile }
+            } else {
+                Shape { rows: 1, cols: values.len(), tile }
+            };
+            let first_tile = *next;
+            *next += shape.tiles();
+            Some(Part { tensor: place, values, shape, first_tile })
+        })
     }
 
     fn runs(&self, tile: usize) -> impl Iterator<Item = Run> {
@@ -129,6 +167,11 @@ impl Layout {
         Layout { tensors, tiles }
     }
 
+    /// All parts, in the order of their tiles.
+    pub fn parts(&self) -> Vec<Part> {
+        self.tensors.iter().enumerate().flat_map(|(place, tensor)| tensor.parts(place)).collect()
+    }
+
     /// The tensor that a tile is of, by its place in `tensors`.
     pub fn tensor_of(&self, tile: usize) -> usize {
         self.tensors.partition_point(|tensor| tensor.first_tile <= tile) - 1
@@ -172,7 +215,21 @@ mod tests {
                 tensor.scatter(t, &tile, &mut back);
             }
             prop_assert_eq!(numel, values.len());
-            prop_assert_eq!(back, values);
+            prop_assert_eq!(&back, &values);
+            // Its parts are all of it, tile for tile.
+            let (mut next, mut from) = (5, 0);
+            for part in tensor.parts(0) {
+                prop_assert_eq!((part.first_tile, part.values.start), (next, from));
+                prop_assert_eq!(part.shape.rows * part.shape.cols, part.values.len());
+                let mut again = vec![0f32; part.values.len()];
+                for t in 0..part.shape.tiles() {
+                    tensor.gather(next + t, bytemuck::cast_slice(&values), &mut tile);
+                    part.shape.scatter(t, &tile, &mut again);
+                }
+                prop_assert_eq!(&again[..], &values[part.values.clone()]);
+                (next, from) = (next + part.shape.tiles(), part.values.end);
+            }
+            prop_assert_eq!((next, from), (5 + tensor.tiles, values.len()));
         }
     }
 

@@ -9,8 +9,10 @@ pub mod delta;
 pub mod layout;
 pub mod outer;
 pub mod similarity;
+pub mod sparse;
 pub mod state;
 pub mod tensors;
+pub mod topk;
 pub mod tree;
 
 pub use layout::{Layout, TILE};

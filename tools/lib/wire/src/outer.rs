@@ -4,7 +4,7 @@
 //! only where a tile was revealed.
 
 use crate::{
-    delta::Delta,
+    delta::{Delta, sum_chunk},
     layout::{Layout, TILE},
 };
 use rayon::prelude::*;
@@ -114,19 +114,34 @@ pub fn apply(
     entries: &[Entry<'_>],
 ) -> Result<(), Report> {
     let Some(head) = entries.first() else { return Ok(()) };
-    let tiles = &head.delta.tiles;
-    if entries.iter().any(|entry| entry.delta.tiles != *tiles) {
+    if entries.iter().any(|entry| entry.delta.tiles != head.delta.tiles) {
         return Err(Report::data("the accepted deltas do not carry the same tiles"));
     }
     let total: f32 = entries.iter().map(|entry| f32::from(entry.weight)).sum();
     if total <= 0.0 {
         return Err(Report::data("the accepted deltas have no weight"));
     }
-    for places in (0..tiles.len()).collect::<Vec<_>>().chunks(BATCH) {
-        let moved: Vec<Tile> =
-            places.par_iter().map(|place| step(values, layout, outer, lr, entries, *place, total)).collect();
-        for (place, tile) in places.iter().zip(&moved) {
-            let index = tiles[*place];
+    let deltas: Vec<&Delta> = entries.iter().map(|entry| entry.delta).collect();
+    let shares: Vec<f32> = entries.iter().map(|entry| f32::from(entry.weight) * entry.scale).collect();
+    let mut next = 0;
+    while next < head.delta.chunks() {
+        let (first, mut tiles) = (next, 0);
+        while next < head.delta.chunks() && (next == first || tiles + head.delta.chunk_tiles(next) <= BATCH) {
+            tiles += head.delta.chunk_tiles(next);
+            next += 1;
+        }
+        let moved: Vec<(usize, Tile)> = (first..next)
+            .into_par_iter()
+            .flat_map_iter(|chunk| {
+                let mut moved = Vec::new();
+                sum_chunk(&deltas, &shares, chunk, &mut |index, sum: &[f32; TILE]| {
+                    moved.push((index, step(values, layout, outer, lr, index, sum.map(|g| g / total))));
+                });
+                moved
+            })
+            .collect();
+        for (index, tile) in &moved {
+            let index = *index;
             let which = layout.tensor_of(index);
             let tensor = &layout.tensors[which];
             if !tile.model.iter().all(|v| v.is_finite()) {
@@ -148,27 +163,9 @@ pub fn apply(
     Ok(())
 }
 
-fn step(
-    values: &Values,
-    layout: &Layout,
-    outer: &Outer,
-    lr: f32,
-    entries: &[Entry<'_>],
-    place: usize,
-    total: f32,
-) -> Tile {
-    let index = entries.first().map_or(0, |entry| entry.delta.tiles[place]);
+fn step(values: &Values, layout: &Layout, outer: &Outer, lr: f32, index: usize, gradient: [f32; TILE]) -> Tile {
     let which = layout.tensor_of(index);
     let tensor = &layout.tensors[which];
-    let mut gradient = [0f32; TILE];
-    let mut sent = [0f32; TILE];
-    for entry in entries {
-        entry.delta.tile(place, &mut sent);
-        let share = f32::from(entry.weight) * entry.scale;
-        gradient.iter_mut().zip(&sent).for_each(|(g, s)| *g += share * s);
-    }
-    gradient.iter_mut().for_each(|g| *g /= total);
-
     let mut tile = Tile { model: [0.0; TILE], first: [0.0; TILE], second: [0.0; TILE] };
     let gather = |from: &[Vec<f32>], out: &mut [f32; TILE]| {
         if let Some(data) = from.get(which) {

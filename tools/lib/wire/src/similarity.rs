@@ -46,28 +46,30 @@ pub(crate) fn products(a: &[f32; TILE], b: &[f32; TILE]) -> [f64; 3] {
     sums.map(|lanes| lanes.iter().sum())
 }
 
-/// Sum over tiles in their order, each measured on any thread: the same bits on any number of threads.
-pub(crate) fn sum_tiles(count: usize, measure: impl Fn(usize) -> f64 + Sync + Send) -> f64 {
-    let each: Vec<f64> = (0..count).into_par_iter().map(measure).collect();
-    each.iter().sum()
-}
-
-/// Compare a delta with the recomputed update.
+/// Compare a delta with the recomputed update: over the tiles that were revealed, or the places that were chosen.
 ///
 /// # Errors
 /// Exit code 65 when the update does not fit the model.
 pub fn measure(delta: &Delta, reference: &Update, layout: &Layout) -> Result<Measured, Report> {
     let tensors = reference.tensors(layout)?;
-    let each: Vec<[f64; 5]> = (0..delta.tiles.len())
+    let sparse = delta.meta.codec.is_sparse();
+    let each: Vec<[f64; 5]> = (0..delta.chunks())
         .into_par_iter()
-        .map(|place| {
-            let (mut sent, mut own) = ([0f32; TILE], [0f32; TILE]);
-            delta.tile(place, &mut sent);
-            let which = layout.tensor_of(delta.tiles[place]);
-            layout.tensors[which].gather(delta.tiles[place], tensors[which], &mut own);
-            let [dot, own2, distance] = products(&sent, &own);
-            let sent2 = products(&sent, &sent)[0];
-            [dot, sent2, own2, distance, layout.tensors[which].tile_numel(delta.tiles[place]) as f64]
+        .flat_map_iter(|chunk| {
+            let mut tiles = Vec::new();
+            delta.visit(chunk, |index, sent| {
+                let mut own = [0f32; TILE];
+                let which = layout.tensor_of(index);
+                layout.tensors[which].gather(index, tensors[which], &mut own);
+                let mut numel = layout.tensors[which].tile_numel(index);
+                if sparse {
+                    own.iter_mut().zip(sent).filter(|(_, sent)| **sent == 0.0).for_each(|(own, _)| *own = 0.0);
+                    numel = sent.iter().filter(|sent| **sent != 0.0).count();
+                }
+                let [dot, own2, distance] = products(sent, &own);
+                tiles.push([dot, products(sent, sent)[0], own2, distance, numel as f64]);
+            });
+            tiles
         })
         .collect();
     let mut sums = [0f64; 5];

@@ -40,8 +40,10 @@ fn ranges(tiles: &[usize]) -> ChunkRanges {
 
 /// The values as they will be sent: what is committed is what can be revealed to the bit.
 pub fn quantise(values: &str, tile: &mut [f32; TILE]) {
-    if values == "bf16" {
-        tile.iter_mut().for_each(|v| *v = half::bf16::from_f32(*v).to_f32());
+    match values {
+        "bf16" => tile.iter_mut().for_each(|v| *v = half::bf16::from_f32(*v).to_f32()),
+        "f16" => tile.iter_mut().for_each(|v| *v = half::f16::from_f32(*v).to_f32()),
+        _ => {}
     }
 }
 

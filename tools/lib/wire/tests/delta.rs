@@ -14,9 +14,11 @@ use std::{
 use wire::{
     Layout, TILE,
     commit::{self, Binding, Domain},
-    delta::{self, Delta, Expected, Meta},
+    delta::{self, Content, Delta, Expected, Meta},
     outer::{self, Entry, Values},
-    similarity, state,
+    similarity,
+    sparse::Payload,
+    state,
     tensors::Update,
     tree::Tree,
 };
@@ -37,8 +39,18 @@ fn model() -> Model {
     }
 }
 
+fn topk(k: u64, values: &str) -> Codec {
+    Codec { name: "topk".into(), compression: 1, values: values.into(), k: Some(k), decay: Some(0.9) }
+}
+
 fn codec(name: &str, values: &str) -> Codec {
-    Codec { name: name.into(), compression: if name == "dense" { 1 } else { 4 }, values: values.into() }
+    Codec {
+        name: name.into(),
+        compression: if name == "dense" { 1 } else { 4 },
+        values: values.into(),
+        k: None,
+        decay: None,
+    }
 }
 
 fn pair(seed: u8) -> Keypair {
@@ -90,7 +102,7 @@ impl Case {
             hotkey: Hotkey(pair.public.to_bytes()),
             base: Hash([2; 32]),
             pages: Hash([3; 32]),
-            root: Tree::of_update(&update, &layout, &codec.values).unwrap().root,
+            root: Content::Tiles(&update).root(&layout, &codec).unwrap(),
         };
         let expected = Expected {
             run: binding.run,
@@ -102,7 +114,12 @@ impl Case {
             commitment: Some(binding.commitment(&codec)),
             reveal: Hash([4; 32]),
         };
-        Case { folder, layout, codec, pair, binding, expected }
+        let mut case = Case { folder, layout, codec, pair, binding, expected };
+        if let Some(payload) = case.payload() {
+            case.binding.root = payload.root();
+            case.expected.commitment = Some(case.binding.commitment(&case.codec));
+        }
+        case
     }
 
     fn path(&self) -> PathBuf {
@@ -116,8 +133,19 @@ impl Case {
     fn make(&self) -> PathBuf {
         let sign = |message: &[u8]| self.pair.sign_simple(b"substrate", message).to_bytes();
         let how = (Uid(5), &self.codec, self.expected.reveal);
-        delta::make(&self.path(), &self.update(), &self.layout, &self.binding, how, sign).unwrap();
+        let (update, payload) = (self.update(), self.payload());
+        let content = payload.as_ref().map_or(Content::Tiles(&update), Content::Sparse);
+        delta::make(&self.path(), content, &self.layout, &self.binding, how, sign).unwrap();
         self.path()
+    }
+
+    /// What is sent: with an update of another window as what was left.
+    fn payload(&self) -> Option<Payload> {
+        let left = self.folder.path().join("left");
+        write_update(&left, &self.layout, noise(99));
+        let left = Update::open(&left, &self.layout).unwrap();
+        let sparse = self.codec.is_sparse();
+        sparse.then(|| Payload::new(&self.update(), Some(&left), &self.layout, &self.codec).unwrap())
     }
 
     fn open(&self) -> Result<Delta, String> {
@@ -158,27 +186,124 @@ impl Case {
 
 #[test]
 fn an_honest_delta_passes_and_carries_the_updates_own_values() {
-    for (name, values) in [("slice", "f32"), ("slice", "bf16"), ("dense", "f32"), ("dense", "bf16")] {
+    let all =
+        [("slice", "f32"), ("slice", "bf16"), ("slice", "f16"), ("dense", "f32"), ("dense", "bf16"), ("dense", "f16")];
+    for (name, values) in all {
         let case = Case::new(9, codec(name, values));
         let first = std::fs::read(case.make()).unwrap();
         let delta = case.open().unwrap();
         assert!(first.len() as u64 <= delta::size_cap(&case.layout, &case.codec), "{name} {values}");
-        let (update, mut sent, mut own) = (case.update(), [0f32; TILE], [0f32; TILE]);
+        let (update, mut own, mut seen) = (case.update(), [0f32; TILE], Vec::new());
         let tensors = update.tensors(&case.layout).unwrap();
-        for (place, tile) in delta.tiles.iter().enumerate() {
-            delta.tile(place, &mut sent);
-            let which = case.layout.tensor_of(*tile);
-            case.layout.tensors[which].gather(*tile, tensors[which], &mut own);
-            if values == "bf16" {
-                own.iter_mut().for_each(|v| *v = half::bf16::from_f32(*v).to_f32());
-            }
-            assert_eq!(sent, own, "{name} {values} tile {tile}");
+        for chunk in 0..delta.chunks() {
+            delta.visit(chunk, |tile, sent| {
+                let which = case.layout.tensor_of(tile);
+                case.layout.tensors[which].gather(tile, tensors[which], &mut own);
+                match values {
+                    "bf16" => own.iter_mut().for_each(|v| *v = half::bf16::from_f32(*v).to_f32()),
+                    "f16" => own.iter_mut().for_each(|v| *v = half::f16::from_f32(*v).to_f32()),
+                    _ => {}
+                }
+                assert_eq!(*sent, own, "{name} {values} tile {tile}");
+                seen.push(tile);
+            });
         }
+        assert_eq!(seen, delta.tiles);
         assert_eq!(delta.tiles.len(), case.layout.revealed_count(case.codec.compression));
         let measured = similarity::measure(&delta, &update, &case.layout).unwrap();
         assert!(measured.cosine().unwrap() > 0.9999, "{name} {values}");
         assert!((measured.norm - delta.norm()).abs() < 1e-9 * measured.norm);
     }
+}
+
+#[test]
+fn a_choice_carries_what_it_says_and_leaves_the_rest() {
+    for (k, values) in [(64, "sign"), (1, "sign"), (1024, "q2"), (7, "q4"), (100, "q8"), (64, "f16"), (300, "f32")] {
+        let case = Case::new(9, topk(k, values));
+        let first = std::fs::read(case.make()).unwrap();
+        assert!(first.len() as u64 <= delta::size_cap(&case.layout, &case.codec), "{k} {values}");
+        assert_eq!(std::fs::read(case.make()).unwrap().len(), first.len());
+        let (delta, payload) = (case.open().unwrap(), case.payload().unwrap());
+        let left = case.folder.path().join("left");
+        let (update, before) = (case.update(), Update::open(&left, &case.layout).unwrap());
+        let (update, before) = (update.tensors(&case.layout).unwrap(), before.tensors(&case.layout).unwrap());
+        let (mut seen, mut sent_values) = (0, 0);
+        for chunk in 0..delta.chunks() {
+            delta.visit(chunk, |tile, sent| {
+                let which = case.layout.tensor_of(tile);
+                let tensor = &case.layout.tensors[which];
+                let (mut own, mut old, mut rest) = ([0f32; TILE], [0f32; TILE], [0f32; TILE]);
+                tensor.gather(tile, update[which], &mut own);
+                tensor.gather(tile, before[which], &mut old);
+                tensor.gather(tile, bytemuck::cast_slice(&payload.left[which]), &mut rest);
+                for at in 0..TILE {
+                    let all = 0.9f32 * old[at] + own[at];
+                    assert_eq!(rest[at], all - sent[at], "{k} {values} tile {tile}");
+                }
+                sent_values += sent.iter().filter(|v| **v != 0.0).count();
+                seen += 1;
+            });
+        }
+        assert_eq!(seen, case.layout.tiles);
+        let most =
+            (0..case.layout.tiles).map(|t| case.layout.tensors[case.layout.tensor_of(t)].tile_numel(t).min(k as usize));
+        assert!(sent_values > 0 && sent_values <= most.sum::<usize>(), "{sent_values}");
+        // What is left is kept, and is what the next window begins with.
+        let kept = case.folder.path().join("kept");
+        payload.keep(&kept, &case.layout).unwrap();
+        let kept = Update::open(&kept, &case.layout).unwrap();
+        for (bytes, values) in kept.tensors(&case.layout).unwrap().iter().zip(&payload.left) {
+            assert_eq!(*bytes, bytemuck::cast_slice::<f32, u8>(values));
+        }
+    }
+}
+
+#[test]
+fn a_forged_choice_is_refused() {
+    let case = Case::new(9, topk(64, "sign"));
+    case.forge(|_, parts| parts.get_mut("payload").unwrap().2[100] ^= 1);
+    case.refused("not what was committed to");
+    case.forge(|meta, _| meta.root = Hash([9; 32]));
+    case.refused("not what was committed to");
+    case.forge(|_, parts| {
+        parts.insert("more".into(), (Dtype::U8, vec![1], vec![0]));
+    });
+    case.refused("3 tensors, expected 2");
+    // Who has committed to nonsense: every part of it is looked at.
+    let nonsense = |change: &dyn Fn(&mut Vec<u8>, &mut Vec<u8>)| {
+        let mut case = Case::new(9, topk(64, "sign"));
+        let mut root = Hash([0; 32]);
+        let edit = |parts: &mut HashMap<String, (Dtype, Vec<usize>, Vec<u8>)>| {
+            let mut lengths = parts["lengths"].2.clone();
+            let (_, shape, bytes) = parts.get_mut("payload").unwrap();
+            change(&mut lengths, bytes);
+            shape[0] = bytes.len();
+            let root = blake3::hash(&[&lengths[..], bytes].concat());
+            parts.get_mut("lengths").unwrap().2 = lengths;
+            Hash::from(root)
+        };
+        case.forge(|meta, parts| {
+            root = edit(parts);
+            meta.root = root;
+        });
+        case.binding.root = root;
+        case.expected.commitment = Some(case.binding.commitment(&case.codec));
+        case.open().err().unwrap()
+    };
+    assert!(nonsense(&|lengths, _| lengths[0] ^= 1).contains("lengths add up to"));
+    assert!(nonsense(&|lengths, _| lengths[3] = 255).contains("lengths add up to"));
+    assert!(nonsense(&|_, bytes| bytes.push(0)).contains("lengths add up to"));
+    assert!(nonsense(&|_, bytes| bytes.fill(0)).contains("are not what the codec sends"));
+    assert!(nonsense(&|_, bytes| bytes.fill(0xff)).contains("are not what the codec sends"));
+    assert!(nonsense(&|lengths, _| lengths.rotate_left(4)).contains("are not what the codec sends"));
+    assert!(
+        nonsense(&|lengths, bytes| {
+            lengths[0] += 1;
+            let at = u32::from_le_bytes(lengths[..4].try_into().unwrap()) as usize - 1;
+            bytes.insert(at, 0);
+        })
+        .contains("are not what the codec sends")
+    );
 }
 
 #[test]
@@ -317,8 +442,11 @@ fn run_outer(optimizer: &str, threads: usize, deltas: &[Case]) -> Values {
 fn the_outer_step_is_the_same_on_any_number_of_threads_and_right_in_float64() {
     let deltas = [Case::new(1, codec("slice", "f32")), Case::new(2, codec("slice", "f32"))];
     deltas.iter().for_each(|c| drop(c.make()));
+    let chosen = [Case::new(1, topk(64, "sign")), Case::new(2, topk(64, "sign"))];
+    chosen.iter().for_each(|c| drop(c.make()));
     let layout = Layout::new(&model());
     for optimizer in ["sgd", "nesterov", "adamw"] {
+        assert_eq!(run_outer(optimizer, 1, &chosen), run_outer(optimizer, 5, &chosen), "{optimizer}, topk");
         let one = run_outer(optimizer, 1, &deltas);
         for threads in [2, 5] {
             assert_eq!(one, run_outer(optimizer, threads, &deltas), "{optimizer} on {threads} threads");
