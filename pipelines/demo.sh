@@ -3,6 +3,7 @@
 #
 #   pipelines/demo.sh            anew
 #   pipelines/demo.sh resume     go on where the last one stopped, for as many windows more
+#   CHEATS= HPARAMS=FILE         without cheats, or with some of them; of another run (scripts/compare-codecs.sh)
 set -u
 . "$(dirname "$0")/stage.sh"
 # The settings of a real node are not the demo's.
@@ -12,7 +13,8 @@ done
 root=${DEMO_DIR:-target/demo}
 windows=${WINDOWS:-12}
 honest='honest-1 honest-2 honest-3'
-cheats='noise million copy lazy picky'
+cheats=${CHEATS-noise million copy lazy picky}
+hparams=${HPARAMS:-$here/hparams/demo.json}
 nodes="validator $honest $cheats"
 began=$(date +%s)
 pids=
@@ -72,7 +74,7 @@ if [ ! -f "$root/hparams.json" ]; then
   block=$(bz-localnet --dir "$root" status | jq .block)
   jq --argjson block "$block" --slurpfile text "$root/text.json" \
     '.start_window = (($block / .clock.blocks | floor) + 1) | .data.manifest = ($text[] | select(.manifest) | .manifest)' \
-    "$here/hparams/demo.json" >"$root/hparams.json.part" && mv "$root/hparams.json.part" "$root/hparams.json"
+    "$hparams" >"$root/hparams.json.part" && mv "$root/hparams.json.part" "$root/hparams.json"
 fi
 blocks=$(jq .clock.blocks "$root/hparams.json")
 if [ -s "$root/last" ]; then

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Speed, side by side, as JSON lines into target/bench/: start-up, window overhead, training beside eager PyTorch.
+# Speed, side by side, as JSON lines into target/bench/: start-up, window overhead, training beside eager PyTorch, the codecs beside
+# SparseLoCo's in PyTorch.
 # Window overhead is that of the last demo's network (make demo first). PyTorch is that of the same wheels, see scripts/peers.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -102,4 +103,15 @@ for dtype in f32 bf16; do
       + if $p == null then {peer: null, peer_name: null, ratio: null} else {peer: ($p.tokens / $p.cpu_s | round), peer_name: "torch 2.11 eager",
       peer_loss: [$p.loss_before, $p.loss_after], ratio: (($o.tokens / $o.cpu_s) / ($p.tokens / $p.cpu_s) * 100 | round / 100)} end' | tee -a $out/train.jsonl
   done
+done
+
+echo "bench: codecs, on the update of that window" >&2
+cargo build --release --locked -q -p wire --example codec
+update=$(find "$work/home/windows/0" -name '*.safetensors' -size +1M | head -n 1)
+: >$out/codec.jsonl
+for threads in 1 2; do
+  peer=$("$python" scripts/peer_codec.py "$update" $threads 16)
+  target/release/examples/codec "$update" $threads 16 | jq -c --argjson peer "$peer" '. + (if $peer[.bench] == null then {peer: null, peer_name: null, ratio: null}
+    else {peer: ($peer[.bench] * 1000 | round / 1000), peer_name: "SparseLoCo in torch 2.11",
+          ratio: ((if .bench == "codec.bits" then $peer[.bench] / .ours else .ours / $peer[.bench] end) * 100 | round / 100)} end)' | tee -a $out/codec.jsonl
 done

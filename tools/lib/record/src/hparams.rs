@@ -509,10 +509,29 @@ mod tests {
             ("/inner/lr", json!(-1.0), "inner.lr"),
             ("/inner/lr", json!(null), "line"),
             ("/codec/name", json!("zip"), "codec.name"),
+            ("/codec/values", json!("sign"), "codec.values"),
+            ("/codec/k", json!(64), "codec.k"),
+            ("/codec", json!({"name": "topk", "compression": 1, "values": "sign", "decay": 0.9}), "codec.k"),
+            ("/codec", json!({"name": "topk", "compression": 1, "values": "sign", "k": 0, "decay": 0.9}), "codec.k"),
+            ("/codec", json!({"name": "topk", "compression": 1, "values": "sign", "k": 1025, "decay": 0.9}), "codec.k"),
+            ("/codec", json!({"name": "topk", "compression": 1, "values": "sign", "k": 64, "decay": 1.1}), "codec.k"),
+            (
+                "/codec",
+                json!({"name": "topk", "compression": 4, "values": "sign", "k": 64, "decay": 0.9}),
+                "compression",
+            ),
+            (
+                "/codec",
+                json!({"name": "topk", "compression": 1, "values": "bf16", "k": 64, "decay": 0.9}),
+                "codec.values",
+            ),
             ("/lag", json!(1), "lag"),
             ("/score/sharpness", json!(0.5), "sharpness"),
         ] {
             let mut wrong = good.clone();
+            if pointer == "/codec/k" {
+                wrong["codec"]["k"] = Value::Null;
+            }
             *wrong.pointer_mut(pointer).unwrap() = value;
             std::fs::write(&file, wrong.to_string()).unwrap();
             let report = Hparams::load(&file).unwrap_err();

@@ -1,5 +1,5 @@
-//! Times the codecs on one update: `codec UPDATE.safetensors [THREADS]`, or `codec NUMBER` for so many million Gaussian values.
-//! JSON lines of scripts/bench.sh.
+//! Times the codecs on one update, so often side by side that no cache holds it: `codec UPDATE.safetensors [THREADS [REPEAT]]`, or
+//! `codec NUMBER [THREADS]` for so many million Gaussian values. JSON lines of scripts/bench.sh.
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::panic)]
 
 use rayon::prelude::*;
@@ -64,6 +64,8 @@ fn main() {
     let mut args = std::env::args().skip(1);
     let mut update = tensors(&args.next().unwrap_or_else(|| "64".into()));
     let threads: usize = args.next().map_or(1, |n| n.parse().unwrap());
+    let repeat: usize = args.next().map_or(1, |n| n.parse().unwrap());
+    update = std::iter::repeat_n(update, repeat).flatten().collect();
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().unwrap();
     let numel: usize = update.iter().map(|(_, _, values)| values.len()).sum();
     let say = |name: &str, unit: &str, value: f64| {

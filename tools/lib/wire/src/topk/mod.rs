@@ -186,11 +186,16 @@ impl Encoder {
             // SAFETY: this machine has been asked for what the function needs.
             return unsafe { wide::encode(self, shape, source, left) };
         }
-        self.encode_with(shape, source, left)
+        self.encode_with::<false>(shape, source, left)
     }
 
     #[inline(always)]
-    fn encode_with(&mut self, shape: Shape, source: Source<'_>, left: &mut [f32]) -> Result<Vec<u8>, Report> {
+    fn encode_with<const WIDE: bool>(
+        &mut self,
+        shape: Shape,
+        source: Source<'_>,
+        left: &mut [f32],
+    ) -> Result<Vec<u8>, Report> {
         let mut writer = Writer::default();
         let mut before = 0;
         self.selector.group(shape.whole());
@@ -198,9 +203,9 @@ impl Encoder {
             let rows = shape.tile.0.min(shape.rows - row);
             let begin = row * shape.cols;
             let left = &mut left[begin..begin + rows * shape.cols];
-            self.feed(shape, source, begin, left);
+            self.feed::<WIDE>(shape, source, begin, left);
             for col in (0..shape.cols).step_by(shape.tile.1) {
-                self.tile(shape, col, left, &mut before, &mut writer)?;
+                self.tile::<WIDE>(shape, col, left, &mut before, &mut writer)?;
             }
         }
         Ok(writer.finish())
@@ -208,7 +213,7 @@ impl Encoder {
 
     /// A row of tiles, in the order of memory: all that is read or written is read or written once.
     #[inline(always)]
-    fn feed(&mut self, shape: Shape, source: Source<'_>, begin: usize, left: &mut [f32]) {
+    fn feed<const WIDE: bool>(&mut self, shape: Shape, source: Source<'_>, begin: usize, left: &mut [f32]) {
         let across = shape.whole();
         self.selector.row();
         for (row, values) in left.chunks_exact_mut(shape.cols).enumerate() {
@@ -216,7 +221,7 @@ impl Encoder {
             let (tiles, rest) = values.split_at_mut(across * 64);
             for (column, values) in tiles.as_chunks_mut::<64>().0.iter_mut().enumerate() {
                 source.values(from + column * 64, values);
-                self.selector.see(column, row, values);
+                self.selector.see::<WIDE>(column, row, values);
             }
             source.values(from + across * 64, rest);
         }
@@ -224,7 +229,7 @@ impl Encoder {
 
     /// The tile that begins at a column of what was fed.
     #[inline(always)]
-    fn tile(
+    fn tile<const WIDE: bool>(
         &mut self,
         shape: Shape,
         col: usize,
@@ -242,7 +247,7 @@ impl Encoder {
                 for (out, from) in self.tile.chunks_exact_mut(width).zip(left.chunks_exact(cols)) {
                     out[..wide].copy_from_slice(&from[col..col + wide]);
                 }
-                self.selector.select(column, &self.tile)
+                self.selector.select::<WIDE>(column, &self.tile)
             }
         };
         let (places, values) = self.selector.chosen(count);
@@ -315,7 +320,7 @@ mod wide {
         source: Source<'_>,
         left: &mut [f32],
     ) -> Result<Vec<u8>, Report> {
-        encoder.encode_with(shape, source, left)
+        encoder.encode_with::<true>(shape, source, left)
     }
 
     #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]

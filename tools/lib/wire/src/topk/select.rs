@@ -7,8 +7,8 @@ use crate::layout::TILE;
 pub(crate) const MAGNITUDE: u32 = 0x7fff_ffff;
 /// The magnitude of infinity; NaNs are above it.
 pub(crate) const INFINITE: u32 = 0x7f80_0000;
-/// How much lower than the last tiles' the first threshold is: a sixteenth of an octave.
-const MARGIN: u32 = 1 << 19;
+/// How much lower than the last tiles' the first threshold is: three sixty-fourths of an octave.
+const MARGIN: u32 = 3 << 17;
 /// The first step of a search: an eighth of an octave.
 const STEP: u32 = 1 << 20;
 const LANES: usize = 32;
@@ -46,8 +46,8 @@ impl Candidates {
 
     /// Those of 64 values that are at least this large.
     #[inline(always)]
-    fn see(&mut self, first: usize, values: &[f32; 64], least: u32) {
-        let mut mask = mask(values, least);
+    fn see<const WIDE: bool>(&mut self, first: usize, values: &[f32; 64], least: u32) {
+        let mut mask = mask::<WIDE>(values, least);
         while mask != 0 {
             let at = mask.trailing_zeros() as usize % 64;
             if let (Some(place), Some(bits)) = (self.places.get_mut(self.count), self.bits.get_mut(self.count)) {
@@ -67,6 +67,8 @@ impl Candidates {
 pub(crate) struct Selector {
     k: usize,
     near: Near,
+    /// The same for tiles at a right edge, which have fewer values.
+    edge: Near,
     columns: Vec<(Near, Candidates)>,
     /// Of a tile that is looked at alone.
     alone: Candidates,
@@ -76,9 +78,15 @@ pub(crate) struct Selector {
     values: Box<[f32]>,
 }
 
-/// One bit for each of 64 values that are at least this large.
+/// One bit for each of 64 values that are at least this large. `WIDE` where the processor has AVX2, as the caller has asked.
 #[inline(always)]
-fn mask(row: &[f32; 64], least: u32) -> u64 {
+fn mask<const WIDE: bool>(row: &[f32; 64], least: u32) -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    if WIDE {
+        #[allow(unsafe_code)]
+        // SAFETY: only functions that are compiled for AVX2, and are called where it is, ask for `WIDE`.
+        return unsafe { mask_wide(row, least) };
+    }
     let mut flags = [0u8; 64];
     for (flag, value) in flags.iter_mut().zip(row) {
         *flag = u8::from(value.to_bits() & MAGNITUDE >= least);
@@ -87,6 +95,24 @@ fn mask(row: &[f32; 64], least: u32) -> u64 {
     for (place, eight) in flags.as_chunks::<8>().0.iter().enumerate() {
         // The lowest bit of each of eight bytes, side by side.
         mask |= (u64::from_le_bytes(*eight).wrapping_mul(0x0102_0408_1020_4080) >> 56) << (8 * place);
+    }
+    mask
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+#[inline]
+fn mask_wide(row: &[f32; 64], least: u32) -> u64 {
+    use std::arch::x86_64::{
+        __m256i, _mm256_and_si256, _mm256_castsi256_ps, _mm256_cmpgt_epi32, _mm256_movemask_ps, _mm256_set1_epi32,
+    };
+    // Magnitudes are positive as signed numbers too.
+    let (magnitude, below) = (_mm256_set1_epi32(MAGNITUDE as i32), _mm256_set1_epi32(least as i32 - 1));
+    let mut mask = 0;
+    for (place, eight) in row.as_chunks::<8>().0.iter().enumerate() {
+        let size = _mm256_and_si256(bytemuck::cast::<[f32; 8], __m256i>(*eight), magnitude);
+        let reach = _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(size, below)));
+        mask |= u64::from(reach as u8) << (8 * place);
     }
     mask
 }
@@ -151,6 +177,7 @@ impl Selector {
         Selector {
             k,
             near: Near { least: 0x3f80_0000, last: 0 },
+            edge: Near { least: 0x3f80_0000, last: 0 },
             columns: Vec::new(),
             alone: Candidates::new(TILE),
             sizes: vec![0; TILE].into(),
@@ -163,8 +190,10 @@ impl Selector {
     pub(crate) fn group(&mut self, across: usize) {
         // More candidates than that are too many to search.
         let room = (4 * self.k).max(4 * LANES).min(TILE);
-        self.columns.resize_with(across, || (Near { least: 1, last: 0 }, Candidates::new(room)));
-        self.columns.iter_mut().for_each(|(near, _)| *near = self.near);
+        if self.columns.len() != across {
+            self.columns.resize_with(across, || (Near { least: 1, last: 0 }, Candidates::new(room)));
+            self.columns.iter_mut().for_each(|(near, _)| *near = self.near);
+        }
     }
 
     /// A row of tiles begins.
@@ -174,9 +203,9 @@ impl Selector {
 
     /// A row of a tile, as it goes by.
     #[inline(always)]
-    pub(crate) fn see(&mut self, column: usize, row: usize, values: &[f32; 64]) {
+    pub(crate) fn see<const WIDE: bool>(&mut self, column: usize, row: usize, values: &[f32; 64]) {
         let (near, candidates) = &mut self.columns[column];
-        candidates.see(row * 64, values, near.least);
+        candidates.see::<WIDE>(row * 64, values, near.least);
     }
 
     /// Choose among a tile that went by row for row: how many; `None` where the threshold was none for it.
@@ -197,31 +226,33 @@ impl Selector {
 
     /// Choose among the values of a tile: how many.
     #[inline(always)]
-    pub(crate) fn select(&mut self, column: Option<usize>, tile: &[f32; TILE]) -> usize {
-        if let Some((near, _)) = column.and_then(|column| self.columns.get(column)) {
-            self.near = *near;
-        }
-        let least = self.search(tile);
+    pub(crate) fn select<const WIDE: bool>(&mut self, column: Option<usize>, tile: &[f32; TILE]) -> usize {
+        let edge = column.is_none();
+        let column_of = column.and_then(|column| self.columns.get(column));
+        // What went by was seen to be too few, or too many.
+        let (near, known) = column_of.map_or((self.edge, None), |(near, seen)| (*near, Some(seen.count)));
+        let least = self.search(tile, near.least, known);
         self.alone.count = 0;
         for (row, values) in tile.as_chunks::<64>().0.iter().enumerate() {
-            self.alone.see(row * 64, values, least);
+            self.alone.see::<WIDE>(row * 64, values, least);
         }
         let (places, bits) = (&self.alone.places[..self.alone.count], &self.alone.bits);
         let (cut, count) = choose(self.k, places, bits, least, &mut self.sizes, &mut self.places, &mut self.values);
-        self.near.cut_at(cut);
-        if let Some((near, _)) = column.and_then(|column| self.columns.get_mut(column)) {
-            *near = self.near;
+        let near = if edge { &mut self.edge } else { &mut self.near };
+        near.cut_at(cut);
+        if let Some((column, _)) = column.and_then(|column| self.columns.get_mut(column)) {
+            *column = *near;
         }
         count
     }
 
     /// A threshold that at least `k` values reach, and few more where that can be.
     #[inline(always)]
-    fn search(&self, tile: &[f32; TILE]) -> u32 {
+    fn search(&self, tile: &[f32; TILE], near: u32, known: Option<usize>) -> u32 {
         let (mut low, mut high, mut step) = (0, MAGNITUDE, STEP);
-        let mut near = self.near.least.clamp(1, MAGNITUDE - 1);
+        let mut near = near.clamp(1, MAGNITUDE - 1);
+        let mut count = known.unwrap_or_else(|| reach(tile, near));
         loop {
-            let count = reach(tile, near);
             // Away from where it is in growing steps, until it lies between two; then halving what is between them.
             let next = if count >= self.k {
                 low = near;
@@ -235,6 +266,7 @@ impl Selector {
             }
             step = step.saturating_mul(2);
             near = if next > low && next < high { next } else { low + (high - low) / 2 };
+            count = reach(tile, near);
         }
     }
 
@@ -317,22 +349,25 @@ mod tests {
             }
             let mut selector = Selector::new(k);
             selector.near.least = (before & MAGNITUDE).max(1);
+            selector.edge = selector.near;
             let expected = sorted(&tile, k);
             for _ in 0..2 {
-                let count = selector.select(None, &tile);
+                let count = selector.select::<false>(None, &tile);
                 prop_assert_eq!(selector.chosen(count).0, &expected[..]);
             }
             // Row for row, as far as the threshold does for it.
             selector.group(1);
             selector.row();
             for (row, values) in tile.as_chunks::<64>().0.iter().enumerate() {
-                selector.see(0, row, values);
+                selector.see::<false>(0, row, values);
             }
-            if let Some(count) = selector.seen(0) {
-                let (places, values) = selector.chosen(count);
-                prop_assert_eq!(places, &expected[..]);
-                prop_assert!(places.iter().zip(values).all(|(place, value)| tile[usize::from(*place)] == *value));
-            }
+            let count = match selector.seen(0) {
+                Some(count) => count,
+                None => selector.select::<false>(Some(0), &tile),
+            };
+            let (places, values) = selector.chosen(count);
+            prop_assert_eq!(places, &expected[..]);
+            prop_assert!(places.iter().zip(values).all(|(place, value)| tile[usize::from(*place)] == *value));
         }
     }
 
@@ -342,7 +377,7 @@ mod tests {
             let mut tile = [1f32; TILE];
             tile[77] = wrong;
             let mut selector = Selector::new(3);
-            let count = selector.select(None, &tile);
+            let count = selector.select::<false>(None, &tile);
             assert!(selector.chosen(count).0.contains(&77) && tile[77].to_bits() & MAGNITUDE >= INFINITE);
         }
     }

@@ -131,7 +131,7 @@ proptest! {
         }
         // What it encoded before does not matter, nor do the instructions.
         prop_assert_eq!(&encoder.encode(shape, source, &mut left).unwrap(), &group);
-        prop_assert_eq!(&Encoder::new(plan).encode_with(shape, source, &mut left).unwrap(), &group);
+        prop_assert_eq!(&Encoder::new(plan).encode_with::<false>(shape, source, &mut left).unwrap(), &group);
         let (mut sum, mut twice) = ([0f32; TILE], [0f32; TILE]);
         let mut two = [Decoder::new(plan, &group), Decoder::new(plan, &group)];
         add(&mut two, &[0.5, 2.0], &mut sum).unwrap();
