@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Compare with other people's programs: the chain side with Bittensor's Python SDK, btcli and their libraries, both ways;
-# a state opens in Hugging Face transformers and has the loss that bz-eval says. Needs PyPI: see scripts/peers.sh.
+# Compare with other people's programs: the chain side with Bittensor's Python SDK, btcli and their libraries, both ways; deltas
+# with a decoder that was written from FORMAT.md alone; a state opens in Hugging Face transformers and has the loss that bz-eval says. Needs PyPI: see scripts/peers.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 chain=$(scripts/peers.sh chain)
@@ -12,6 +12,9 @@ examples=$(dirname "$(command -v bz-window)")/examples
 # The SDK keeps files of its own in HOME.
 mkdir "$work/home"
 HOME=$work/home "$chain" scripts/peer_chain.py "$(dirname "$examples")" "$work" || status=1
+mkdir "$work/deltas"
+"$examples/delta" "$work/deltas"
+"$chain" tests/decode.py "$work/deltas" || status=1
 python=$(scripts/peers.sh torch)
 for tied in true false; do
   export BZ_HOME=$work/$tied

@@ -25,6 +25,7 @@ Examples:
   bz-delta check < pulled > checked                                     signature, commitment, shapes, proof
   jq -r 'select(.type==\"delta\" and .uid==9) | [.status,.reason] | @tsv' checked
   bz-delta show windows/120/delta.safetensors                           what is in a file?
+  bz-delta diff a.safetensors b.safetensors | jq .cosine                are they alike?
   cat part-a part-b | bz-delta sum -o whole.safetensors                 join the parts of one gradient
 
 FORMAT.md in tools/lib/wire has the file's every byte.
@@ -51,6 +52,13 @@ enum Action {
         /// The file
         path: PathBuf,
     },
+    /// Show how alike two delta files are
+    Diff {
+        /// The one
+        a: PathBuf,
+        /// The other
+        b: PathBuf,
+    },
 }
 
 /// Run the tool.
@@ -64,5 +72,6 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
         Action::Check => check::check(&args.common, stream),
         Action::Sum => show::sum(&args.common, stream),
         Action::Show { path } => show::show(&args.common, path),
+        Action::Diff { a, b } => show::diff(&args.common, [a, b]),
     }
 }

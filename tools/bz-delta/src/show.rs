@@ -5,20 +5,122 @@ use record::{
     cli::{Common, check_file, print_json},
     records::Train,
 };
-use serde_json::json;
-use std::path::Path;
-use wire::{Layout, delta, tensors::Update};
+use serde_json::{Value, json};
+use std::{collections::BTreeMap, path::Path};
+use wire::{
+    Layout, TILE,
+    delta::{self, Delta},
+    tensors::Update,
+};
 
-/// `bz-delta show`: needs nothing but the file.
-pub(crate) fn show(_: &Common, path: &Path) -> Result<(), Report> {
-    let (mapped, meta) = delta::read_meta(path).map_err(|e| e.at(path.display()))?;
+/// `bz-delta show`: needs nothing but the file; with the run's hparams it tells what is in it too.
+pub(crate) fn show(common: &Common, path: &Path) -> Result<(), Report> {
+    let at = |e: Report| e.at(path.display());
+    let (mapped, meta) = delta::read_meta(path).map_err(at)?;
     let bytes = mapped.data().len();
     let proof = mapped.shape("proof").map_or(0, |s| s.iter().product::<usize>());
     let tiles = mapped.shape("tiles").and_then(|s| s.first().copied());
-    print_json(&json!({
+    let mut shown = json!({
         "type": "show", "path": path, "bytes": bytes + mapped.header_bytes(), "header_bytes": mapped.header_bytes(),
         "proof_bytes": proof, "values_bytes": bytes - proof, "tiles": tiles, "signature": "ok", "meta": meta,
-    }))
+    });
+    if meta.codec.name != "slice"
+        && let Ok(hparams) = common.hparams()
+    {
+        let layout = Layout::new(&hparams.model);
+        let opened = Delta::look(path, &layout).map_err(at)?;
+        shown["parts"] = json!(opened.bytes());
+        shown["bits_per_parameter"] = json!((bytes + mapped.header_bytes()) as f64 * 8.0 / layout.numel() as f64);
+        content(&opened, &layout, &mut shown);
+    }
+    print_json(&shown)
+}
+
+/// What is sent, by tensor and by magnitude, and the fewest bits that tell its places if all choices are alike.
+fn content(delta: &Delta, layout: &Layout, shown: &mut Value) {
+    let ln_factorial: Vec<f64> = std::iter::once(0.0)
+        .chain((1..=TILE).scan(0.0, |sum, n| {
+            *sum += (n as f64).ln();
+            Some(*sum)
+        }))
+        .collect();
+    let choose =
+        |n: usize, k: usize| (ln_factorial[n] - ln_factorial[k] - ln_factorial[n - k]) / std::f64::consts::LN_2;
+    let mut tensors: Vec<(usize, f64, f64)> = vec![(0, 0.0, 0.0); layout.tensors.len()];
+    let (mut octaves, mut bound) = (BTreeMap::<i32, usize>::new(), 0.0);
+    for chunk in 0..delta.chunks() {
+        delta.visit(chunk, |index, tile| {
+            let which = layout.tensor_of(index);
+            let sent = tile.iter().filter(|value| **value != 0.0);
+            let (count, squares, largest) = &mut tensors[which];
+            let before = *count;
+            for value in sent {
+                let value = f64::from(*value);
+                *octaves.entry(value.abs().log2().floor() as i32).or_default() += 1;
+                (*count, *squares, *largest) = (*count + 1, *squares + value * value, largest.max(value.abs()));
+            }
+            let numel = layout.tensors[which].tile_numel(index);
+            bound += choose(numel, (*count - before).min(numel));
+        });
+    }
+    let each = layout.tensors.iter().zip(&tensors).map(|(tensor, (count, squares, largest))| {
+        json!({"name": tensor.name, "numel": tensor.numel(), "sent": count, "norm": squares.sqrt(), "largest": largest})
+    });
+    shown["tensors"] = each.collect();
+    shown["norm"] = json!(tensors.iter().map(|(_, squares, _)| squares).sum::<f64>().sqrt());
+    shown["sent"] = json!(tensors.iter().map(|(count, ..)| count).sum::<usize>());
+    shown["octaves"] =
+        json!(octaves.into_iter().map(|(octave, count)| (octave.to_string(), count)).collect::<BTreeMap<_, _>>());
+    if delta.meta.codec.is_sparse() {
+        shown["places_bound_bits_per_parameter"] = json!(bound / layout.numel() as f64);
+    }
+}
+
+/// `bz-delta diff`: how alike two deltas are, whatever their codecs.
+pub(crate) fn diff(common: &Common, paths: [&Path; 2]) -> Result<(), Report> {
+    let layout = Layout::new(&common.hparams()?.model);
+    let mut values = Vec::with_capacity(2);
+    for path in paths {
+        let opened = Delta::look(path, &layout).map_err(|e| e.at(path.display()))?;
+        let mut whole: Vec<Vec<f32>> = layout.tensors.iter().map(|tensor| vec![0.0; tensor.numel()]).collect();
+        for chunk in 0..opened.chunks() {
+            opened.visit(chunk, |index, tile| {
+                let which = layout.tensor_of(index);
+                layout.tensors[which].scatter(index, tile, &mut whole[which]);
+            });
+        }
+        values.push(whole);
+    }
+    let mut total = [0f64; 6];
+    let mut tensors = Vec::with_capacity(layout.tensors.len());
+    for (which, tensor) in layout.tensors.iter().enumerate() {
+        let mut sums = [0f64; 6];
+        for (a, b) in values[0][which].iter().zip(&values[1][which]) {
+            let (x, y) = (f64::from(*a), f64::from(*b));
+            let places = [*a != 0.0, *b != 0.0, *a != 0.0 && *b != 0.0].map(|there| f64::from(u8::from(there)));
+            let more = [x * y, x * x, y * y, places[0], places[1], places[2]];
+            sums.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
+        }
+        total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
+        tensors.push(alike(&tensor.name, sums));
+    }
+    let mut whole = alike("", total);
+    whole["type"] = "diff".into();
+    whole["a"] = json!(paths[0]);
+    whole["b"] = json!(paths[1]);
+    whole["tensors"] = tensors.into();
+    print_json(&whole)
+}
+
+fn alike(name: &str, [dot, a, b, in_a, in_b, in_both]: [f64; 6]) -> Value {
+    let cosine = Some(dot / (a.sqrt() * b.sqrt())).filter(|cosine| cosine.is_finite());
+    let distance = (a + b - 2.0 * dot).max(0.0).sqrt();
+    let mut line = json!({"norm_a": a.sqrt(), "norm_b": b.sqrt(), "cosine": cosine, "distance": distance,
+        "sent_a": in_a, "sent_b": in_b, "sent_by_both": in_both});
+    if !name.is_empty() {
+        line["name"] = name.into();
+    }
+    line
 }
 
 /// `bz-delta sum`: exact only for one gradient.

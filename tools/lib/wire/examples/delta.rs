@@ -23,7 +23,7 @@ fn write_update(path: &Path, layout: &Layout, seed: u64) {
         state ^= state << 17;
         state
     };
-    let mut value = |at: usize| -> f32 {
+    let mut value = move |at: usize| -> f32 {
         let unit = (random() >> 40) as f32 / (1 << 24) as f32 - 0.5;
         match at / 4096 % 5 {
             0 => unit * 1e-3,
@@ -33,8 +33,12 @@ fn write_update(path: &Path, layout: &Layout, seed: u64) {
             _ => unit * 1e-4,
         }
     };
-    let data: Vec<Vec<u8>> =
-        layout.tensors.iter().map(|t| (0..t.numel()).flat_map(|at| value(at).to_le_bytes()).collect()).collect();
+    // One tensor has not moved at all.
+    let still = |name: &str| if name.contains("o_proj") { 0.0 } else { 1.0 };
+    let tensor = |t: &wire::layout::Tensor| -> Vec<u8> {
+        (0..t.numel()).flat_map(|at| (still(&t.name) * value(at)).to_le_bytes()).collect()
+    };
+    let data: Vec<Vec<u8>> = layout.tensors.iter().map(tensor).collect();
     let views = layout.tensors.iter().zip(&data);
     let views = views.map(|(t, d)| (&t.name, TensorView::new(Dtype::F32, t.shape.clone(), d).unwrap()));
     std::fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use record::{Context, Hash, Hotkey, Report, Uid, Window, hparams::Codec};
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 /// The metadata of a delta file, under the key `boltzmann`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -249,6 +249,29 @@ pub fn read_meta(path: &Path) -> Result<(Mapped, Meta), Report> {
 }
 
 impl Delta {
+    /// Open a delta file of `dense` or `topk` on its own word, for people who look at it: its bytes are checked, and not whose it
+    /// has to be.
+    ///
+    /// # Errors
+    /// Exit code 65 as [`Delta::open`]; 1 for `slice`, whose tiles only the window's end block tells.
+    pub fn look(path: &Path, layout: &Layout) -> Result<Self, Report> {
+        let (_, meta) = read_meta(path)?;
+        if meta.codec.name == "slice" {
+            return Err(Report::no("which tiles a slice has is told by its window's end block, not by the file")
+                .hint("bz-delta check says whether it is good, bz-score how it compares"));
+        }
+        let Meta { run, window, uid, hotkey, base, codec, .. } = meta;
+        let expected = Expected { run, window, uid, hotkey, base, codec, commitment: None, reveal: Hash([0; 32]) };
+        Delta::open(path, layout, &expected)
+    }
+
+    /// The bytes of the file's parts, by name.
+    pub fn bytes(&self) -> BTreeMap<String, usize> {
+        let mut bytes = self.mapped.sizes();
+        bytes.insert("header".into(), self.mapped.header_bytes());
+        bytes
+    }
+
     /// Open a delta file and check all of it: size, header, metadata, signature, commitment, shapes, hash, finiteness,
     /// proof; what costs little first.
     ///

@@ -4,7 +4,13 @@ use crate::layout::Layout;
 use memmap2::Mmap;
 use record::{Context, Report, files};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
-use std::{collections::HashMap, fs::File, io::Write, ops::Range, path::Path};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs::File,
+    io::Write,
+    ops::Range,
+    path::Path,
+};
 
 /// The largest header that is read, in bytes; a header names tensors, it does not hold them.
 pub const HEADER_CAP: u64 = 4 << 20;
@@ -61,6 +67,11 @@ impl Mapped {
     /// Bytes before the data.
     pub fn header_bytes(&self) -> usize {
         self.data_start
+    }
+
+    /// The bytes of each tensor.
+    pub fn sizes(&self) -> BTreeMap<String, usize> {
+        self.tensors.iter().map(|(name, (_, _, range))| (name.clone(), range.len())).collect()
     }
 
     /// Number of tensors.

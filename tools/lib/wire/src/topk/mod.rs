@@ -442,6 +442,10 @@ impl<'a> Decoder<'a> {
         if !(1..=LARGEST_SCALE).contains(&self.before) {
             return None;
         }
+        // What needs no scale has one all the same, and no other.
+        if matches!(self.plan.values, Values::F16 | Values::F32) && self.before != 1 {
+            return None;
+        }
         self.reader.places(self.places.get_mut(..count)?, self.plan.rice)?;
         Some((count, scale_of(self.before)))
     }
