@@ -189,7 +189,7 @@ impl Selector {
     /// A group begins: another matrix perhaps.
     pub(crate) fn group(&mut self, across: usize) {
         // More candidates than that are too many to search.
-        let room = (4 * self.k).max(4 * LANES).min(TILE);
+        let room = (4 * self.k).clamp(4 * LANES, TILE);
         if self.columns.len() != across {
             self.columns.resize_with(across, || (Near { least: 1, last: 0 }, Candidates::new(room)));
             self.columns.iter_mut().for_each(|(near, _)| *near = self.near);
