@@ -12,9 +12,9 @@ loose='.score += {"threshold": 0.05, "band_low": 0, "band_high": 1e9}'
 change() {
   case $1 in
     dense) echo '.codec = {"name": "dense", "compression": 1, "values": "f32"}' ;;
-    topk-*-*) IFS=- read -r _ k values <<<"$1"
-      echo ".codec = {\"name\": \"topk\", \"compression\": 1, \"values\": \"$values\", \"k\": $k, \"decay\": 0.95} | $loose" ;;
-    *) echo "compare-codecs: $1: dense or topk-K-VALUES" >&2; return 2 ;;
+    topk-*-* | dct-*-*) IFS=- read -r name k values <<<"$1"
+      echo ".codec = {\"name\": \"$name\", \"compression\": 1, \"values\": \"$values\", \"k\": $k, \"decay\": 0.95} | $loose" ;;
+    *) echo "compare-codecs: $1: dense, topk-K-VALUES or dct-K-VALUES" >&2; return 2 ;;
   esac
 }
 for seed in $seeds; do

@@ -1,4 +1,4 @@
-"""Decodes `dense` and `topk` deltas, written from tools/lib/wire/FORMAT.md by someone who had not seen the Rust. Unchecked, as it
+"""Decodes `dense`, `topk` and `dct` deltas, written from tools/lib/wire/FORMAT.md by someone who had not seen the Rust. Unchecked, as it
 takes BLAKE3, sr25519 or the run: hashes, signature, cap. `decode.py FOLDER`: what the example `delta` of lib/wire made there."""
 import json, math, sys
 from pathlib import Path
@@ -20,9 +20,9 @@ def parse_codec(meta):
     canonical = json.dumps(inner, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     need(canonical == meta["boltzmann"] and isinstance(inner, dict), "canonical")  # RFC 8785, but for a 1.0 or 1e-7
     need(set(inner) == META and is_number(inner["v"], 1, 1) and isinstance(inner["codec"], dict), "keys of the metadata")
-    codec, topk = inner["codec"], inner["codec"].get("name") == "topk"
+    codec, topk = inner["codec"], inner["codec"].get("name") in ("topk", "dct")
     keys = {"compression", "name", "values"} | ({"decay", "k"} if topk else set())
-    need(set(codec) == keys and codec["name"] in ("dense", "topk"), "name or keys of the codec")
+    need(set(codec) == keys and codec["name"] in ("dense", "topk", "dct"), "name or keys of the codec")
     need(codec["values"] in (list(BITS) if topk else ["f32", "bf16", "f16"]), "values")
     need(not topk or inner["root"] == inner["data"] and is_number(codec["k"], 1, 1024), "root or k")  # k - 1 has 10 bits
     return codec
@@ -91,6 +91,19 @@ def cells(shape, tile, places):
     need(places[-1] < 4096 and row.max() < rows and column.max() < columns, "a place that is padding")
     return row * columns + column
 
+def product(left, right):  # in f32, over k in its order
+    out = np.zeros((64, 64), "<f4")
+    for k in range(64): out += left[:, k:k + 1] * right[k]
+    return out
+def tile_of(coefficients):
+    k, turn = np.arange(64)[:, None], np.arange(64)[:, None] * (2 * np.arange(64) + 1) % 256
+    basis = (np.sqrt(np.where(k == 0, 1, 2) / 64) * np.cos(np.pi * np.minimum(turn, 256 - turn) / 128)).astype("<f4")
+    return product(product(basis.T, coefficients.reshape(64, 64)), basis).ravel()
+def inside(shape, tile):  # the places of a tile that are no padding
+    rows, columns, height, width = layout(shape)
+    top, left = divmod(tile, -(-columns // width))
+    return np.flatnonzero([top * height + p // width < rows and left * width + p % width < columns for p in range(4096)])
+
 def decode_part(data, shape, tiles, codec, out):
     bits, scale, k = Bits(data), None, codec["k"]
     r = math.floor(math.log2(max(1, (4096 - k) / (k + 1) * math.log(2))))
@@ -98,7 +111,13 @@ def decode_part(data, shape, tiles, codec, out):
         count, scale = read_head(bits, k, scale)
         if count:
             places = np.cumsum([bits.rice(r) + 1 for _ in range(count)]) - 1
-            out[cells(shape, tile, places)] = read_values(bits, codec["values"], count, scale)
+            values = read_values(bits, codec["values"], count, scale)
+            if codec["name"] == "dct":
+                need(places[-1] < 4096, "a place beyond the tile")
+                coefficients = np.zeros(4096, "<f4")
+                coefficients[places], places = values, inside(shape, tile)
+                values = tile_of(coefficients)[places]
+            out[cells(shape, tile, places)] = values
     need(len(bits.text) - bits.at < 8 and bits.text.find("1", bits.at) < 0, "something after the last tile")
 def decode_topk(codec, tensors, shapes):
     parts = [(name, tiles) for name in sorted(shapes) for tiles in parts_of(shapes[name])]
@@ -115,7 +134,7 @@ def decode_topk(codec, tensors, shapes):
 def decode(path, shapes):
     try: codec, tensors = read_container(Path(path).read_bytes())
     except RecursionError: raise ValueError("JSON too deep") from None
-    if codec["name"] == "topk": out = decode_topk(codec, tensors, shapes)
+    if codec["name"] != "dense": out = decode_topk(codec, tensors, shapes)
     else:
         want = {name: (codec["values"].upper(), list(shape)) for name, shape in shapes.items()}
         need({name: tensor[:2] for name, tensor in tensors.items()} == want, "tensors")

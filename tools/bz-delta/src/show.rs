@@ -48,8 +48,9 @@ fn content(delta: &Delta, layout: &Layout, shown: &mut Value) {
         |n: usize, k: usize| (ln_factorial[n] - ln_factorial[k] - ln_factorial[n - k]) / std::f64::consts::LN_2;
     let mut tensors: Vec<(usize, f64, f64)> = vec![(0, 0.0, 0.0); layout.tensors.len()];
     let (mut octaves, mut bound) = (BTreeMap::<i32, usize>::new(), 0.0);
+    let waves = delta.meta.codec.name == "dct";
     for chunk in 0..delta.chunks() {
-        delta.visit(chunk, |index, tile| {
+        delta.visit_sent(chunk, |index, tile| {
             let which = layout.tensor_of(index);
             let sent = tile.iter().filter(|value| **value != 0.0);
             let (count, squares, largest) = &mut tensors[which];
@@ -59,7 +60,7 @@ fn content(delta: &Delta, layout: &Layout, shown: &mut Value) {
                 *octaves.entry(value.abs().log2().floor() as i32).or_default() += 1;
                 (*count, *squares, *largest) = (*count + 1, *squares + value * value, largest.max(value.abs()));
             }
-            let numel = layout.tensors[which].tile_numel(index);
+            let numel = if waves { TILE } else { layout.tensors[which].tile_numel(index) };
             bound += choose(numel, (*count - before).min(numel));
         });
     }

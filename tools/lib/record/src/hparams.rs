@@ -137,16 +137,16 @@ pub struct Inner {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Codec {
-    /// `slice`, `dense` or `topk`.
+    /// `slice`, `dense`, `topk`, or `dct`, which is `topk` of the tiles' cosine transform.
     pub name: String,
     /// `slice`: one of so many tiles is revealed; 1 for the others.
     pub compression: u64,
-    /// `f32`, `bf16` or `f16`; `topk`: `sign`, `q2`, `q4`, `q8`, `f16` or `f32`.
+    /// `f32`, `bf16` or `f16`; `topk` and `dct`: `sign`, `q2`, `q4`, `q8`, `f16` or `f32`.
     pub values: String,
-    /// `topk`: so many values of each tile are sent.
+    /// `topk` and `dct`: so many values of each tile are sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub k: Option<u64>,
-    /// `topk`: the share of what was not sent that is left a window later.
+    /// `topk` and `dct`: the share of what was not sent that is left a window later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decay: Option<f64>,
 }
@@ -154,7 +154,7 @@ pub struct Codec {
 impl Codec {
     /// Whether it sends a choice of values, and keeps the rest for later.
     pub fn is_sparse(&self) -> bool {
-        self.name == "topk"
+        ["topk", "dct"].contains(&self.name.as_str())
     }
 }
 
@@ -341,7 +341,7 @@ impl Hparams {
         for (field, value, known) in [
             ("inner.optimizer", &i.optimizer, &["sgd", "adamw"][..]),
             ("inner.dtype", &i.dtype, &["f32", "bf16"]),
-            ("codec.name", &self.codec.name, &["slice", "dense", "topk"]),
+            ("codec.name", &self.codec.name, &["slice", "dense", "topk", "dct"]),
             (
                 "codec.values",
                 &self.codec.values,
@@ -367,8 +367,8 @@ impl Hparams {
         }
         match (codec.is_sparse(), codec.k, codec.decay) {
             (true, Some(1..=1024), Some(0.0..=1.0)) | (false, None, None) => {}
-            (true, ..) => return bad("codec.k, codec.decay", "topk needs k, 1 to 1024, and decay, 0 to 1"),
-            (false, ..) => return bad("codec.k, codec.decay", "only topk has them"),
+            (true, ..) => return bad("codec.k, codec.decay", "topk and dct need k, 1 to 1024, and decay, 0 to 1"),
+            (false, ..) => return bad("codec.k, codec.decay", "only topk and dct have them"),
         }
         if codec.is_sparse() && self.score.rule == "l2" {
             return bad("score.rule", "l2 compares all of an update, and this codec sends what earlier windows left");

@@ -62,7 +62,8 @@ fn main() {
     let codecs = ["f32", "bf16", "f16"].map(|values| ("dense", None, values)).into_iter();
     let choices =
         [(1, "sign"), (64, "sign"), (1024, "sign"), (64, "q2"), (33, "q4"), (300, "q8"), (64, "f16"), (7, "f32")];
-    for (name, k, values) in codecs.chain(choices.map(|(k, values)| ("topk", Some(k), values))) {
+    let waves = [(64, "sign"), (300, "q4"), (1024, "f32")].map(|(k, values)| ("dct", Some(k), values));
+    for (name, k, values) in codecs.chain(choices.map(|(k, values)| ("topk", Some(k), values))).chain(waves) {
         let codec = Codec { name: name.into(), compression: 1, values: values.into(), k, decay: k.map(|_| 0.9) };
         let payload = k.map(|_| Payload::new(&update, Some(&left), &layout, &codec).unwrap());
         let content = payload.as_ref().map_or(Content::Tiles(&update), Content::Sparse);

@@ -398,7 +398,12 @@ impl Delta {
 
     /// The tiles of a chunk: their numbers and values, ascending.
     pub fn visit(&self, chunk: usize, mut each: impl FnMut(usize, &[f32; TILE])) {
-        sum_chunk(&[self], &[1.0], chunk, &mut each);
+        sum_chunk(&[self], &[1.0], chunk, true, &mut each);
+    }
+
+    /// The same as they were sent: of `dct` coefficients, not values.
+    pub fn visit_sent(&self, chunk: usize, mut each: impl FnMut(usize, &[f32; TILE])) {
+        sum_chunk(&[self], &[1.0], chunk, false, &mut each);
     }
 
     /// The values of the tile at this place of [`Delta::tiles`], of `slice` and `dense`.
@@ -450,12 +455,18 @@ impl Delta {
 
 /// The sum of a chunk's tiles over deltas of one codec and one draw, each so many times, in their order: the same bits whatever
 /// the threads.
-pub(crate) fn sum_chunk(deltas: &[&Delta], shares: &[f32], chunk: usize, each: &mut impl FnMut(usize, &[f32; TILE])) {
+pub(crate) fn sum_chunk(
+    deltas: &[&Delta],
+    shares: &[f32],
+    chunk: usize,
+    back: bool,
+    each: &mut impl FnMut(usize, &[f32; TILE]),
+) {
     let payload = |delta: &&'_ Delta| delta.parts.is_some();
     if deltas.iter().all(payload) {
         let payloads: Vec<(&Parts, &[u8])> =
             deltas.iter().filter_map(|delta| Some((delta.parts.as_ref()?, delta.payload().ok()?.1))).collect();
-        return sparse::sum(chunk, &payloads, shares, each);
+        return sparse::sum(chunk, &payloads, shares, back, each);
     }
     let (mut total, mut sent) = (Box::new([0f32; TILE]), Box::new([0f32; TILE]));
     for (delta, share) in deltas.iter().zip(shares) {

@@ -57,7 +57,7 @@ pub fn clip_to_median(norms: &[f64]) -> (f64, Vec<f32>) {
 }
 
 /// `cos x` for `0 ≤ x ≤ π` by its Taylor series in f64: the library's own may differ between machines.
-fn cosine(x: f64) -> f64 {
+pub(crate) fn cosine(x: f64) -> f64 {
     let (mut sum, mut term) = (1.0, 1.0);
     for k in 1..=16 {
         term *= -x * x / f64::from(2 * k * (2 * k - 1));
@@ -134,7 +134,7 @@ pub fn apply(
             .into_par_iter()
             .flat_map_iter(|chunk| {
                 let mut moved = Vec::new();
-                sum_chunk(&deltas, &shares, chunk, &mut |index, sum: &[f32; TILE]| {
+                sum_chunk(&deltas, &shares, chunk, true, &mut |index, sum: &[f32; TILE]| {
                     moved.push((index, step(values, layout, outer, lr, index, sum.map(|g| g / total))));
                 });
                 moved

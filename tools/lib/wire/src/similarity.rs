@@ -4,6 +4,7 @@ use crate::{
     delta::Delta,
     layout::{Layout, TILE},
     tensors::Update,
+    topk::transform,
 };
 use rayon::prelude::*;
 use record::Report;
@@ -57,11 +58,14 @@ pub fn measure(delta: &Delta, reference: &Update, layout: &Layout) -> Result<Mea
         .into_par_iter()
         .flat_map_iter(|chunk| {
             let mut tiles = Vec::new();
-            delta.visit(chunk, |index, sent| {
+            delta.visit_sent(chunk, |index, sent| {
                 let mut own = [0f32; TILE];
                 let which = layout.tensor_of(index);
                 layout.tensors[which].gather(index, tensors[which], &mut own);
                 let mut numel = layout.tensors[which].tile_numel(index);
+                if delta.meta.codec.name == "dct" {
+                    transform(&mut own, false);
+                }
                 if sparse {
                     own.iter_mut().zip(sent).filter(|(_, sent)| **sent == 0.0).for_each(|(own, _)| *own = 0.0);
                     numel = sent.iter().filter(|sent| **sent != 0.0).count();

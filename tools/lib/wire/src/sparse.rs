@@ -3,7 +3,7 @@
 use crate::{
     layout::{Layout, Part, TILE},
     tensors::{Out, Update, write},
-    topk::{Decoder, Encoder, Plan, Source, add, check},
+    topk::{Decoder, Encoder, Plan, Source, add, check, transform},
 };
 use rayon::prelude::*;
 use record::{Hash, Report, hparams::Codec};
@@ -164,11 +164,12 @@ impl Parts {
 }
 
 /// The sum of a part's tiles over some payloads of one layout, each so many times: tile after tile, in the order of the
-/// payloads. They were checked, so that every tile is there.
+/// payloads, transformed `back` where the codec transforms. They were checked, so that every tile is there.
 pub(crate) fn sum(
     part: usize,
     payloads: &[(&Parts, &[u8])],
     shares: &[f32],
+    back: bool,
     mut each: impl FnMut(usize, &[f32; TILE]),
 ) {
     let Some((first, _)) = payloads.first() else { return };
@@ -178,6 +179,9 @@ pub(crate) fn sum(
         tile.fill(0.0);
         if add(&mut decoders, shares, &mut tile).is_none() {
             return;
+        }
+        if back && first.plan.transformed {
+            transform(&mut tile, true);
         }
         each(index, &tile);
     }

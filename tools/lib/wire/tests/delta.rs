@@ -43,6 +43,10 @@ fn topk(k: u64, values: &str) -> Codec {
     Codec { name: "topk".into(), compression: 1, values: values.into(), k: Some(k), decay: Some(0.9) }
 }
 
+fn dct(k: u64, values: &str) -> Codec {
+    Codec { name: "dct".into(), ..topk(k, values) }
+}
+
 fn codec(name: &str, values: &str) -> Codec {
     Codec {
         name: name.into(),
@@ -218,8 +222,11 @@ fn an_honest_delta_passes_and_carries_the_updates_own_values() {
 
 #[test]
 fn a_choice_carries_what_it_says_and_leaves_the_rest() {
-    for (k, values) in [(64, "sign"), (1, "sign"), (1024, "q2"), (7, "q4"), (100, "q8"), (64, "f16"), (300, "f32")] {
-        let case = Case::new(9, topk(k, values));
+    let plain = [(64, "sign"), (1, "sign"), (1024, "q2"), (7, "q4"), (100, "q8"), (64, "f16"), (300, "f32")];
+    let transformed = [dct(64, "sign"), dct(1024, "q4"), dct(300, "f32")];
+    for codec in plain.map(|(k, values)| topk(k, values)).into_iter().chain(transformed) {
+        let (k, values, exact) = (codec.k.unwrap(), codec.values.clone(), codec.name == "topk");
+        let case = Case::new(9, codec);
         let first = std::fs::read(case.make()).unwrap();
         assert!(first.len() as u64 <= delta::size_cap(&case.layout, &case.codec), "{k} {values}");
         assert_eq!(std::fs::read(case.make()).unwrap().len(), first.len());
@@ -238,7 +245,9 @@ fn a_choice_carries_what_it_says_and_leaves_the_rest() {
                 tensor.gather(tile, bytemuck::cast_slice(&payload.left[which]), &mut rest);
                 for at in 0..TILE {
                     let all = 0.9f32 * old[at] + own[at];
-                    assert_eq!(rest[at], all - sent[at], "{k} {values} tile {tile}");
+                    let off = (rest[at] - (all - sent[at])).abs();
+                    let inside = rest[at] != 0.0 || all != 0.0;
+                    assert!(if exact { off == 0.0 } else { off < 1e-5 || !inside }, "{k} {values} tile {tile}: {off}");
                 }
                 sent_values += sent.iter().filter(|v| **v != 0.0).count();
                 seen += 1;
@@ -247,7 +256,7 @@ fn a_choice_carries_what_it_says_and_leaves_the_rest() {
         assert_eq!(seen, case.layout.tiles);
         let most =
             (0..case.layout.tiles).map(|t| case.layout.tensors[case.layout.tensor_of(t)].tile_numel(t).min(k as usize));
-        assert!(sent_values > 0 && sent_values <= most.sum::<usize>(), "{sent_values}");
+        assert!(sent_values > 0 && (!exact || sent_values <= most.sum::<usize>()), "{sent_values}");
         // What is left is kept, and is what the next window begins with.
         let kept = case.folder.path().join("kept");
         payload.keep(&kept, &case.layout).unwrap();
@@ -444,9 +453,12 @@ fn the_outer_step_is_the_same_on_any_number_of_threads_and_right_in_float64() {
     deltas.iter().for_each(|c| drop(c.make()));
     let chosen = [Case::new(1, topk(64, "sign")), Case::new(2, topk(64, "sign"))];
     chosen.iter().for_each(|c| drop(c.make()));
+    let waves = [Case::new(1, dct(64, "sign")), Case::new(2, dct(64, "sign"))];
+    waves.iter().for_each(|c| drop(c.make()));
     let layout = Layout::new(&model());
     for optimizer in ["sgd", "nesterov", "adamw"] {
         assert_eq!(run_outer(optimizer, 1, &chosen), run_outer(optimizer, 5, &chosen), "{optimizer}, topk");
+        assert_eq!(run_outer(optimizer, 1, &waves), run_outer(optimizer, 5, &waves), "{optimizer}, dct");
         let one = run_outer(optimizer, 1, &deltas);
         for threads in [2, 5] {
             assert_eq!(one, run_outer(optimizer, threads, &deltas), "{optimizer} on {threads} threads");

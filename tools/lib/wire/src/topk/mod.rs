@@ -5,6 +5,7 @@
 //! and have half the error.
 
 mod bits;
+mod dct;
 mod select;
 
 use crate::layout::TILE;
@@ -51,6 +52,8 @@ pub struct Plan {
     pub k: usize,
     /// How they are sent.
     pub values: Values,
+    /// Of each tile its cosine transform, not its values.
+    pub transformed: bool,
     rice: u32,
 }
 
@@ -60,7 +63,12 @@ impl Plan {
         let k = k.clamp(1, MOST);
         // The best parameter for places that are chosen at random: log₂ of their mean distance times ln 2.
         let mean = (TILE - k) as f64 / (k + 1) as f64 * std::f64::consts::LN_2;
-        Plan { k, values, rice: mean.max(1.0).log2().floor() as u32 }
+        Plan { k, values, transformed: false, rice: mean.max(1.0).log2().floor() as u32 }
+    }
+
+    /// The same of the tiles' cosine transform.
+    pub fn transformed(self) -> Self {
+        Plan { transformed: true, ..self }
     }
 
     /// The plan of a run's codec, where that is sparse.
@@ -73,7 +81,8 @@ impl Plan {
             "f16" => Values::F16,
             _ => Values::F32,
         };
-        codec.k.map(|k| Plan::new(k as usize, values))
+        let plan = codec.k.map(|k| Plan::new(k as usize, values));
+        if codec.name == "dct" { plan.map(Plan::transformed) } else { plan }
     }
 
     fn value_bits(&self) -> u32 {
@@ -124,6 +133,16 @@ impl Shape {
     fn part(&self, tile: usize) -> (usize, usize, usize, usize) {
         let (row, col) = (tile / self.across() * self.tile.0, tile % self.across() * self.tile.1);
         (row, col, self.tile.0.min(self.rows - row), self.tile.1.min(self.cols - col))
+    }
+
+    /// The tile that begins at a column of a row of tiles.
+    #[inline(always)]
+    fn gather(&self, col: usize, values: &[f32], out: &mut [f32; TILE]) {
+        out.fill(0.0);
+        let wide = self.tile.1.min(self.cols - col);
+        for (out, from) in out.chunks_exact_mut(self.tile.1).zip(values.chunks_exact(self.cols)) {
+            out[..wide].copy_from_slice(&from[col..col + wide]);
+        }
     }
 
     /// Put a tile into the values.
@@ -204,6 +223,12 @@ impl Encoder {
             let begin = row * shape.cols;
             let left = &mut left[begin..begin + rows * shape.cols];
             self.feed::<WIDE>(shape, source, begin, left);
+            if self.plan.transformed {
+                for col in (0..shape.cols).step_by(shape.tile.1) {
+                    self.transformed::<WIDE>(shape, col, left, &mut before, &mut writer)?;
+                }
+                continue;
+            }
             for col in (0..shape.cols).step_by(shape.tile.1) {
                 self.tile::<WIDE>(shape, col, left, &mut before, &mut writer)?;
             }
@@ -221,7 +246,9 @@ impl Encoder {
             let (tiles, rest) = values.split_at_mut(across * 64);
             for (column, values) in tiles.as_chunks_mut::<64>().0.iter_mut().enumerate() {
                 source.values(from + column * 64, values);
-                self.selector.see::<WIDE>(column, row, values);
+                if !self.plan.transformed {
+                    self.selector.see::<WIDE>(column, row, values);
+                }
             }
             source.values(from + across * 64, rest);
         }
@@ -242,14 +269,51 @@ impl Encoder {
         let count = match column.and_then(|column| self.selector.seen(column)) {
             Some(count) => count,
             None => {
-                self.tile.fill(0.0);
-                let wide = width.min(cols - col);
-                for (out, from) in self.tile.chunks_exact_mut(width).zip(left.chunks_exact(cols)) {
-                    out[..wide].copy_from_slice(&from[col..col + wide]);
-                }
+                shape.gather(col, left, &mut self.tile);
                 self.selector.select::<WIDE>(column, &self.tile)
             }
         };
+        let place = |place: u16| usize::from(place) / width * cols + col + usize::from(place) % width;
+        self.send(count, before, writer, |at, value| {
+            if let Some(left) = left.get_mut(place(at)) {
+                *left = value;
+            }
+        })
+    }
+
+    /// The same of a tile's cosine transform; what is left is transformed back.
+    #[inline(always)]
+    fn transformed<const WIDE: bool>(
+        &mut self,
+        shape: Shape,
+        col: usize,
+        left: &mut [f32],
+        before: &mut i32,
+        writer: &mut Writer,
+    ) -> Result<(), Report> {
+        let mut tile = std::mem::replace(&mut self.tile, Box::new([0.0; TILE]));
+        shape.gather(col, left, &mut tile);
+        dct::forward(&mut tile);
+        let count = self.selector.select::<WIDE>(None, &tile);
+        let sent = self.send(count, before, writer, |at, value| tile[usize::from(at) % TILE] = value);
+        dct::inverse(&mut tile);
+        let wide = shape.tile.1.min(shape.cols - col);
+        for (from, out) in tile.chunks_exact(shape.tile.1).zip(left.chunks_exact_mut(shape.cols)) {
+            out[col..col + wide].copy_from_slice(&from[..wide]);
+        }
+        self.tile = tile;
+        sent
+    }
+
+    /// Send what was chosen, and tell what is left at each place.
+    #[inline(always)]
+    fn send(
+        &self,
+        count: usize,
+        before: &mut i32,
+        writer: &mut Writer,
+        mut left: impl FnMut(u16, f32),
+    ) -> Result<(), Report> {
         let (places, values) = self.selector.chosen(count);
         let scale = scale_for(self.plan.values, values)?;
         // Too small for a scale: as if it were not there.
@@ -269,11 +333,10 @@ impl Encoder {
         }
         *before = scale;
         writer.places(places, self.plan.rice);
-        let place = |place: &u16| usize::from(*place) / width * cols + col + usize::from(*place) % width;
-        let mut rest = places.iter().map(place);
+        let mut rest = places.iter();
         send(writer, self.plan.values, scale, values, |value| {
-            if let Some(left) = rest.next().and_then(|at| left.get_mut(at)) {
-                *left = value;
+            if let Some(place) = rest.next() {
+                left(*place, value);
             }
         });
         Ok(())
@@ -303,7 +366,7 @@ fn scale_for(how: Values, values: &[f32]) -> Result<i32, Report> {
 /// The same for processors of the last ten years, in their instructions: the same bits, since every sum keeps its order.
 #[cfg(target_arch = "x86_64")]
 mod wide {
-    use super::{Decoder, Encoder, Report, Shape, Source, TILE, add_all};
+    use super::{Decoder, Encoder, Report, Shape, Source, TILE, add_all, dct};
 
     pub(super) fn has() -> bool {
         is_x86_feature_detected!("avx2")
@@ -321,6 +384,11 @@ mod wide {
         left: &mut [f32],
     ) -> Result<Vec<u8>, Report> {
         encoder.encode_with::<true>(shape, source, left)
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn transform(tile: &mut [f32; TILE], back: bool) {
+        if back { dct::inverse(tile) } else { dct::forward(tile) }
     }
 
     #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
@@ -519,6 +587,17 @@ fn read(reader: &mut Reader<'_>, how: Values, scale: f32, values: &mut [f32]) ->
     Some(())
 }
 
+/// The cosine transform of a tile in place, or `back`.
+pub fn transform(tile: &mut [f32; TILE], back: bool) {
+    #[cfg(target_arch = "x86_64")]
+    if wide::has() {
+        #[allow(unsafe_code)]
+        // SAFETY: as above.
+        return unsafe { wide::transform(tile, back) };
+    }
+    if back { dct::inverse(tile) } else { dct::forward(tile) }
+}
+
 /// Add the next tile of each, so many times, to a sum, in their order; `None` as [`Decoder::tile`].
 pub fn add(decoders: &mut [Decoder<'_>], shares: &[f32], sum: &mut [f32; TILE]) -> Option<()> {
     #[cfg(target_arch = "x86_64")]
@@ -542,7 +621,9 @@ pub fn check(plan: Plan, bytes: &[u8], shape: Shape) -> bool {
         let (_, _, rows, cols) = shape.part(tile);
         let across = shape.tile.1;
         decoder.tile().is_some_and(|(places, _)| {
-            rows * cols == TILE
+            // A transformed tile has coefficients everywhere.
+            plan.transformed
+                || rows * cols == TILE
                 || places.iter().all(|place| usize::from(*place) / across < rows && usize::from(*place) % across < cols)
         })
     }) && decoder.ended()
