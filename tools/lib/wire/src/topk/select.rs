@@ -34,14 +34,13 @@ impl Near {
 struct Candidates {
     /// How many there are; those beyond the room for them are only counted.
     count: usize,
-    places: Box<[u16]>,
-    bits: Box<[u32]>,
+    /// Place and bits of each, in one word.
+    found: Box<[u64]>,
 }
 
 impl Candidates {
     fn new(room: usize) -> Self {
-        let room = room.next_multiple_of(LANES);
-        Candidates { count: 0, places: vec![0; room].into(), bits: vec![0; room].into() }
+        Candidates { count: 0, found: vec![0; room.next_multiple_of(LANES)].into() }
     }
 
     /// Those of 64 values that are at least this large.
@@ -50,8 +49,8 @@ impl Candidates {
         let mut mask = mask::<WIDE>(values, least);
         while mask != 0 {
             let at = mask.trailing_zeros() as usize % 64;
-            if let (Some(place), Some(bits)) = (self.places.get_mut(self.count), self.bits.get_mut(self.count)) {
-                (*place, *bits) = ((first + at) as u16, values[at].to_bits());
+            if let Some(found) = self.found.get_mut(self.count) {
+                *found = ((first + at) as u64) << 32 | u64::from(values[at].to_bits());
             }
             self.count += 1;
             mask &= mask - 1;
@@ -59,7 +58,7 @@ impl Candidates {
     }
 
     fn fits(&self, k: usize) -> bool {
-        (k..=self.places.len()).contains(&self.count)
+        (k..=self.found.len()).contains(&self.count)
     }
 }
 
@@ -216,9 +215,8 @@ impl Selector {
             return None;
         }
         self.near = *near;
-        let (places, bits) = (&candidates.places[..candidates.count], &candidates.bits);
-        let (cut, count) =
-            choose(self.k, places, bits, near.least, &mut self.sizes, &mut self.places, &mut self.values);
+        let found = &candidates.found[..candidates.count];
+        let (cut, count) = choose(self.k, found, near.least, &mut self.sizes, &mut self.places, &mut self.values);
         self.near.cut_at(cut);
         self.columns[column].0 = self.near;
         Some(count)
@@ -236,8 +234,8 @@ impl Selector {
         for (row, values) in tile.as_chunks::<64>().0.iter().enumerate() {
             self.alone.see::<WIDE>(row * 64, values, least);
         }
-        let (places, bits) = (&self.alone.places[..self.alone.count], &self.alone.bits);
-        let (cut, count) = choose(self.k, places, bits, least, &mut self.sizes, &mut self.places, &mut self.values);
+        let found = &self.alone.found[..self.alone.count];
+        let (cut, count) = choose(self.k, found, least, &mut self.sizes, &mut self.places, &mut self.values);
         let near = if edge { &mut self.edge } else { &mut self.near };
         near.cut_at(cut);
         if let Some((column, _)) = column.and_then(|column| self.columns.get_mut(column)) {
@@ -281,27 +279,26 @@ impl Selector {
 #[inline(always)]
 fn choose(
     k: usize,
-    places: &[u16],
-    bits: &[u32],
+    found: &[u64],
     least: u32,
     sizes: &mut [u32],
     chosen: &mut [u16],
     values: &mut [f32],
 ) -> (u32, usize) {
-    let found = places.len();
-    let sizes = &mut sizes[..found.next_multiple_of(LANES)];
-    sizes.iter_mut().zip(bits).for_each(|(size, bits)| *size = bits & MAGNITUDE);
-    sizes[found..].fill(0);
+    let sizes = &mut sizes[..found.len().next_multiple_of(LANES)];
+    sizes.iter_mut().zip(found).for_each(|(size, found)| *size = *found as u32 & MAGNITUDE);
+    sizes[found.len()..].fill(0);
     let sizes = sizes.as_chunks::<LANES>().0;
     let cut = cut(sizes, k, least);
     // Those at the cut fill what those above it leave.
     let mut equal = if cut > 0 { k - count(sizes, cut + 1) } else { 0 };
     let mut at = 0;
-    for ((place, bits), size) in places.iter().zip(bits).zip(sizes.iter().flatten()) {
-        let takes = *size > cut || *size == cut && equal > 0;
-        equal -= usize::from(takes && *size == cut);
+    for found in found {
+        let size = *found as u32 & MAGNITUDE;
+        let takes = size > cut || size == cut && equal > 0;
+        equal -= usize::from(takes && size == cut);
         if let (Some(chosen), Some(value)) = (chosen.get_mut(at), values.get_mut(at)) {
-            (*chosen, *value) = (*place, f32::from_bits(*bits));
+            (*chosen, *value) = ((*found >> 32) as u16, f32::from_bits(*found as u32));
         }
         at += usize::from(takes);
     }
