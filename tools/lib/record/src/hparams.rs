@@ -190,6 +190,12 @@ pub struct Outer {
     pub lr_final: f64,
     /// Length of the schedule in windows; 0: `lr` for ever.
     pub lr_windows: u64,
+    /// How deltas become one, value by value: absent for the weighted mean, `median`, or `trimmed` mean.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aggregate: Option<String>,
+    /// `trimmed`: the share of the deltas that is left out at either end, rounded down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trim: Option<f64>,
 }
 
 /// How a delta is judged.
@@ -373,6 +379,15 @@ impl Hparams {
         if codec.is_sparse() && self.score.rule == "l2" {
             return bad("score.rule", "l2 compares all of an update, and this codec sends what earlier windows left");
         }
+        match (self.outer.aggregate.as_deref(), self.outer.trim) {
+            (None | Some("median"), None) | (Some("trimmed"), Some(0.0..0.5)) => {}
+            _ => {
+                return bad(
+                    "outer.aggregate, outer.trim",
+                    "median, or trimmed with trim from 0 to below 0.5, or neither",
+                );
+            }
+        }
         if self.lag != 0 {
             return bad("lag", "only 0: training of a window starts from the deltas of the last one");
         }
@@ -526,9 +541,12 @@ mod tests {
                 "codec.values",
             ),
             ("/lag", json!(1), "lag"),
+            ("/outer/aggregate", json!("mode"), "outer.aggregate"),
+            ("/outer/aggregate", json!("trimmed"), "outer.trim"),
             ("/score/sharpness", json!(0.5), "sharpness"),
         ] {
             let mut wrong = good.clone();
+            wrong["outer"]["aggregate"] = Value::Null;
             if pointer == "/codec/k" {
                 wrong["codec"]["k"] = Value::Null;
             }

@@ -98,7 +98,59 @@ struct Tile {
 /// Tiles that are in memory at once, beside the state itself.
 const BATCH: usize = 512;
 
-/// Apply the mean of the deltas, weighted and clipped, in the order given.
+/// How clipped deltas become one, value by value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Aggregate {
+    /// By their weights.
+    Mean,
+    /// The middle one, or the mean of the two in the middle; weights do not count.
+    Median,
+    /// The mean of those that are left when so many are left out at either end; weights do not count.
+    Trimmed(usize),
+}
+
+impl Aggregate {
+    fn of(outer: &Outer, deltas: usize) -> Self {
+        match outer.aggregate.as_deref() {
+            Some("median") => Aggregate::Median,
+            Some(_) => Aggregate::Trimmed((outer.trim.unwrap_or(0.0) * deltas as f64) as usize),
+            None => Aggregate::Mean,
+        }
+    }
+
+    /// Of values that are sorted.
+    fn one(self, sorted: &[f32]) -> f32 {
+        let kept = match self {
+            Aggregate::Median => (sorted.len() - 1) / 2,
+            Aggregate::Trimmed(out) => out,
+            Aggregate::Mean => 0,
+        };
+        let kept = sorted.get(kept..sorted.len() - kept).unwrap_or_default();
+        kept.iter().sum::<f32>() / kept.len().max(1) as f32
+    }
+}
+
+/// The tiles of a chunk, each value sorted over the deltas.
+fn robust(deltas: &[&Delta], scales: &[f32], chunk: usize, how: Aggregate, each: &mut impl FnMut(usize, &[f32; TILE])) {
+    let mut all: Vec<Vec<(usize, Box<[f32; TILE]>)>> = vec![Vec::new(); deltas.len()];
+    for (delta, tiles) in deltas.iter().zip(&mut all) {
+        delta.visit(chunk, |index, tile| tiles.push((index, Box::new(*tile))));
+    }
+    let mut column = vec![0f32; deltas.len()];
+    let mut out = Box::new([0f32; TILE]);
+    for place in 0..all.first().map_or(0, Vec::len) {
+        for (at, out) in out.iter_mut().enumerate() {
+            for ((value, tiles), scale) in column.iter_mut().zip(&all).zip(scales) {
+                *value = tiles[place].1[at] * scale;
+            }
+            column.sort_unstable_by(f32::total_cmp);
+            *out = how.one(&column);
+        }
+        each(all[0][place].0, &out);
+    }
+}
+
+/// Apply the mean of the deltas, weighted and clipped, in the order given; or what the run has in its place.
 ///
 /// SGD: `θ ← θ − lr·g`. Nesterov: `m ← μm + g`, `θ ← θ − lr·(g + μm)` (source: PyTorch's SGD with nesterov).
 /// AdamW: `m ← β₁m + (1−β₁)g`, `v ← β₂v + (1−β₂)g²`, `θ ← θ − lr·(λθ + m̂/(√v̂ + ε))`, λ on matrices only
@@ -123,6 +175,8 @@ pub fn apply(
     }
     let deltas: Vec<&Delta> = entries.iter().map(|entry| entry.delta).collect();
     let shares: Vec<f32> = entries.iter().map(|entry| f32::from(entry.weight) * entry.scale).collect();
+    let scales: Vec<f32> = entries.iter().map(|entry| entry.scale).collect();
+    let how = Aggregate::of(outer, entries.len());
     let mut next = 0;
     while next < head.delta.chunks() {
         let (first, mut tiles) = (next, 0);
@@ -134,9 +188,13 @@ pub fn apply(
             .into_par_iter()
             .flat_map_iter(|chunk| {
                 let mut moved = Vec::new();
-                sum_chunk(&deltas, &shares, chunk, true, &mut |index, sum: &[f32; TILE]| {
-                    moved.push((index, step(values, layout, outer, lr, index, sum.map(|g| g / total))));
-                });
+                let mut go = |index, gradient| moved.push((index, step(values, layout, outer, lr, index, gradient)));
+                if how == Aggregate::Mean {
+                    let mut mean = |index, sum: &[f32; TILE]| go(index, sum.map(|g| g / total));
+                    sum_chunk(&deltas, &shares, chunk, true, &mut mean);
+                } else {
+                    robust(&deltas, &scales, chunk, how, &mut |index, tile: &[f32; TILE]| go(index, *tile));
+                }
                 moved
             })
             .collect();
@@ -205,6 +263,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_far_off_does_not_count() {
+        let sorted = [-100.0, 1.0, 2.0, 6.0, 1e30];
+        assert_eq!(Aggregate::Median.one(&sorted), 2.0);
+        assert_eq!(Aggregate::Median.one(&sorted[..4]), 1.5);
+        assert_eq!(Aggregate::Trimmed(1).one(&sorted), 3.0);
+        assert_eq!(Aggregate::Trimmed(0).one(&[1.0, 2.0]), 1.5);
+        assert_eq!((Aggregate::Median.one(&[4.0]), Aggregate::Trimmed(0).one(&[4.0])), (4.0, 4.0));
+    }
+
+    #[test]
     fn each_is_clipped_to_the_lower_median() {
         assert_eq!(clip_to_median(&[3.0, 1.0, 2.0]), (2.0, vec![(2.0f64 / 3.0) as f32, 1.0, 1.0]));
         assert_eq!(clip_to_median(&[4.0, 1.0, 2.0, 8.0]), (2.0, vec![0.5, 1.0, 1.0, 0.25]));
@@ -228,6 +296,8 @@ mod tests {
             weight_decay: 0.0,
             lr_final: 1e-5,
             lr_windows: 5000,
+            aggregate: None,
+            trim: None,
         };
         let at = |w| learning_rate(&outer, Window(10), Window(w));
         assert_eq!((at(0), at(10), at(5010), at(9999)), (7.5e-5, 7.5e-5, 1e-5, 1e-5));

@@ -424,6 +424,8 @@ fn outer_of(optimizer: &str) -> Outer {
         weight_decay: 0.1,
         lr_final: 0.3,
         lr_windows: 0,
+        aggregate: None,
+        trim: None,
     }
 }
 
@@ -569,5 +571,48 @@ fn the_first_state_comes_from_the_seed_and_survives_its_files() {
         std::fs::write(&path, bytes).unwrap();
         let error = state::load_checked(folder.path(), &hparams, &layout, run).err().unwrap();
         assert!(error.error.contains("its record says"), "{error}");
+    }
+}
+
+#[test]
+fn a_median_is_that_of_the_values_in_float64_and_no_million_moves_it() {
+    let mut cases: Vec<Case> = (1..=4).map(|seed| Case::new(seed, codec("dense", "f32"))).collect();
+    let mut loud = Case::new(5, codec("dense", "f32"));
+    let mut value = noise(5);
+    write_update(&loud.folder.path().join("update"), &loud.layout, || 1e6 * value());
+    loud.binding.root = Content::Tiles(&loud.update()).root(&loud.layout, &loud.codec).unwrap();
+    loud.expected.commitment = Some(loud.binding.commitment(&loud.codec));
+    cases.push(loud);
+    cases.iter().for_each(|case| drop(case.make()));
+    let layout = Layout::new(&model());
+    let opened: Vec<Delta> = cases.iter().map(|case| case.open().unwrap()).collect();
+    let entries: Vec<Entry<'_>> = opened.iter().map(|delta| Entry { delta, weight: 1000, scale: 1.0 }).collect();
+    let updates: Vec<_> = cases.iter().map(|case| case.update()).collect();
+    for (aggregate, trim) in [("median", None), ("trimmed", Some(0.25))] {
+        let outer = Outer { aggregate: Some(aggregate.into()), trim, ..outer_of("sgd") };
+        let run = |threads: usize| {
+            let zeros = layout.tensors.iter().map(|t| vec![0f32; t.numel()]).collect();
+            let mut values = Values::fresh(zeros, &layout, &outer);
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| outer::apply(&mut values, &layout, &outer, 1.0, &entries).unwrap());
+            values
+        };
+        let values = run(1);
+        assert_eq!(values, run(5));
+        for (which, tensor) in layout.tensors.iter().enumerate() {
+            for at in 0..tensor.numel() {
+                let mut all: Vec<f64> = updates
+                    .iter()
+                    .map(|u| u.tensors(&layout).unwrap()[which])
+                    .map(|b| f64::from(f32::from_le_bytes(b[at * 4..at * 4 + 4].try_into().unwrap())))
+                    .collect();
+                all.sort_by(f64::total_cmp);
+                let exact = if aggregate == "median" { all[2] } else { (all[1] + all[2] + all[3]) / 3.0 };
+                assert!(
+                    (f64::from(values.model[which][at]) + exact).abs() < 1e-6 * exact.abs().max(1.0),
+                    "{aggregate}"
+                );
+            }
+        }
     }
 }
