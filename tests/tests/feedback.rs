@@ -94,6 +94,11 @@ impl Miner {
         commit["commitment"].as_str().unwrap().to_string()
     }
 
+    fn make(&self, window: u64) -> Value {
+        let made = self.run("bz-delta", &["make"], &self.input(window, Some(&"07".repeat(32))));
+        made.into_iter().rfind(|record| record["type"] == "delta").unwrap()
+    }
+
     fn left(&self, window: u64) -> Option<Vec<u8>> {
         std::fs::read(self.home.join(format!("feedback/{window}.safetensors"))).ok()
     }
@@ -104,35 +109,39 @@ fn what_is_left_goes_from_window_to_window() {
     let folder = tempfile::tempdir().unwrap();
     let miner = Miner::new(folder.path());
     let first = miner.commit(0);
-    let left = miner.left(1).unwrap();
-    // Run again, after a kill perhaps: the same.
-    assert_eq!((miner.commit(0), miner.left(1).unwrap()), (first, left));
+    assert!(miner.left(1).is_none(), "nothing was sent yet");
 
     // What was committed to is what is revealed.
-    let reveal = "07".repeat(32);
-    let made = miner.run("bz-delta", &["make"], &miner.input(0, Some(&reveal)));
-    let delta = made.into_iter().rfind(|record| record["type"] == "delta").unwrap();
+    let delta = miner.make(0);
+    let left = miner.left(1).unwrap();
+    // Run again, after a kill perhaps: the same.
+    assert_eq!(miner.commit(0), first);
+    std::fs::remove_file(miner.home.join("feedback/1.safetensors")).unwrap();
+    assert_eq!(miner.make(0)["blake3"], delta["blake3"]);
+    assert_eq!(miner.left(1).unwrap(), left);
     let shown = miner.run("bz-delta", &["show", delta["path"].as_str().unwrap()], "").remove(0);
     assert!(delta["status"] == "ok" && delta["codec"] == "topk", "{delta}");
     assert!(shown["sent"].as_u64().unwrap() > 1000 && shown["bits_per_parameter"].as_f64().unwrap() < 0.4, "{shown}");
     let path = miner.home.join("other.safetensors");
-    miner.run("bz-delta", &["make", "--force", "-o", path.to_str().unwrap()], &miner.input(0, Some(&reveal)));
+    miner.run("bz-delta", &["make", "--force", "-o", path.to_str().unwrap()], &miner.input(0, Some(&"07".repeat(32))));
     let diff = miner.run("bz-delta", &["diff", path.to_str().unwrap(), delta["path"].as_str().unwrap()], "").remove(0);
     assert_eq!((&diff["distance"], &diff["sent_a"]), (&json!(0.0), &diff["sent_by_both"]));
 
     // The next window begins with what was left: the same update, and something else is sent.
     miner.commit(1);
+    let next = miner.make(1);
     let second = miner.left(2).unwrap();
     assert!(second != miner.left(1).unwrap());
-    let made = miner.run("bz-delta", &["make"], &miner.input(1, Some(&reveal)));
-    let next = made.into_iter().rfind(|record| record["type"] == "delta").unwrap();
     let diff = miner.run("bz-delta", &["diff", next["path"].as_str().unwrap(), delta["path"].as_str().unwrap()], "");
     assert!(diff[0]["cosine"].as_f64().unwrap() < 0.9, "{}", diff[0]);
 
-    // Some windows are missed: it goes on from the last one, and what no window needs any more is gone.
+    // Some windows are missed, one after it was committed to: it goes on from the last one that was revealed, and what no window
+    // needs any more is gone.
+    miner.commit(5);
     miner.commit(7);
+    miner.make(7);
     assert!(miner.left(8).is_some() && miner.left(2).is_some() && miner.left(1).is_none());
     let last = miner.left(8).unwrap();
-    miner.commit(7);
+    miner.make(7);
     assert_eq!(miner.left(8).unwrap(), last);
 }

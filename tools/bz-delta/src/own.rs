@@ -98,11 +98,11 @@ impl Made {
         }
     }
 
-    /// Keep what is left for the next window, beside what was left for this one: a stage that is run again gives the same.
+    /// Keep what is left for the next window, beside what was left for this one: a stage that is run again gives the same. Only
+    /// what is revealed was sent: a window that ends after its commitment leaves what was left before it.
     fn keep(&self, common: &Common, own: &Own) -> Result<(), Report> {
         let Made::Payload(payload) = self else { return Ok(()) };
-        let next = Window(own.window.window.0.saturating_add(1));
-        let path = common.home().feedback(next);
+        let path = common.home().feedback(Window(own.window.window.0.saturating_add(1)));
         files::create_dir(&common.home().0.join("feedback"))?;
         payload.keep(&path, &own.layout)?;
         common.home().prune_feedback(own.window.window)
@@ -116,9 +116,6 @@ pub(crate) fn commit(common: &Common, wallet: &WalletArgs, stream: &mut Stream<'
     let made = own.made(common)?;
     let root = made.content().root(&own.layout, &own.hparams.codec)?;
     let commitment = own.binding(root).commitment(&own.hparams.codec);
-    if !common.dry_run {
-        made.keep(common, &own)?;
-    }
     let folder = common.home().window(own.window.window);
     let path = common.output.clone().unwrap_or_else(|| folder.join("commit.json"));
     // A stage that is run again keeps its signature, so that what was uploaded stays as it is.
@@ -184,6 +181,12 @@ pub(crate) fn make(common: &Common, wallet: &WalletArgs, stream: &mut Stream<'_>
         let sign = |message: &[u8]| own.signer.sign(message);
         let how = (own.train.uid, codec, reveal);
         delta::make(&path, made.content(), &own.layout, &own.binding(root), how, sign)?;
+        made.keep(common, &own)?;
+    } else if own.hparams.codec.is_sparse()
+        && !common.home().feedback(Window(own.window.window.0.saturating_add(1))).exists()
+    {
+        // It was killed between the two.
+        own.made(common)?.keep(common, &own)?;
     }
     let (bytes, blake3) = files::digest(&path)?;
     stream.emit(&Delta {

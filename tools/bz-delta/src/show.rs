@@ -18,7 +18,7 @@ pub(crate) fn show(common: &Common, path: &Path) -> Result<(), Report> {
     let at = |e: Report| e.at(path.display());
     let (mapped, meta) = delta::read_meta(path).map_err(at)?;
     let bytes = mapped.data().len();
-    let proof = mapped.shape("proof").map_or(0, |s| s.iter().product::<usize>());
+    let proof = mapped.sizes().get("proof").copied().unwrap_or(0);
     let tiles = mapped.shape("tiles").and_then(|s| s.first().copied());
     let mut shown = json!({
         "type": "show", "path": path, "bytes": bytes + mapped.header_bytes(), "header_bytes": mapped.header_bytes(),

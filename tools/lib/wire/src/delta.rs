@@ -319,7 +319,8 @@ impl Delta {
 
     fn payload(&self) -> Result<(&[u8], &[u8]), Report> {
         let length = self.mapped.shape("payload").and_then(|shape| shape.first().copied()).unwrap_or(0);
-        let lengths = self.mapped.tensor("lengths", Dtype::U32, &[self.layout.parts().len()])?;
+        let parts = self.parts.as_ref().map_or_else(|| self.layout.parts().len(), Parts::len);
+        let lengths = self.mapped.tensor("lengths", Dtype::U32, &[parts])?;
         Ok((lengths, self.mapped.tensor("payload", Dtype::U8, &[length])?))
     }
 
@@ -327,6 +328,9 @@ impl Delta {
         let (lengths, bytes) = self.payload()?;
         if self.mapped.len() != 2 {
             return Err(Report::data(format!("{} tensors, expected 2", self.mapped.len())));
+        }
+        if self.mapped.data().get(..lengths.len()) != Some(lengths) {
+            return Err(Report::data("its lengths do not come first"));
         }
         self.check_hash()?;
         if self.meta.root != self.meta.data {
@@ -445,7 +449,8 @@ impl Delta {
             .into_par_iter()
             .flat_map_iter(|chunk| {
                 let mut squares = Vec::new();
-                self.visit(chunk, |_, tile| squares.push(crate::similarity::products(tile, tile)[0]));
+                // Of coefficients: the transform keeps the norm, and they are finite where their tile may not be.
+                self.visit_sent(chunk, |_, tile| squares.push(crate::similarity::products(tile, tile)[0]));
                 squares
             })
             .collect();

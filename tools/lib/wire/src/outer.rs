@@ -52,7 +52,12 @@ pub fn clip_to_median(norms: &[f64]) -> (f64, Vec<f32>) {
     let mut sorted = norms.to_vec();
     sorted.sort_by(f64::total_cmp);
     let median = sorted.get(sorted.len().saturating_sub(1) / 2).copied().unwrap_or(0.0);
-    let scale = |norm: &f64| if *norm > median { (median / norm) as f32 } else { 1.0 };
+    let scale = |norm: &f64| match norm.partial_cmp(&median) {
+        Some(std::cmp::Ordering::Greater) => (median / norm) as f32,
+        Some(_) => 1.0,
+        // A norm that is none counts for nothing.
+        None => 0.0,
+    };
     (median, norms.iter().map(scale).collect())
 }
 
@@ -278,6 +283,7 @@ mod tests {
         assert_eq!(clip_to_median(&[4.0, 1.0, 2.0, 8.0]), (2.0, vec![0.5, 1.0, 1.0, 0.25]));
         assert_eq!(clip_to_median(&[]), (0.0, vec![]));
         assert_eq!(clip_to_median(&[7.0]), (7.0, vec![1.0]));
+        assert_eq!(clip_to_median(&[f64::NAN, 1.0, 2.0, f64::INFINITY]).1, [0.0, 1.0, 1.0, 0.0]);
     }
 
     #[test]

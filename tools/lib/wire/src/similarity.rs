@@ -47,7 +47,14 @@ pub(crate) fn products(a: &[f32; TILE], b: &[f32; TILE]) -> [f64; 3] {
     sums.map(|lanes| lanes.iter().sum())
 }
 
-/// Compare a delta with the recomputed update: over the tiles that were revealed, or the places that were chosen.
+/// The squares of the `k` largest values, added from the largest down.
+fn largest(tile: &[f32; TILE], k: usize) -> f64 {
+    let mut sizes = tile.map(|value| value.to_bits() & 0x7fff_ffff);
+    sizes.sort_unstable_by(|a, b| b.cmp(a));
+    sizes.iter().take(k).map(|bits| f64::from(f32::from_bits(*bits)).powi(2)).sum()
+}
+
+/// Compare a delta with the recomputed update: over the tiles that were revealed, or, of a choice, with the update's own choice.
 ///
 /// # Errors
 /// Exit code 65 when the update does not fit the model.
@@ -66,11 +73,16 @@ pub fn measure(delta: &Delta, reference: &Update, layout: &Layout) -> Result<Mea
                 if delta.meta.codec.name == "dct" {
                     transform(&mut own, false);
                 }
+                // Against what it would have chosen itself: who sends one value that is surely right has not sent the others.
+                let chosen = sparse.then(|| largest(&own, delta.meta.codec.k.unwrap_or(1) as usize));
                 if sparse {
                     own.iter_mut().zip(sent).filter(|(_, sent)| **sent == 0.0).for_each(|(own, _)| *own = 0.0);
                     numel = sent.iter().filter(|sent| **sent != 0.0).count();
                 }
-                let [dot, own2, distance] = products(sent, &own);
+                let [dot, mut own2, distance] = products(sent, &own);
+                if let Some(chosen) = chosen {
+                    own2 = chosen;
+                }
                 tiles.push([dot, products(sent, sent)[0], own2, distance, numel as f64]);
             });
             tiles

@@ -616,3 +616,25 @@ fn a_median_is_that_of_the_values_in_float64_and_no_million_moves_it() {
         }
     }
 }
+
+#[test]
+fn one_value_that_is_surely_right_is_not_the_work_of_all() {
+    let once = Codec { decay: Some(0.0), ..topk(64, "sign") };
+    let honest = Case::new(9, once.clone());
+    let mut lazy = Case::new(9, once);
+    let mut at = 0;
+    let mut value = noise(9);
+    write_update(&lazy.folder.path().join("update"), &lazy.layout, || {
+        at += 1;
+        let value = value();
+        if at == 5 { value } else { 0.0 }
+    });
+    lazy.binding.root = lazy.payload().unwrap().root();
+    lazy.expected.commitment = Some(lazy.binding.commitment(&lazy.codec));
+    honest.make();
+    lazy.make();
+    let cosine = |case: &Case| {
+        similarity::measure(&case.open().unwrap(), &honest.update(), &honest.layout).unwrap().cosine().unwrap()
+    };
+    assert!(cosine(&honest) > 0.9 && cosine(&lazy) < 0.1, "{} {}", cosine(&honest), cosine(&lazy));
+}
