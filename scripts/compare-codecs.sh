@@ -7,7 +7,7 @@ windows=${1:-12} seeds=${2:-1 2 3}
 shift $(($# < 2 ? $# : 2))
 base=target/codecs
 mkdir -p $base
-# A choice is no slice of the update: its cosine is that of the places chosen, and what earlier windows left is in it.
+# A choice is no slice of the update: what earlier windows left is in it, and its cosine is below 1 for honest work too.
 loose='.score += {"threshold": 0.05, "band_low": 0, "band_high": 1e9}'
 change() {
   case $1 in
