@@ -73,6 +73,11 @@ impl Own {
         Ok(Made::Payload(Payload::new(&update, left.as_ref(), &self.layout, &self.hparams.codec)?))
     }
 
+    /// The window that begins with what this one leaves.
+    fn next(&self) -> Window {
+        Window(self.window.window.0.saturating_add(1))
+    }
+
     fn binding(&self, root: Hash) -> Binding {
         Binding {
             run: self.run,
@@ -102,7 +107,7 @@ impl Made {
     /// what is revealed was sent: a window that ends after its commitment leaves what was left before it.
     fn keep(&self, common: &Common, own: &Own) -> Result<(), Report> {
         let Made::Payload(payload) = self else { return Ok(()) };
-        let path = common.home().feedback(Window(own.window.window.0.saturating_add(1)));
+        let path = common.home().feedback(own.next());
         files::create_dir(&common.home().0.join("feedback"))?;
         payload.keep(&path, &own.layout)?;
         common.home().prune_feedback(own.window.window)
@@ -182,9 +187,7 @@ pub(crate) fn make(common: &Common, wallet: &WalletArgs, stream: &mut Stream<'_>
         let how = (own.train.uid, codec, reveal);
         delta::make(&path, made.content(), &own.layout, &own.binding(root), how, sign)?;
         made.keep(common, &own)?;
-    } else if own.hparams.codec.is_sparse()
-        && !common.home().feedback(Window(own.window.window.0.saturating_add(1))).exists()
-    {
+    } else if own.hparams.codec.is_sparse() && !common.home().feedback(own.next()).exists() {
         // It was killed between the two.
         own.made(common)?.keep(common, &own)?;
     }

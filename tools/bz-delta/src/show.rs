@@ -82,15 +82,7 @@ pub(crate) fn diff(common: &Common, paths: [&Path; 2]) -> Result<(), Report> {
     let layout = Layout::new(&common.hparams()?.model);
     let mut values = Vec::with_capacity(2);
     for path in paths {
-        let opened = Delta::look(path, &layout).map_err(|e| e.at(path.display()))?;
-        let mut whole: Vec<Vec<f32>> = layout.tensors.iter().map(|tensor| vec![0.0; tensor.numel()]).collect();
-        for chunk in 0..opened.chunks() {
-            opened.visit(chunk, |index, tile| {
-                let which = layout.tensor_of(index);
-                layout.tensors[which].scatter(index, tile, &mut whole[which]);
-            });
-        }
-        values.push(whole);
+        values.push(Delta::look(path, &layout).map_err(|e| e.at(path.display()))?.whole());
     }
     let mut total = [0f64; 6];
     let mut tensors = Vec::with_capacity(layout.tensors.len());

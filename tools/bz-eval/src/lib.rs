@@ -121,13 +121,7 @@ fn revealed(
     };
     let layout = Layout::new(&hparams.model);
     let delta = Delta::open(path, &layout, &expected).map_err(|e| e.at(path.display()))?;
-    let mut values: Vec<Vec<f32>> = layout.tensors.iter().map(|t| vec![0.0; t.numel()]).collect();
-    for chunk in 0..delta.chunks() {
-        delta.visit(chunk, |index, tile| {
-            let which = layout.tensor_of(index);
-            layout.tensors[which].scatter(index, tile, &mut values[which]);
-        });
-    }
+    let values = delta.whole();
     let shape = |t: &wire::layout::Tensor| t.shape.iter().map(|d| *d as i64).collect::<Vec<_>>();
     let all = layout.tensors.iter().zip(&values);
     Ok(all.map(|(t, v)| (t.name.clone(), Tensor::from_slice(v).view(&shape(t)[..]).to_device(device))).collect())

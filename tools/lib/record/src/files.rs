@@ -31,6 +31,7 @@ impl Home {
         let signer = |name: &str| name.strip_prefix("refused-")?.split('-').next()?.parse().ok();
         names.filter_map(|entry| signer(entry.file_name().to_str()?)).collect()
     }
+
     /// What a sparse codec left for a window.
     pub fn feedback(&self, window: Window) -> PathBuf {
         self.0.join("feedback").join(format!("{window}.safetensors"))

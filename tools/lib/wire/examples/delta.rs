@@ -91,14 +91,7 @@ fn main() {
             reveal,
         };
         let delta = Delta::open(&path, &layout, &expected).unwrap();
-        let mut values: Vec<Vec<f32>> = layout.tensors.iter().map(|t| vec![0.0; t.numel()]).collect();
-        for chunk in 0..delta.chunks() {
-            delta.visit(chunk, |index, tile| {
-                let which = layout.tensor_of(index);
-                layout.tensors[which].scatter(index, tile, &mut values[which]);
-            });
-        }
-        let bytes: Vec<u8> = values.concat().iter().flat_map(|value| value.to_le_bytes()).collect();
+        let bytes: Vec<u8> = delta.whole().concat().iter().flat_map(|value| value.to_le_bytes()).collect();
         std::fs::write(folder.join(format!("{file}.f32")), bytes).unwrap();
     }
 }

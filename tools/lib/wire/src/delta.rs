@@ -405,7 +405,19 @@ impl Delta {
         sum_chunk(&[self], &[1.0], chunk, true, &mut each);
     }
 
-    /// The same as they were sent: of `dct` coefficients, not values.
+    /// All that was sent as an update that is zero elsewhere: the values of each tensor, in the order of their names.
+    pub fn whole(&self) -> Vec<Vec<f32>> {
+        let mut values: Vec<Vec<f32>> = self.layout.tensors.iter().map(|tensor| vec![0.0; tensor.numel()]).collect();
+        for chunk in 0..self.chunks() {
+            self.visit(chunk, |index, tile| {
+                let which = self.layout.tensor_of(index);
+                self.layout.tensors[which].scatter(index, tile, &mut values[which]);
+            });
+        }
+        values
+    }
+
+    /// The tiles as they were sent: of `dct` coefficients, not values.
     pub fn visit_sent(&self, chunk: usize, mut each: impl FnMut(usize, &[f32; TILE])) {
         sum_chunk(&[self], &[1.0], chunk, false, &mut each);
     }

@@ -21,8 +21,8 @@ impl Writer {
         }
     }
 
-    /// Ascending places below 4,096, each as its distance to the one before, less one: the quotient by 2^rice in ones (as
-    /// zeros with a one behind them), then the remainder.
+    /// Ascending places below 4,096, each as its distance to the one before, less one: the quotient by 2^rice as so many
+    /// zeros and a one, then the remainder.
     #[inline(always)]
     pub(crate) fn places(&mut self, places: &[u16], rice: u32) {
         let mut next = 0u32;
@@ -52,7 +52,7 @@ impl Writer {
     }
 }
 
-/// Reads bits; beyond the end there are zeros, and [`Reader::ended`] says that too much was read.
+/// Reads bits; beyond the end there are zeros, and [`Reader::overrun`] says that too much was read.
 #[derive(Clone)]
 pub(crate) struct Reader<'a> {
     bytes: &'a [u8],

@@ -103,7 +103,7 @@ impl Plan {
     }
 }
 
-/// Numbers of the tiles across and down, and of the values in each row of a group: a part of a tensor that is whole rows.
+/// The shape of a part of a tensor that is whole rows, and of its tiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
     /// Rows of values.
