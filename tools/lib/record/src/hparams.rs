@@ -190,12 +190,15 @@ pub struct Outer {
     pub lr_final: f64,
     /// Length of the schedule in windows; 0: `lr` for ever.
     pub lr_windows: u64,
-    /// How deltas become one, value by value: absent for the weighted mean, `median`, or `trimmed` mean.
+    /// How deltas become one: absent for the weighted mean; value by value, `median` or `trimmed` mean; `centred` clipping.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aggregate: Option<String>,
     /// `trimmed`: the share of the deltas that is left out at either end, rounded down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trim: Option<f64>,
+    /// `centred`: what lies farther from the centre than so many median distances is drawn near.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub radius: Option<f64>,
 }
 
 /// How a delta is judged.
@@ -379,12 +382,13 @@ impl Hparams {
         if codec.is_sparse() && self.score.rule == "l2" {
             return bad("score.rule", "l2 compares all of an update, and this codec sends what earlier windows left");
         }
-        match (self.outer.aggregate.as_deref(), self.outer.trim) {
-            (None | Some("median"), None) | (Some("trimmed"), Some(0.0..0.5)) => {}
+        match (self.outer.aggregate.as_deref(), self.outer.trim, self.outer.radius) {
+            (None | Some("median"), None, None) | (Some("trimmed"), Some(0.0..0.5), None) => {}
+            (Some("centred"), None, Some(radius)) if radius > 0.0 && radius <= 100.0 => {}
             _ => {
                 return bad(
-                    "outer.aggregate, outer.trim",
-                    "median, or trimmed with trim from 0 to below 0.5, or neither",
+                    "outer.aggregate, outer.trim, outer.radius",
+                    "none of them; or median; or trimmed with trim from 0 to below 0.5; or centred with radius above 0, to 100",
                 );
             }
         }
@@ -543,6 +547,7 @@ mod tests {
             ("/lag", json!(1), "lag"),
             ("/outer/aggregate", json!("mode"), "outer.aggregate"),
             ("/outer/aggregate", json!("trimmed"), "outer.trim"),
+            ("/outer/aggregate", json!("centred"), "outer.radius"),
             ("/score/sharpness", json!(0.5), "sharpness"),
         ] {
             let mut wrong = good.clone();

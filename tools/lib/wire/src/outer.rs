@@ -6,6 +6,7 @@
 use crate::{
     delta::{Delta, sum_chunk},
     layout::{Layout, TILE},
+    similarity::products,
 };
 use rayon::prelude::*;
 use record::{Report, Window, hparams::Outer};
@@ -112,12 +113,15 @@ enum Aggregate {
     Median,
     /// The mean of those that are left when so many are left out at either end; weights do not count.
     Trimmed(usize),
+    /// By their weights, each drawn to within so many median distances of the centre.
+    Centred(f64),
 }
 
 impl Aggregate {
     fn of(outer: &Outer, deltas: usize) -> Self {
         match outer.aggregate.as_deref() {
             Some("median") => Aggregate::Median,
+            Some("centred") => Aggregate::Centred(outer.radius.unwrap_or(1.0)),
             Some(_) => Aggregate::Trimmed((outer.trim.unwrap_or(0.0) * deltas as f64) as usize),
             None => Aggregate::Mean,
         }
@@ -128,7 +132,7 @@ impl Aggregate {
         let kept = match self {
             Aggregate::Median => (sorted.len() - 1) / 2,
             Aggregate::Trimmed(out) => out,
-            Aggregate::Mean => 0,
+            Aggregate::Mean | Aggregate::Centred(_) => 0,
         };
         let kept = sorted.get(kept..sorted.len() - kept).unwrap_or_default();
         kept.iter().sum::<f32>() / kept.len().max(1) as f32
@@ -155,6 +159,63 @@ fn robust(deltas: &[&Delta], scales: &[f32], chunk: usize, how: Aggregate, each:
     }
 }
 
+/// How often the centre is sought.
+const ROUNDS: usize = 3;
+/// Chunks whose squares are added one after another.
+const GROUP: usize = 64;
+
+/// Centred clipping: `v ← v + Σ wᵢ·min(1, τ/‖xᵢ − v‖)·(xᵢ − v)`, from `v = 0`, with τ so many times the median of those
+/// distances (source: Karimireddy, He and Jaggi 2021, equation 4; there τ is fixed). The centre is always a sum of the deltas: its
+/// shares are sought, so that it is never held whole.
+fn centred(entries: &[Entry<'_>], deltas: &[&Delta], radius: f64) -> Vec<f32> {
+    let total: f64 = entries.iter().map(|entry| f64::from(entry.weight)).sum();
+    let mut centre = vec![0f32; entries.len()];
+    for _ in 0..ROUNDS {
+        let far = distances(entries, deltas, &centre);
+        let mut sorted = far.clone();
+        sorted.sort_by(f64::total_cmp);
+        let most = radius * sorted.get((sorted.len() - 1) / 2).copied().unwrap_or(0.0);
+        let drawn: Vec<f64> = entries
+            .iter()
+            .zip(&far)
+            .map(|(entry, far)| f64::from(entry.weight) / total * if *far > most { most / far } else { 1.0 })
+            .collect();
+        let kept = 1.0 - drawn.iter().sum::<f64>();
+        for ((share, drawn), entry) in centre.iter_mut().zip(&drawn).zip(entries) {
+            *share = (kept * f64::from(*share) + drawn * f64::from(entry.scale)) as f32;
+        }
+    }
+    centre
+}
+
+/// How far each clipped delta is from a sum of them, in f64 and a fixed order whatever the threads.
+fn distances(entries: &[Entry<'_>], deltas: &[&Delta], centre: &[f32]) -> Vec<f64> {
+    let chunks = deltas.first().map_or(0, |delta| delta.chunks());
+    let groups: Vec<Vec<f64>> = (0..chunks.div_ceil(GROUP))
+        .into_par_iter()
+        .map(|group| {
+            let mut squares = vec![0f64; deltas.len()];
+            for chunk in group * GROUP..chunks.min((group + 1) * GROUP) {
+                // Of coefficients: the transform keeps distances.
+                let mut middle = Vec::new();
+                sum_chunk(deltas, centre, chunk, false, &mut |_, tile: &[f32; TILE]| middle.push(Box::new(*tile)));
+                for ((delta, entry), squares) in deltas.iter().zip(entries).zip(&mut squares) {
+                    let mut middle = middle.iter();
+                    sum_chunk(&[delta], &[entry.scale], chunk, false, &mut |_, tile: &[f32; TILE]| {
+                        if let Some(middle) = middle.next() {
+                            *squares += products(tile, middle)[2];
+                        }
+                    });
+                }
+            }
+            squares
+        })
+        .collect();
+    let mut squares = vec![0f64; deltas.len()];
+    groups.iter().for_each(|group| squares.iter_mut().zip(group).for_each(|(sum, square)| *sum += square));
+    squares.into_iter().map(f64::sqrt).collect()
+}
+
 /// Apply the mean of the deltas, weighted and clipped, in the order given; or what the run has in its place.
 ///
 /// SGD: `θ ← θ − lr·g`. Nesterov: `m ← μm + g`, `θ ← θ − lr·(g + μm)` (source: PyTorch's SGD with nesterov).
@@ -174,14 +235,17 @@ pub fn apply(
     if entries.iter().any(|entry| entry.delta.tiles != head.delta.tiles) {
         return Err(Report::data("the accepted deltas do not carry the same tiles"));
     }
-    let total: f32 = entries.iter().map(|entry| f32::from(entry.weight)).sum();
+    let mut total: f32 = entries.iter().map(|entry| f32::from(entry.weight)).sum();
     if total <= 0.0 {
         return Err(Report::data("the accepted deltas have no weight"));
     }
     let deltas: Vec<&Delta> = entries.iter().map(|entry| entry.delta).collect();
-    let shares: Vec<f32> = entries.iter().map(|entry| f32::from(entry.weight) * entry.scale).collect();
+    let mut shares: Vec<f32> = entries.iter().map(|entry| f32::from(entry.weight) * entry.scale).collect();
     let scales: Vec<f32> = entries.iter().map(|entry| entry.scale).collect();
     let how = Aggregate::of(outer, entries.len());
+    if let Aggregate::Centred(radius) = how {
+        (shares, total) = (centred(entries, &deltas, radius), 1.0);
+    }
     let mut next = 0;
     while next < head.delta.chunks() {
         let (first, mut tiles) = (next, 0);
@@ -194,7 +258,7 @@ pub fn apply(
             .flat_map_iter(|chunk| {
                 let mut moved = Vec::new();
                 let mut go = |index, gradient| moved.push((index, step(values, layout, outer, lr, index, gradient)));
-                if how == Aggregate::Mean {
+                if matches!(how, Aggregate::Mean | Aggregate::Centred(_)) {
                     let mut mean = |index, sum: &[f32; TILE]| go(index, sum.map(|g| g / total));
                     sum_chunk(&deltas, &shares, chunk, true, &mut mean);
                 } else {
@@ -304,6 +368,7 @@ mod tests {
             lr_windows: 5000,
             aggregate: None,
             trim: None,
+            radius: None,
         };
         let at = |w| learning_rate(&outer, Window(10), Window(w));
         assert_eq!((at(0), at(10), at(5010), at(9999)), (7.5e-5, 7.5e-5, 1e-5, 1e-5));

@@ -426,6 +426,7 @@ fn outer_of(optimizer: &str) -> Outer {
         lr_windows: 0,
         aggregate: None,
         trim: None,
+        radius: None,
     }
 }
 
@@ -614,6 +615,77 @@ fn a_median_is_that_of_the_values_in_float64_and_no_million_moves_it() {
                 );
             }
         }
+    }
+}
+
+#[test]
+fn a_centre_is_that_of_float64_and_what_is_far_off_does_not_draw_it() {
+    for codec in [codec("dense", "f32"), topk(64, "q8"), dct(64, "q8")] {
+        let mut cases: Vec<Case> = (1..=5).map(|seed| Case::new(seed, codec.clone())).collect();
+        write_update(&cases[4].folder.path().join("update"), &cases[4].layout, {
+            let mut value = noise(5);
+            move || 1e4 * value()
+        });
+        let loud = &mut cases[4];
+        let root = match loud.payload() {
+            Some(payload) => payload.root(),
+            None => Content::Tiles(&loud.update()).root(&loud.layout, &loud.codec).unwrap(),
+        };
+        loud.binding.root = root;
+        loud.expected.commitment = Some(loud.binding.commitment(&loud.codec));
+        cases.iter().for_each(|case| drop(case.make()));
+        let layout = Layout::new(&model());
+        let opened: Vec<Delta> = cases.iter().map(|case| case.open().unwrap()).collect();
+        let how = [(1000u16, 1.0f32), (2000, 0.5), (1000, 1.0), (1000, 1.0), (3000, 1.0)];
+        let entries: Vec<Entry<'_>> =
+            opened.iter().zip(how).map(|(delta, (weight, scale))| Entry { delta, weight, scale }).collect();
+        let outer = Outer { aggregate: Some("centred".into()), radius: Some(1.0), ..outer_of("sgd") };
+        let run = |threads: usize| {
+            let zeros = layout.tensors.iter().map(|t| vec![0f32; t.numel()]).collect();
+            let mut values = Values::fresh(zeros, &layout, &outer);
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| outer::apply(&mut values, &layout, &outer, 1.0, &entries).unwrap());
+            values
+        };
+        let values = run(1);
+        assert_eq!(values, run(5));
+        // The same on all that was sent, in float64.
+        let sent = opened.iter().zip(how).map(|(delta, (_, scale))| {
+            let mut all = Vec::<f32>::new();
+            (0..delta.chunks()).for_each(|chunk| delta.visit_sent(chunk, |_, tile| all.extend(tile)));
+            all.iter().map(|value| f64::from(scale) * f64::from(*value)).collect()
+        });
+        let sent: Vec<Vec<f64>> = sent.collect();
+        let mut shares = [0f64; 5];
+        for _ in 0..3 {
+            let mut middle = vec![0f64; sent[0].len()];
+            for (x, share) in sent.iter().zip(shares) {
+                middle.iter_mut().zip(x).for_each(|(middle, x)| *middle += share * x);
+            }
+            let far: Vec<f64> = sent
+                .iter()
+                .map(|x| x.iter().zip(&middle).map(|(a, b)| (a - b) * (a - b)).sum::<f64>().sqrt())
+                .collect();
+            let mut sorted = far.clone();
+            sorted.sort_by(f64::total_cmp);
+            let drawn: Vec<f64> = far
+                .iter()
+                .zip(how)
+                .map(|(far, (weight, _))| f64::from(weight) / 8000.0 * (sorted[2] / far).min(1.0))
+                .collect();
+            let kept = 1.0 - drawn.iter().sum::<f64>();
+            shares.iter_mut().zip(drawn).for_each(|(share, drawn)| *share = kept * *share + drawn);
+        }
+        let mut centre = vec![0f64; layout.numel()];
+        for ((delta, share), (_, scale)) in opened.iter().zip(shares).zip(how) {
+            let own = share * f64::from(scale);
+            centre.iter_mut().zip(delta.whole().concat()).for_each(|(sum, value)| *sum += own * f64::from(value));
+        }
+        let largest = centre.iter().fold(0f64, |a, b| a.max(b.abs()));
+        for (got, exact) in values.model.concat().iter().zip(&centre) {
+            assert!((f64::from(*got) + exact).abs() < 1e-5 * largest, "{}: {got} {exact}", codec.name);
+        }
+        assert!(largest < 2.0, "{}: the loud one is in it, {largest}", codec.name);
     }
 }
 
