@@ -223,14 +223,12 @@ impl Encoder {
             let begin = row * shape.cols;
             let left = &mut left[begin..begin + rows * shape.cols];
             self.feed::<WIDE>(shape, source, begin, left);
-            if self.plan.transformed {
-                for col in (0..shape.cols).step_by(shape.tile.1) {
-                    self.transformed::<WIDE>(shape, col, left, &mut before, &mut writer)?;
-                }
-                continue;
-            }
             for col in (0..shape.cols).step_by(shape.tile.1) {
-                self.tile::<WIDE>(shape, col, left, &mut before, &mut writer)?;
+                if self.plan.transformed {
+                    self.transformed::<WIDE>(shape, col, left, &mut before, &mut writer)?;
+                } else {
+                    self.tile::<WIDE>(shape, col, left, &mut before, &mut writer)?;
+                }
             }
         }
         Ok(writer.finish())
@@ -274,7 +272,7 @@ impl Encoder {
             }
         };
         let place = |place: u16| usize::from(place) / width * cols + col + usize::from(place) % width;
-        self.send(count, before, writer, |at, value| {
+        send_tile(self.plan, self.selector.chosen(count), before, writer, |at, value| {
             if let Some(left) = left.get_mut(place(at)) {
                 *left = value;
             }
@@ -291,56 +289,56 @@ impl Encoder {
         before: &mut i32,
         writer: &mut Writer,
     ) -> Result<(), Report> {
-        let mut tile = std::mem::replace(&mut self.tile, Box::new([0.0; TILE]));
-        shape.gather(col, left, &mut tile);
-        dct::forward(&mut tile);
-        let count = self.selector.select::<WIDE>(None, &tile);
-        let sent = self.send(count, before, writer, |at, value| tile[usize::from(at) % TILE] = value);
-        dct::inverse(&mut tile);
+        let tile = &mut *self.tile;
+        shape.gather(col, left, tile);
+        dct::forward(tile);
+        let count = self.selector.select::<WIDE>(None, tile);
+        let sent = send_tile(self.plan, self.selector.chosen(count), before, writer, |at, value| {
+            tile[usize::from(at) % TILE] = value;
+        });
+        dct::inverse(tile);
         let wide = shape.tile.1.min(shape.cols - col);
         for (from, out) in tile.chunks_exact(shape.tile.1).zip(left.chunks_exact_mut(shape.cols)) {
             out[col..col + wide].copy_from_slice(&from[..wide]);
         }
-        self.tile = tile;
         sent
     }
+}
 
-    /// Send what was chosen, and tell what is left at each place.
-    #[inline(always)]
-    fn send(
-        &self,
-        count: usize,
-        before: &mut i32,
-        writer: &mut Writer,
-        mut left: impl FnMut(u16, f32),
-    ) -> Result<(), Report> {
-        let (places, values) = self.selector.chosen(count);
-        let scale = scale_for(self.plan.values, values)?;
-        // Too small for a scale: as if it were not there.
-        if scale == 0 {
-            writer.rice(EMPTY, SCALE_RICE);
-            return Ok(());
-        }
-        if count < self.plan.k {
-            writer.rice(FEWER, SCALE_RICE);
-            writer.put(count as u64, COUNT_BITS);
-        }
-        if *before == 0 {
-            writer.rice(2, SCALE_RICE);
-            writer.put(scale as u64, SCALE_BITS);
-        } else {
-            writer.rice(folded(scale - *before) + 2, SCALE_RICE);
-        }
-        *before = scale;
-        writer.places(places, self.plan.rice);
-        let mut rest = places.iter();
-        send(writer, self.plan.values, scale, values, |value| {
-            if let Some(place) = rest.next() {
-                left(*place, value);
-            }
-        });
-        Ok(())
+/// Send what was chosen of a tile, and tell what is left at each place.
+#[inline(always)]
+fn send_tile(
+    plan: Plan,
+    (places, values): (&[u16], &[f32]),
+    before: &mut i32,
+    writer: &mut Writer,
+    mut left: impl FnMut(u16, f32),
+) -> Result<(), Report> {
+    let scale = scale_for(plan.values, values)?;
+    // Too small for a scale: as if it were not there.
+    if scale == 0 {
+        writer.rice(EMPTY, SCALE_RICE);
+        return Ok(());
     }
+    if places.len() < plan.k {
+        writer.rice(FEWER, SCALE_RICE);
+        writer.put(places.len() as u64, COUNT_BITS);
+    }
+    if *before == 0 {
+        writer.rice(2, SCALE_RICE);
+        writer.put(scale as u64, SCALE_BITS);
+    } else {
+        writer.rice(folded(scale - *before) + 2, SCALE_RICE);
+    }
+    *before = scale;
+    writer.places(places, plan.rice);
+    let mut rest = places.iter();
+    send(writer, plan.values, scale, values, |value| {
+        if let Some(place) = rest.next() {
+            left(*place, value);
+        }
+    });
+    Ok(())
 }
 
 /// The scale of a tile's choice; 0 where there is nothing to send.
