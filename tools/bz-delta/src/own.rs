@@ -13,7 +13,7 @@ use wire::{
     Layout,
     commit::{self, Binding},
     delta::{self, Content},
-    sparse::Payload,
+    sparse::{Left, Payload},
     tensors::Update,
 };
 
@@ -62,15 +62,23 @@ impl Own {
         Ok((path.clone(), Update::open(path, &self.layout)?))
     }
 
-    /// What is sent of the update: tiles of it, or a choice of its values with what earlier windows left.
-    fn made(&self, common: &Common) -> Result<Made, Report> {
+    /// What is sent of the update: tiles of it, or a choice of its values with what earlier windows left. What is not chosen is
+    /// put into `left`, if that is asked for.
+    fn made(&self, common: &Common, mut left: Option<&mut Left>) -> Result<Made, Report> {
         let (_, update) = self.update()?;
         if !self.hparams.codec.is_sparse() {
             return Ok(Made::Update(update));
         }
         let before = common.home().feedback_of(self.window.window);
-        let left = before.map(|path| Update::open(&path, &self.layout)).transpose()?;
-        Ok(Made::Payload(Payload::new(&update, left.as_ref(), &self.layout, &self.hparams.codec)?))
+        let before = before.map(|path| Left::open(&path, &self.layout, self.run)).transpose()?;
+        let keep = |values: &[f32]| left.as_mut().map_or(Ok(()), |left| left.push(values));
+        Ok(Made::Payload(Payload::new(&update, before.as_ref(), &self.layout, &self.hparams.codec, keep)?))
+    }
+
+    /// What is left for the next window, beside what was left for this one: a stage that is run again gives the same.
+    fn left(&self, common: &Common) -> Result<Option<Left>, Report> {
+        let path = common.home().feedback(self.next());
+        self.hparams.codec.is_sparse().then(|| Left::begin(&path, &self.layout, self.run)).transpose()
     }
 
     /// The window that begins with what this one leaves.
@@ -102,23 +110,20 @@ impl Made {
             Made::Payload(payload) => Content::Sparse(payload),
         }
     }
+}
 
-    /// Keep what is left for the next window, beside what was left for this one: a stage that is run again gives the same. Only
-    /// what is revealed was sent: a window that ends after its commitment leaves what was left before it.
-    fn keep(&self, common: &Common, own: &Own) -> Result<(), Report> {
-        let Made::Payload(payload) = self else { return Ok(()) };
-        let path = common.home().feedback(own.next());
-        files::create_dir(&common.home().0.join("feedback"))?;
-        payload.keep(&path, &own.layout)?;
-        common.home().prune_feedback(own.window.window)
-    }
+/// Only what is revealed was sent: a window that ends after its commitment leaves what was left before it.
+fn keep(left: Option<Left>, common: &Common, own: &Own) -> Result<(), Report> {
+    let Some(left) = left else { return Ok(()) };
+    left.finish()?;
+    common.home().prune_feedback(own.window.window)
 }
 
 /// `bz-delta commit`.
 pub(crate) fn commit(common: &Common, wallet: &WalletArgs, stream: &mut Stream<'_>) -> Result<(), Report> {
     let inputs = stream.read()?;
     let own = own(common, wallet, &inputs)?;
-    let made = own.made(common)?;
+    let made = own.made(common, None)?;
     let root = made.content().root(&own.layout, &own.hparams.codec)?;
     let commitment = own.binding(root).commitment(&own.hparams.codec);
     let folder = common.home().window(own.window.window);
@@ -174,7 +179,8 @@ pub(crate) fn make(common: &Common, wallet: &WalletArgs, stream: &mut Stream<'_>
     };
     let done = path.exists() && !common.force && delta::Delta::open(&path, &own.layout, &expected).is_ok();
     if !done {
-        let made = own.made(common)?;
+        let mut left = own.left(common)?;
+        let made = own.made(common, left.as_mut())?;
         let root = made.content().root(&own.layout, &own.hparams.codec)?;
         if let Some(before) = inputs.last::<Commit>()?
             && own.binding(root).commitment(&own.hparams.codec) != before.commitment
@@ -186,10 +192,12 @@ pub(crate) fn make(common: &Common, wallet: &WalletArgs, stream: &mut Stream<'_>
         let sign = |message: &[u8]| own.signer.sign(message);
         let how = (own.train.uid, codec, reveal);
         delta::make(&path, made.content(), &own.layout, &own.binding(root), how, sign)?;
-        made.keep(common, &own)?;
+        keep(left, common, &own)?;
     } else if own.hparams.codec.is_sparse() && !common.home().feedback(own.next()).exists() {
         // It was killed between the two.
-        own.made(common)?.keep(common, &own)?;
+        let mut left = own.left(common)?;
+        own.made(common, left.as_mut())?;
+        keep(left, common, &own)?;
     }
     let (bytes, blake3) = files::digest(&path)?;
     stream.emit(&Delta {

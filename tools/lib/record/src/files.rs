@@ -122,23 +122,66 @@ pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>)
     write_mode(path, 0o644, fill)
 }
 
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// A file that is written piece by piece, and is at its place when it is finished; given up, nothing of it stays.
+pub struct Part {
+    file: io::BufWriter<tempfile::NamedTempFile>,
+    path: PathBuf,
+}
+
+impl Part {
+    /// Begin beside its place.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn begin(path: &Path) -> Result<Self, Report> {
+        let folder = folder_of(path);
+        create_dir(folder)?;
+        let part = tempfile::Builder::new().prefix(".part-").tempfile_in(folder);
+        let part = part.map_err(|e| io_report("write", path, &e))?;
+        Ok(Part { file: io::BufWriter::with_capacity(1 << 20, part), path: path.into() })
+    }
+
+    /// Write the next piece.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), Report> {
+        self.file.write_all(bytes).map_err(|e| io_report("write", &self.path, &e))
+    }
+
+    /// Put it to its place.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn finish(self) -> Result<(), Report> {
+        let finished = self.file.into_inner().map_err(|e| e.into_error());
+        finished.and_then(|part| persist(part, &self.path, 0o644)).map_err(|e| io_report("write", &self.path, &e))
+    }
+}
+
 fn write_mode(path: &Path, mode: u32, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), Report> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let folder = folder_of(path);
     create_dir(folder)?;
     let write = || -> io::Result<()> {
         let mut part = tempfile::Builder::new().prefix(".part-").tempfile_in(folder)?;
         fill(part.as_file_mut())?;
-        part.as_file().sync_all()?;
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
-        part.as_file().set_permissions(mode)?;
-        part.persist(path).map_err(|e| e.error)?;
-        // The rename itself must survive a loss of power.
-        File::open(folder)?.sync_all()
+        persist(part, path, mode)
     };
     write().map_err(|e| io_report("write", path, &e))
+}
+
+fn persist(part: tempfile::NamedTempFile, path: &Path, mode: u32) -> io::Result<()> {
+    part.as_file().sync_all()?;
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+    part.as_file().set_permissions(mode)?;
+    let folder = folder_of(path);
+    part.persist(path).map_err(|e| e.error)?;
+    // The rename itself must survive a loss of power.
+    File::open(folder)?.sync_all()
 }
 
 /// Write a value as one JSON file, atomically.
@@ -182,14 +225,23 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Report> {
     serde_json::from_slice(&read_capped(path, 64 << 20)?).data(path.display())
 }
 
-/// The size and the BLAKE3 hash of a file.
+/// The size and the BLAKE3 hash of a file; it is read in pieces, so that a large one takes little memory.
 ///
 /// # Errors
 /// When the file cannot be read.
 pub fn digest(path: &Path) -> Result<(u64, Hash), Report> {
+    let refused = |e: io::Error| io_report("read", path, &e);
+    let mut file = File::open(path).map_err(refused)?;
+    let length = file.metadata().map_err(refused)?.len();
+    let mut piece = vec![0; length.clamp(1, 16 << 20) as usize];
     let mut hasher = blake3::Hasher::new();
-    hasher.update_mmap_rayon(path).map_err(|e| io_report("read", path, &e))?;
-    Ok((hasher.count(), hasher.finalize().into()))
+    loop {
+        let read = file.read(&mut piece).map_err(refused)?;
+        if read == 0 {
+            return Ok((hasher.count(), hasher.finalize().into()));
+        }
+        hasher.update_rayon(piece.get(..read).unwrap_or_default());
+    }
 }
 
 /// Take the lock of a folder, so that two processes do not do the same work at once; it ends with the value.

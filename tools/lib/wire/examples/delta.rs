@@ -65,7 +65,7 @@ fn main() {
     let waves = [(64, "sign"), (300, "q4"), (1024, "f32")].map(|(k, values)| ("dct", Some(k), values));
     for (name, k, values) in codecs.chain(choices.map(|(k, values)| ("topk", Some(k), values))).chain(waves) {
         let codec = Codec { name: name.into(), compression: 1, values: values.into(), k, decay: k.map(|_| 0.9) };
-        let payload = k.map(|_| Payload::new(&update, Some(&left), &layout, &codec).unwrap());
+        let payload = k.map(|_| Payload::new(&update, Some(&left), &layout, &codec, |_| Ok(())).unwrap());
         let content = payload.as_ref().map_or(Content::Tiles(&update), Content::Sparse);
         let binding = Binding {
             run: Hash([1; 32]),

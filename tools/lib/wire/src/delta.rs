@@ -2,7 +2,7 @@
 
 use crate::{
     commit::{self, Binding, Domain},
-    layout::{Layout, TILE},
+    layout::{Layout, RELEASED, TILE},
     sparse::{self, Parts, Payload},
     tensors::{Mapped, Out, Update, write},
     topk,
@@ -209,6 +209,7 @@ fn revealed(
     if codec.name == "dense" {
         for (tensor, data) in layout.tensors.iter().zip(&tensors) {
             let mut bytes = Vec::with_capacity(data.len());
+            update.release();
             encode(&mut data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)), &mut bytes);
             parts.push((tensor.name.clone(), values_dtype(codec), tensor.shape.clone(), bytes));
         }
@@ -340,9 +341,7 @@ impl Delta {
     }
 
     fn check_hash(&self) -> Result<(), Report> {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update_rayon(self.mapped.data());
-        if self.meta.data == hasher.finalize().into() {
+        if self.meta.data == self.mapped.digest() {
             return Ok(());
         }
         Err(Report::data("its data does not have the hash that its metadata says"))
@@ -365,6 +364,7 @@ impl Delta {
         let nonfinite = (0..self.tiles.len()).into_par_iter().find_map_first(|place| {
             let mut tile = [0f32; TILE];
             self.tile(place, &mut tile);
+            self.release_at(place);
             tile.iter().any(|v| !v.is_finite()).then(|| self.tiles[place])
         });
         if let Some(tile) = nonfinite {
@@ -374,6 +374,7 @@ impl Delta {
         if dense {
             let tree = Tree::build(self.layout.tiles, |place, tile| {
                 self.tile(place, tile);
+                self.release_at(place);
                 Ok(())
             })?;
             if tree.root == self.meta.root {
@@ -388,6 +389,18 @@ impl Delta {
     fn parts(&self) -> Result<Vec<&[u8]>, Report> {
         let dtype = values_dtype(&self.meta.codec);
         self.layout.tensors.iter().map(|t| self.mapped.tensor(&t.name, dtype, &t.shape)).collect()
+    }
+
+    /// Give what was read back to the page cache.
+    pub(crate) fn release(&self) {
+        self.mapped.release();
+    }
+
+    /// The same now and then, where tiles are read one after another.
+    fn release_at(&self, place: usize) {
+        if place % RELEASED == RELEASED - 1 {
+            self.release();
+        }
     }
 
     /// Tiles are read some at a time: so many times.
@@ -466,6 +479,7 @@ impl Delta {
                 squares
             })
             .collect();
+        self.release();
         squares.iter().sum::<f64>().sqrt()
     }
 }

@@ -11,6 +11,8 @@ use std::ops::Range;
 pub const TILE: usize = 4096;
 /// Bytes of a tile in the hash tree.
 pub const TILE_BYTES: usize = TILE * 4;
+/// After so many tiles that were read from a file its pages are given back, so that reading all of it takes no more memory.
+pub(crate) const RELEASED: usize = 2048;
 const SIDE: usize = 64;
 
 /// One tensor of the model.

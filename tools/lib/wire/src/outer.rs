@@ -208,6 +208,7 @@ fn distances(entries: &[Entry<'_>], deltas: &[&Delta], centre: &[f32]) -> Vec<f6
                     });
                 }
             }
+            deltas.iter().for_each(|delta| delta.release());
             squares
         })
         .collect();
@@ -267,6 +268,7 @@ pub fn apply(
                 moved
             })
             .collect();
+        deltas.iter().for_each(|delta| delta.release());
         for (index, tile) in &moved {
             let index = *index;
             let which = layout.tensor_of(index);

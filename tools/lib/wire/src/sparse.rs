@@ -2,59 +2,83 @@
 
 use crate::{
     layout::{Layout, Part, TILE},
-    tensors::{Out, Update, write},
+    tensors::{Update, header},
     topk::{Decoder, Encoder, Plan, Source, add, check, transform},
 };
 use rayon::prelude::*;
-use record::{Hash, Report, hparams::Codec};
+use record::{Hash, Report, files::Part as File, hparams::Codec};
 use safetensors::Dtype;
 use std::{ops::Range, path::Path};
 
-/// What is sent of an update, and what is left.
+/// What is sent of an update.
 pub struct Payload {
     /// The bytes of each part, in the order of [`Layout::parts`].
     pub lengths: Vec<u32>,
     /// All of them, one after another.
     pub bytes: Vec<u8>,
-    /// What was not sent: a vector a tensor, in the layout's order.
-    pub left: Vec<Vec<f32>>,
 }
 
+/// Values that are in memory at once, of each of what is read and written.
+const BATCH: usize = 8 << 20;
+
 impl Payload {
-    /// Make the update sparse, with the share of what earlier windows left that the codec still counts.
+    /// Make the update sparse, with the share of what earlier windows left that the codec still counts. What is not sent goes to
+    /// `keep`, some values at a time, in the order of the layout's tensors.
     ///
     /// # Errors
-    /// Exit code 65 when a value is not finite, 78 when the codec is not a sparse one.
-    pub fn new(update: &Update, left: Option<&Update>, layout: &Layout, codec: &Codec) -> Result<Self, Report> {
+    /// Exit code 65 when a value is not finite, 78 when the codec is not a sparse one; what `keep` returns.
+    pub fn new(
+        update: &Update,
+        left: Option<&Update>,
+        layout: &Layout,
+        codec: &Codec,
+        mut keep: impl FnMut(&[f32]) -> Result<(), Report>,
+    ) -> Result<Self, Report> {
         let plan = plan(codec)?;
         let decay = codec.decay.unwrap_or(0.0) as f32;
         let updates = update.tensors(layout)?;
         let before = left.map(|left| left.tensors(layout)).transpose()?;
         let parts = layout.parts();
-        let mut left: Vec<Vec<f32>> = layout.tensors.iter().map(|tensor| vec![0f32; tensor.numel()]).collect();
-        // Each part's own values of what is left.
-        let mut places = Vec::with_capacity(parts.len());
-        for (which, mut rest) in left.iter_mut().map(Vec::as_mut_slice).enumerate() {
-            for part in parts.iter().filter(|part| part.tensor == which) {
-                let (own, more) = rest.split_at_mut(part.values.len());
+        let (mut lengths, mut bytes) = (Vec::with_capacity(parts.len()), Vec::new());
+        let mut rest = vec![0f32; BATCH.min(layout.numel())];
+        let mut parts = &parts[..];
+        while !parts.is_empty() {
+            let mut count = 0;
+            let fits = parts.iter().take_while(|part| {
+                count += part.values.len();
+                count <= BATCH
+            });
+            let (batch, more) = parts.split_at(fits.count().max(1));
+            parts = more;
+            let numel = batch.iter().map(|part| part.values.len()).sum();
+            // A part of very long rows may be more than a batch.
+            rest.resize(rest.len().max(numel), 0.0);
+            let mut places = Vec::with_capacity(batch.len());
+            let mut room = &mut rest[..numel];
+            for part in batch {
+                let (own, more) = room.split_at_mut(part.values.len());
                 places.push((part, own));
-                rest = more;
+                room = more;
             }
+            let sent = places
+                .into_par_iter()
+                .map_init(
+                    || Encoder::new(plan),
+                    |encoder, (part, left)| {
+                        let before = before.as_ref().map(|all| (values(all, part), decay));
+                        let source = Source { update: values(&updates, part), left: before };
+                        let name = &layout.tensors[part.tensor].name;
+                        encoder.encode(part.shape, source, left).map_err(|e| e.at(name))
+                    },
+                )
+                .collect::<Result<Vec<Vec<u8>>, Report>>()?;
+            lengths.extend(sent.iter().map(|bytes| bytes.len() as u32));
+            sent.iter().for_each(|sent| bytes.extend_from_slice(sent));
+            keep(&rest[..numel])?;
+            update.release();
+            left.inspect(|left| left.release());
         }
-        let sent = places
-            .into_par_iter()
-            .map_init(
-                || Encoder::new(plan),
-                |encoder, (part, left)| {
-                    let before = before.as_ref().map(|all| (values(all, part), decay));
-                    let source = Source { update: values(&updates, part), left: before };
-                    let name = &layout.tensors[part.tensor].name;
-                    encoder.encode(part.shape, source, left).map_err(|e| e.at(name))
-                },
-            )
-            .collect::<Result<Vec<Vec<u8>>, Report>>()?;
-        let lengths = sent.iter().map(|bytes| bytes.len() as u32).collect();
-        Ok(Payload { lengths, bytes: sent.concat(), left })
+        Ok(Payload { lengths, bytes })
     }
 
     /// What is committed to: the BLAKE3 of the lengths and the bytes, as they lie in the file.
@@ -68,24 +92,53 @@ impl Payload {
     pub fn lengths_bytes(&self) -> Vec<u8> {
         self.lengths.iter().flat_map(|length| length.to_le_bytes()).collect()
     }
+}
 
-    /// Keep what is left, as a file of the model's tensors.
+/// What is left for the next window: a file of the model's tensors, f32, that is written as the update is read.
+pub struct Left(File);
+
+/// Whose it is, in the file's metadata.
+const RUN: &str = "run";
+
+impl Left {
+    /// Begin the file of a run.
     ///
     /// # Errors
     /// When the file system refuses.
-    pub fn keep(&self, path: &Path, layout: &Layout) -> Result<(), Report> {
-        let outs = layout
-            .tensors
-            .iter()
-            .zip(&self.left)
-            .map(|(tensor, values)| Out {
-                name: tensor.name.clone(),
-                dtype: Dtype::F32,
-                shape: tensor.shape.clone(),
-                data: bytemuck::cast_slice(values),
-            })
-            .collect();
-        write(path, outs, ("format", "pt".into()))
+    pub fn begin(path: &Path, layout: &Layout, run: Hash) -> Result<Self, Report> {
+        let named = layout.tensors.iter().map(|t| (t.name.clone(), Dtype::F32, t.shape.clone(), t.numel() * 4));
+        let mut file = File::begin(path)?;
+        file.push(&header(named, (RUN, run.to_string()))?)?;
+        Ok(Left(file))
+    }
+
+    /// What was left, if it is this run's.
+    ///
+    /// # Errors
+    /// Exit code 65 when it is not, or is not of this model.
+    pub fn open(path: &Path, layout: &Layout, run: Hash) -> Result<Update, Report> {
+        let left = Update::open(path, layout)?;
+        if left.metadata().get(RUN) == Some(&run.to_string()) {
+            return Ok(left);
+        }
+        Err(Report::data(format!("{} was left by another run", path.display()))
+            .hint("one folder serves one run: use another BZ_HOME, or remove that file"))
+    }
+
+    /// The next values.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn push(&mut self, values: &[f32]) -> Result<(), Report> {
+        self.0.push(bytemuck::cast_slice(values))
+    }
+
+    /// Put the file to its place.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn finish(self) -> Result<(), Report> {
+        self.0.finish()
     }
 }
 

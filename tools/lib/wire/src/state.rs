@@ -123,8 +123,11 @@ pub fn record_of(dir: &Path) -> Result<State, Report> {
     Ok(state)
 }
 
-fn floats(bytes: &[u8]) -> Vec<f32> {
-    bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+/// A tensor's values; its bytes are not held too.
+fn floats(file: &Mapped, bytes: &[u8]) -> Vec<f32> {
+    let values = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    file.release();
+    values
 }
 
 /// Read a state directory's values, checked against the model.
@@ -134,7 +137,8 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
 pub fn load(dir: &Path, hparams: &Hparams, layout: &Layout) -> Result<Values, Report> {
     let path = dir.join("model.safetensors");
     let model = Mapped::open(&path)?;
-    let model = model.of_layout(layout, &[""], 0).map_err(|e| e.at(path.display()))?.into_iter().map(floats).collect();
+    let tensors = model.of_layout(layout, &[""], 0).map_err(|e| e.at(path.display()))?;
+    let model = tensors.into_iter().map(|bytes| floats(&model, bytes)).collect();
     let mut values = Values { model, first: Vec::new(), second: Vec::new(), moved: Vec::new() };
     let (prefixes, more): (&[&str], usize) = match hparams.outer.optimizer.as_str() {
         "nesterov" => (&[FIRST], 0),
@@ -143,8 +147,8 @@ pub fn load(dir: &Path, hparams: &Hparams, layout: &Layout) -> Result<Values, Re
     };
     let path = dir.join("outer.safetensors");
     let outer = Mapped::open(&path)?;
-    let mut moments: Vec<Vec<f32>> =
-        outer.of_layout(layout, prefixes, more).map_err(|e| e.at(path.display()))?.into_iter().map(floats).collect();
+    let tensors = outer.of_layout(layout, prefixes, more).map_err(|e| e.at(path.display()))?;
+    let mut moments: Vec<Vec<f32>> = tensors.into_iter().map(|bytes| floats(&outer, bytes)).collect();
     if more == 1 {
         values.second = moments.split_off(layout.tensors.len());
         let moved = outer.tensor(MOVED, Dtype::U32, &[layout.tiles]).map_err(|e| e.at(path.display()))?;

@@ -1,9 +1,12 @@
 //! Safetensors files of f32, mapped, with exactly the names and shapes that are expected.
 
 use crate::layout::Layout;
-use memmap2::Mmap;
-use record::{Context, Report, files};
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use memmap2::{Mmap, UncheckedAdvice};
+use record::{Context, Hash, Report, files};
+use safetensors::{
+    Dtype, SafeTensors,
+    tensor::{Metadata, TensorInfo, TensorView},
+};
 use std::{
     collections::{BTreeMap, HashMap},
     fs::File,
@@ -14,6 +17,9 @@ use std::{
 
 /// The largest header that is read, in bytes; a header names tensors, it does not hold them.
 pub const HEADER_CAP: u64 = 4 << 20;
+
+/// Bytes of a file that are in memory at once where all of it is read one time.
+const PIECE: usize = 64 << 20;
 
 /// A mapped file of which the header has been checked against the file's length.
 pub struct Mapped {
@@ -62,6 +68,23 @@ impl Mapped {
     /// All bytes after the header.
     pub fn data(&self) -> &[u8] {
         &self.map[self.data_start..]
+    }
+
+    /// Give what was read back to the page cache: it counts as this process's memory no more, and comes back when it is touched.
+    #[allow(unsafe_code)]
+    pub fn release(&self) {
+        // SAFETY: the mapping is of a file and only read, and the file does not change in place: its pages come back as they were.
+        let _ = unsafe { self.map.unchecked_advise(UncheckedAdvice::DontNeed) };
+    }
+
+    /// BLAKE3 of all bytes after the header.
+    pub fn digest(&self) -> Hash {
+        let mut hasher = blake3::Hasher::new();
+        for piece in self.data().chunks(PIECE) {
+            hasher.update_rayon(piece);
+            self.release();
+        }
+        hasher.finalize().into()
     }
 
     /// Bytes before the data.
@@ -142,6 +165,16 @@ impl Update {
     pub fn tensors(&self, layout: &Layout) -> Result<Vec<&[u8]>, Report> {
         self.mapped.of_layout(layout, &[""], 0)
     }
+
+    /// The file's free metadata.
+    pub fn metadata(&self) -> &HashMap<String, String> {
+        &self.mapped.metadata
+    }
+
+    /// Give what was read back to the page cache.
+    pub fn release(&self) {
+        self.mapped.release();
+    }
 }
 
 /// One tensor to be written.
@@ -160,58 +193,44 @@ pub struct Out<'a> {
 ///
 /// # Errors
 /// When the file system refuses.
-pub fn write(path: &Path, tensors: Vec<Out<'_>>, metadata: (&str, String)) -> Result<(), Report> {
-    let views = tensors
-        .iter()
-        .map(|t| TensorView::new(t.dtype, t.shape.clone(), t.data).map(|view| (t.name.as_str(), view)))
-        .collect::<Result<Vec<_>, _>>()
-        .data("a tensor does not have the size of its shape")?;
-    // One key only: with more, the order in the file would be that of a hash map.
-    let metadata = HashMap::from([(metadata.0.to_string(), metadata.1)]);
+pub fn write(path: &Path, mut tensors: Vec<Out<'_>>, metadata: (&str, String)) -> Result<(), Report> {
+    for tensor in &tensors {
+        TensorView::new(tensor.dtype, tensor.shape.clone(), tensor.data)
+            .data(format!("{} does not have the size of its shape", tensor.name))?;
+    }
+    // In the order of the `safetensors` crate itself.
+    tensors.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
+    let named =
+        tensors.iter().map(|tensor| (tensor.name.clone(), tensor.dtype, tensor.shape.clone(), tensor.data.len()));
+    let header = header(named, metadata)?;
     files::write_atomic(path, |file| {
-        // Small enough to build in memory only for the header; the data is written as it lies.
-        let (header, order) = header(&views, metadata)?;
         let mut file = std::io::BufWriter::with_capacity(1 << 20, file);
         file.write_all(&header)?;
-        for index in order {
-            file.write_all(views[index].1.data())?;
-        }
+        tensors.iter().try_for_each(|tensor| file.write_all(tensor.data))?;
         file.flush()
     })
 }
 
-/// The header that the `safetensors` crate itself makes, and the order in which it lays the tensors.
-fn header(
-    views: &[(&str, TensorView<'_>)],
-    metadata: HashMap<String, String>,
-) -> std::io::Result<(Vec<u8>, Vec<usize>)> {
-    let mut order: Vec<usize> = (0..views.len()).collect();
-    order.sort_by(|a, b| {
-        let (a, b) = (&views[*a], &views[*b]);
-        b.1.dtype().cmp(&a.1.dtype()).then(a.0.cmp(b.0))
-    });
+/// The header of tensors that lie in this order: name, type, shape, bytes.
+pub(crate) fn header(
+    tensors: impl Iterator<Item = (String, Dtype, Vec<usize>, usize)>,
+    metadata: (&str, String),
+) -> Result<Vec<u8>, Report> {
     let mut offset = 0;
-    let infos = order
-        .iter()
-        .map(|index| {
-            let (name, view) = &views[*index];
-            let start = offset;
-            offset += view.data().len();
-            let info = safetensors::tensor::TensorInfo {
-                dtype: view.dtype(),
-                shape: view.shape().to_vec(),
-                data_offsets: (start, offset),
-            };
-            ((*name).to_string(), info)
-        })
-        .collect();
-    let meta = safetensors::tensor::Metadata::new(Some(metadata), infos).map_err(std::io::Error::other)?;
-    let mut json = serde_json::to_vec(&meta)?;
+    let infos = tensors.map(|(name, dtype, shape, bytes)| {
+        let start = offset;
+        offset += bytes;
+        (name, TensorInfo { dtype, shape, data_offsets: (start, offset) })
+    });
+    // One key only: with more, the order in the file would be that of a hash map.
+    let metadata = HashMap::from([(metadata.0.to_string(), metadata.1)]);
+    let meta = Metadata::new(Some(metadata), infos.collect()).data("the tensors have no header")?;
+    let mut json = serde_json::to_vec(&meta).data("the header has no JSON form")?;
     // Tensors start at a multiple of 8 bytes, as the format asks.
     json.resize(json.len().next_multiple_of(8), b' ');
     let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
     bytes.extend(json);
-    Ok((bytes, order))
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The BLAKE3 tree over the tiles: its root binds the whole update, a proof binds some tiles to the root.
 
 use crate::{
-    layout::{Layout, TILE, TILE_BYTES},
+    layout::{Layout, RELEASED, TILE, TILE_BYTES},
     tensors::Update,
 };
 use bao_tree::{
@@ -120,6 +120,9 @@ impl Tree {
             let which = layout.tensor_of(index);
             let tensor = &layout.tensors[which];
             tensor.gather(index, tensors[which], tile);
+            if index % RELEASED == RELEASED - 1 {
+                update.release();
+            }
             quantise(values, tile);
             if tile.iter().all(|v| v.is_finite()) {
                 return Ok(());

@@ -17,7 +17,7 @@ use wire::{
     delta::{self, Content, Delta, Expected, Meta},
     outer::{self, Entry, Values},
     similarity,
-    sparse::Payload,
+    sparse::{Left, Payload},
     state,
     tensors::Update,
     tree::Tree,
@@ -149,7 +149,13 @@ impl Case {
         write_update(&left, &self.layout, noise(99));
         let left = Update::open(&left, &self.layout).unwrap();
         let sparse = self.codec.is_sparse();
-        sparse.then(|| Payload::new(&self.update(), Some(&left), &self.layout, &self.codec).unwrap())
+        let mut kept = Left::begin(&self.folder.path().join("kept"), &self.layout, self.binding.run).unwrap();
+        let keep = |values: &[f32]| kept.push(values);
+        let made = sparse.then(|| Payload::new(&self.update(), Some(&left), &self.layout, &self.codec, keep).unwrap());
+        if made.is_some() {
+            kept.finish().unwrap();
+        }
+        made
     }
 
     fn open(&self) -> Result<Delta, String> {
@@ -230,7 +236,12 @@ fn a_choice_carries_what_it_says_and_leaves_the_rest() {
         let first = std::fs::read(case.make()).unwrap();
         assert!(first.len() as u64 <= delta::size_cap(&case.layout, &case.codec), "{k} {values}");
         assert_eq!(std::fs::read(case.make()).unwrap().len(), first.len());
-        let (delta, payload) = (case.open().unwrap(), case.payload().unwrap());
+        let delta = case.open().unwrap();
+        // What is left is kept, and is what the next window begins with.
+        let kept = case.folder.path().join("kept");
+        assert!(Left::open(&kept, &case.layout, Hash([8; 32])).err().unwrap().error.contains("another run"));
+        let kept = Left::open(&kept, &case.layout, case.binding.run).unwrap();
+        let kept = kept.tensors(&case.layout).unwrap();
         let left = case.folder.path().join("left");
         let (update, before) = (case.update(), Update::open(&left, &case.layout).unwrap());
         let (update, before) = (update.tensors(&case.layout).unwrap(), before.tensors(&case.layout).unwrap());
@@ -242,7 +253,7 @@ fn a_choice_carries_what_it_says_and_leaves_the_rest() {
                 let (mut own, mut old, mut rest) = ([0f32; TILE], [0f32; TILE], [0f32; TILE]);
                 tensor.gather(tile, update[which], &mut own);
                 tensor.gather(tile, before[which], &mut old);
-                tensor.gather(tile, bytemuck::cast_slice(&payload.left[which]), &mut rest);
+                tensor.gather(tile, kept[which], &mut rest);
                 for at in 0..TILE {
                     let all = 0.9f32 * old[at] + own[at];
                     let off = (rest[at] - (all - sent[at])).abs();
@@ -257,13 +268,6 @@ fn a_choice_carries_what_it_says_and_leaves_the_rest() {
         let most =
             (0..case.layout.tiles).map(|t| case.layout.tensors[case.layout.tensor_of(t)].tile_numel(t).min(k as usize));
         assert!(sent_values > 0 && (!exact || sent_values <= most.sum::<usize>()), "{sent_values}");
-        // What is left is kept, and is what the next window begins with.
-        let kept = case.folder.path().join("kept");
-        payload.keep(&kept, &case.layout).unwrap();
-        let kept = Update::open(&kept, &case.layout).unwrap();
-        for (bytes, values) in kept.tensors(&case.layout).unwrap().iter().zip(&payload.left) {
-            assert_eq!(*bytes, bytemuck::cast_slice::<f32, u8>(values));
-        }
     }
 }
 
