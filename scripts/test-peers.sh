@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Compare with other people's programs: the chain side with Bittensor's Python SDK, btcli and their libraries, both ways; deltas
-# with a decoder that was written from FORMAT.md alone; a state opens in Hugging Face transformers and has the loss that bz-eval says. Needs PyPI: see scripts/peers.sh.
+# with a decoder that was written from FORMAT.md alone; models of transformers
+# are taken in, and have its logits; a state opens in transformers and has the loss that bz-eval says. Needs PyPI: see scripts/peers.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 chain=$(scripts/peers.sh chain)
@@ -16,6 +17,8 @@ mkdir "$work/deltas"
 "$examples/delta" "$work/deltas"
 "$chain" tests/decode.py "$work/deltas" || status=1
 python=$(scripts/peers.sh torch)
+mkdir "$work/models"
+"$python" scripts/peer_models.py "$examples" "$work/models" || status=1
 for tied in true false; do
   export BZ_HOME=$work/$tied
   mkdir -p "$BZ_HOME" "$work/text"

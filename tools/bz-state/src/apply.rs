@@ -70,7 +70,7 @@ impl Maker<'_> {
     /// The state of a window that is here already; the first one is made.
     fn present(&self, window: Window) -> Result<State, Report> {
         if window == self.hparams.start_window {
-            return crate::init(self.common, self.run);
+            return crate::init(self.common, self.run, None);
         }
         state::record_of(&self.dir(window)).map_err(|e| e.hint("bz-pull --state fetches what leads to it"))
     }

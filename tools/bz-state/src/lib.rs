@@ -1,13 +1,14 @@
 //! States: the first one from the run's seed, the next from accepted deltas, and whether one is what its record says.
 
 mod apply;
+mod import;
 
 use record::{
-    Hash, Report, Stream,
+    Hash, Hparams, Report, Stream,
     cli::{Common, print_json},
     records::{Run, State},
 };
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use wallet::WalletArgs;
 use wire::{Layout, outer::Values, state};
 
@@ -29,6 +30,7 @@ A state is a Hugging Face model directory: transformers opens it as it is.
 
 Examples:
   bz-window | bz-state init                                       the first state, from hparams.json alone
+  bz-window | bz-state init --from ~/models/Qwen3-0.6B            the same, of a run that begins with a model
   bz-window --wait start | bz-pull --state | bz-state apply       catch up to the window, checking every root
   bz-score accept < scores | bz-state apply | bz-push > state     make the next state, sign it, publish it
   bz-state verify ~/.boltzmann/states/120                         is it what its record says?
@@ -39,7 +41,16 @@ See also: bz-score accept, bz-pull --state";
 #[derive(clap::Subcommand)]
 enum Action {
     /// Make the first state of the run
-    Init,
+    Init {
+        /// From this Hugging Face model directory, where hparams.json has `init_model`
+        #[arg(long, value_name = "DIR")]
+        from: Option<PathBuf>,
+    },
+    /// Print `model` and `init_model` of a Hugging Face model directory, for the hparams of a run that begins with it
+    Hparams {
+        /// The model directory
+        path: PathBuf,
+    },
     /// Make the next state: from an `accept` record (and sign it), or from published `state` records
     Apply {
         #[command(flatten)]
@@ -75,11 +86,16 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
         wire::threads(threads)?;
     }
     match &args.command {
-        Action::Init => {
+        Action::Hparams { path } => {
+            let (model, values) = import::read(path)?;
+            let hash = state::model_hash(&Layout::new(&model), &values);
+            print_json(&serde_json::json!({"model": model, "init_model": hash}))
+        }
+        Action::Init { from } => {
             let inputs = stream.read()?;
             let record: Run = inputs.need("bz-window")?;
             let (_, run) = args.common.run(&inputs)?;
-            let state = init(&args.common, run)?;
+            let state = init(&args.common, run, from.as_deref())?;
             args.common.say("bz-state", format!("run {}", record.run));
             stream.emit(&state)
         }
@@ -91,7 +107,7 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
 }
 
 /// The first state of a run, made unless it is there.
-pub(crate) fn init(common: &Common, run: Hash) -> Result<State, Report> {
+pub(crate) fn init(common: &Common, run: Hash, from: Option<&Path>) -> Result<State, Report> {
     let hparams = common.hparams()?;
     let dir = common.output.clone().unwrap_or_else(|| common.home().state(hparams.start_window));
     if dir.join("state.json").exists() && !common.force {
@@ -103,7 +119,7 @@ pub(crate) fn init(common: &Common, run: Hash) -> Result<State, Report> {
             .hint("one folder serves one run: use another BZ_HOME"));
     }
     let layout = Layout::new(&hparams.model);
-    let values = Values::fresh(state::first(&hparams, &layout), &layout, &hparams.outer);
+    let values = Values::fresh(first(&hparams, &layout, from)?, &layout, &hparams.outer);
     let state = State {
         window: hparams.start_window,
         run,
@@ -122,6 +138,33 @@ pub(crate) fn init(common: &Common, run: Hash) -> Result<State, Report> {
     state::record_of(&dir)
 }
 
+/// The parameters of the first state: from the run's seed, or from the model that the run begins with.
+fn first(hparams: &Hparams, layout: &Layout, from: Option<&Path>) -> Result<Vec<Vec<f32>>, Report> {
+    let (hash, from) = match (hparams.init_model, from) {
+        (None, None) => return Ok(state::first(hparams, layout)),
+        (Some(hash), Some(from)) => (hash, from),
+        (Some(hash), None) => {
+            return Err(Report::config(format!("the run begins with a model that was trained before, {hash}"))
+                .hint("bz-state init --from DIR, with its Hugging Face directory"));
+        }
+        (None, Some(_)) => {
+            return Err(Report::config("hparams.json says that the first state comes from init_seed")
+                .hint("bz-state hparams DIR prints the `model` and `init_model` of a run that begins with a model"));
+        }
+    };
+    let (model, values) = import::read(from)?;
+    if model.tensors() != hparams.model.tensors() || model.config_json() != hparams.model.config_json() {
+        return Err(Report::config(format!("{} is another model than the run's", from.display()))
+            .hint("compare its config.json with `model` in hparams.json: bz-state hparams DIR"));
+    }
+    let found = state::model_hash(layout, &values);
+    if found == hash {
+        return Ok(values.model);
+    }
+    Err(Report::data(format!("{} has the hash {found}, the run begins with {hash}", from.display()))
+        .hint("another version of that model, or a damaged file"))
+}
+
 fn verify(common: &Common, paths: &[PathBuf]) -> Result<(), Report> {
     let hparams = common.hparams()?;
     let layout = Layout::new(&hparams.model);
@@ -137,7 +180,7 @@ fn verify(common: &Common, paths: &[PathBuf]) -> Result<(), Report> {
     Ok(())
 }
 
-fn show(common: &Common, path: &std::path::Path) -> Result<(), Report> {
+fn show(common: &Common, path: &Path) -> Result<(), Report> {
     let hparams = common.hparams()?;
     let layout = Layout::new(&hparams.model);
     let record = state::record_of(path)?;

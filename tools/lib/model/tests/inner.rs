@@ -19,6 +19,7 @@ fn model_of(tied: bool) -> Model {
         rope_theta: 1e4,
         tie_word_embeddings: tied,
         initializer_range: 0.1,
+        ..Model::default()
     }
 }
 

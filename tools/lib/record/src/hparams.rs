@@ -2,9 +2,9 @@
 //!
 //! An unknown field is refused, since a node that ignores one would train something else than its peers.
 
+pub use crate::model::{Family, Model, RopeScaling};
 use crate::{Context, Hash, Report, Window, files};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use std::path::Path;
 
 /// All that a run agrees on. Its hash, with chain and subnet, names the run.
@@ -19,10 +19,13 @@ pub struct Hparams {
     pub start_window: Window,
     /// The window clock.
     pub clock: Clock,
-    /// The model, with the field names of a Hugging Face Llama `config.json`.
+    /// The model, with the field names of a Hugging Face `config.json`.
     pub model: Model,
     /// Seed of the first state.
     pub init_seed: u64,
+    /// Where the first state is a model that was trained before: its hash, as `bz-state hparams` prints it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_model: Option<Hash>,
     /// The text.
     pub data: Data,
     /// What a miner does in a window.
@@ -55,34 +58,6 @@ pub struct Clock {
     pub state_offset: u64,
     /// How many blocks later each next validator in stake may publish instead.
     pub state_grace: u64,
-}
-
-/// A Llama: RMSNorm, RoPE, SwiGLU, grouped-query attention.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Model {
-    /// Number of tokens that there are.
-    pub vocab_size: u64,
-    /// Width.
-    pub hidden_size: u64,
-    /// Width inside the feed-forward part.
-    pub intermediate_size: u64,
-    /// Layers.
-    pub num_hidden_layers: u64,
-    /// Query heads.
-    pub num_attention_heads: u64,
-    /// Key and value heads.
-    pub num_key_value_heads: u64,
-    /// Longest sequence.
-    pub max_position_embeddings: u64,
-    /// ε of the norms.
-    pub rms_norm_eps: f64,
-    /// Base of the rotation.
-    pub rope_theta: f64,
-    /// The output layer is the embedding.
-    pub tie_word_embeddings: bool,
-    /// Standard deviation of the first state's matrices.
-    pub initializer_range: f64,
 }
 
 /// The text and how it is cut.
@@ -274,6 +249,7 @@ impl Hparams {
         if self.v != 1 {
             return bad("v", "this version reads 1").map_err(|e| e.hint("a newer suite reads newer runs"));
         }
+        m.check()?;
         if !(4..=1 << 20).contains(&c.blocks) {
             return bad("clock.blocks", "4 to 1048576");
         }
@@ -290,13 +266,6 @@ impl Hparams {
             return bad("start_window", "beyond any chain");
         }
         for (field, value, most) in [
-            ("model.vocab_size", m.vocab_size, 1 << 22),
-            ("model.hidden_size", m.hidden_size, 1 << 16),
-            ("model.intermediate_size", m.intermediate_size, 1 << 18),
-            ("model.num_hidden_layers", m.num_hidden_layers, 1 << 10),
-            ("model.num_attention_heads", m.num_attention_heads, 1 << 12),
-            ("model.num_key_value_heads", m.num_key_value_heads, 1 << 12),
-            ("model.max_position_embeddings", m.max_position_embeddings, 1 << 24),
             ("data.sequence_length", d.sequence_length, m.max_position_embeddings),
             ("data.rows_per_page", d.rows_per_page, 1 << 20),
             ("data.pages_per_window", d.pages_per_window, 1 << 16),
@@ -313,16 +282,7 @@ impl Hparams {
                 return bad(field, &format!("1 to {most}, this is {value}"));
             }
         }
-        if !m.hidden_size.is_multiple_of(m.num_attention_heads) || m.head_dim() % 2 != 0 {
-            return bad("model.num_attention_heads", "divides hidden_size into heads of even width");
-        }
-        if !m.num_attention_heads.is_multiple_of(m.num_key_value_heads) {
-            return bad("model.num_key_value_heads", "divides num_attention_heads");
-        }
         for (field, value, low, high) in [
-            ("model.rms_norm_eps", m.rms_norm_eps, 1e-12, 1.0),
-            ("model.rope_theta", m.rope_theta, 1.0, 1e12),
-            ("model.initializer_range", m.initializer_range, 1e-6, 10.0),
             ("inner.lr", i.lr, 0.0, 1e3),
             ("inner.beta1", i.beta1, 0.0, 0.9999999),
             ("inner.beta2", i.beta2, 0.0, 0.9999999),
@@ -426,69 +386,10 @@ impl Hparams {
     }
 }
 
-impl Model {
-    /// Width of a head.
-    pub fn head_dim(&self) -> u64 {
-        self.hidden_size / self.num_attention_heads
-    }
-
-    /// Names and shapes of the parameters, sorted by name: the order of everything that is hashed or tiled.
-    /// Source: the names of `LlamaForCausalLM` in Hugging Face transformers.
-    pub fn tensors(&self) -> Vec<(String, Vec<u64>)> {
-        let (width, inner, kv) = (self.hidden_size, self.intermediate_size, self.head_dim() * self.num_key_value_heads);
-        let mut all = vec![
-            ("model.embed_tokens.weight".to_string(), vec![self.vocab_size, width]),
-            ("model.norm.weight".to_string(), vec![width]),
-        ];
-        if !self.tie_word_embeddings {
-            all.push(("lm_head.weight".into(), vec![self.vocab_size, width]));
-        }
-        for layer in 0..self.num_hidden_layers {
-            for (name, shape) in [
-                ("input_layernorm", vec![width]),
-                ("mlp.down_proj", vec![width, inner]),
-                ("mlp.gate_proj", vec![inner, width]),
-                ("mlp.up_proj", vec![inner, width]),
-                ("post_attention_layernorm", vec![width]),
-                ("self_attn.k_proj", vec![kv, width]),
-                ("self_attn.o_proj", vec![width, width]),
-                ("self_attn.q_proj", vec![width, width]),
-                ("self_attn.v_proj", vec![kv, width]),
-            ] {
-                all.push((format!("model.layers.{layer}.{name}.weight"), shape));
-            }
-        }
-        all.sort();
-        all
-    }
-
-    /// Number of parameters.
-    pub fn numel(&self) -> u64 {
-        self.tensors().iter().map(|(_, shape)| shape.iter().product::<u64>()).sum()
-    }
-
-    /// The `config.json` of the state directory.
-    pub fn config_json(&self) -> Value {
-        let mut config = json!({
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
-            "attention_bias": false,
-            "attention_dropout": 0.0,
-            "hidden_act": "silu",
-            "mlp_bias": false,
-            "torch_dtype": "float32",
-            "use_cache": true,
-        });
-        if let (Some(all), Ok(Value::Object(own))) = (config.as_object_mut(), serde_json::to_value(self)) {
-            all.extend(own);
-        }
-        config
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::{Value, json};
 
     #[test]
     fn boltzmanns_own_model_has_its_size() {

@@ -8,6 +8,7 @@ pub mod draw;
 pub mod files;
 pub mod hparams;
 pub mod id;
+pub mod model;
 pub mod progress;
 pub mod records;
 pub mod report;

@@ -18,7 +18,7 @@ const FIRST: &str = "first.";
 const SECOND: &str = "second.";
 const MOVED: &str = "moved";
 
-/// The first state's parameters from the run's seed: norms 1, matrices normal with `initializer_range`.
+/// The first state's parameters from the run's seed: norms 1, biases 0, matrices normal with `initializer_range`.
 ///
 /// A normal value is the sum of twelve uniform ones less 6 (Irwin and Hall), in integers, so that no library's
 /// logarithm enters; the stream is ChaCha12 under a key of seed and name, a tensor its own.
@@ -29,7 +29,8 @@ pub fn first(hparams: &Hparams, layout: &Layout) -> Vec<Vec<f32>> {
         .par_iter()
         .map(|tensor| {
             if !tensor.is_matrix() {
-                return vec![1.0; tensor.numel()];
+                let value = if tensor.name.ends_with(".bias") { 0.0 } else { 1.0 };
+                return vec![value; tensor.numel()];
             }
             let mut hasher = blake3::Hasher::new_derive_key("boltzmann init v1");
             hasher.update(&hparams.init_seed.to_le_bytes()).update(tensor.name.as_bytes());
@@ -73,6 +74,11 @@ pub fn root(layout: &Layout, values: &Values, run: Hash, window: Window) -> Hash
     }
     hasher.update(b"[]");
     hasher.finalize().into()
+}
+
+/// The name of a model that a run begins with: [`root`] of its parameters, without moments, with zeros for the run and window 0.
+pub fn model_hash(layout: &Layout, model: &Values) -> Hash {
+    root(layout, model, Hash([0; 32]), Window(0))
 }
 
 /// Write a state directory; the record last, so that a directory with a record is whole.

@@ -97,6 +97,16 @@ impl Mapped {
         self.tensors.iter().map(|(name, (_, _, range))| (name.clone(), range.len())).collect()
     }
 
+    /// The names of the tensors.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// The type of a tensor, if there is one of that name.
+    pub fn dtype(&self, name: &str) -> Option<Dtype> {
+        self.tensors.get(name).map(|(dtype, ..)| *dtype)
+    }
+
     /// Number of tensors.
     pub fn len(&self) -> usize {
         self.tensors.len()

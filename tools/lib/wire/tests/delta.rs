@@ -36,6 +36,7 @@ fn model() -> Model {
         rope_theta: 1e4,
         tie_word_embeddings: false,
         initializer_range: 0.02,
+        ..Model::default()
     }
 }
 
