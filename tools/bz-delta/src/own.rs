@@ -78,7 +78,9 @@ impl Own {
     /// What is left for the next window, beside what was left for this one: a stage that is run again gives the same.
     fn left(&self, common: &Common) -> Result<Option<Left>, Report> {
         let path = common.home().feedback(self.next());
-        self.hparams.codec.is_sparse().then(|| Left::begin(&path, &self.layout, self.run)).transpose()
+        (self.hparams.codec.is_sparse() && !common.dry_run)
+            .then(|| Left::begin(&path, &self.layout, self.run))
+            .transpose()
     }
 
     /// The window that begins with what this one leaves.
@@ -191,6 +193,9 @@ pub(crate) fn make(common: &Common, wallet: &WalletArgs, stream: &mut Stream<'_>
         let codec = &own.hparams.codec;
         let sign = |message: &[u8]| own.signer.sign(message);
         let how = (own.train.uid, codec, reveal);
+        if common.dry_run {
+            return Ok(());
+        }
         delta::make(&path, made.content(), &own.layout, &own.binding(root), how, sign)?;
         keep(left, common, &own)?;
     } else if own.hparams.codec.is_sparse() && !common.home().feedback(own.next()).exists() {

@@ -126,23 +126,29 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// A file that is written piece by piece, and is at its place when it is finished; given up, nothing of it stays.
-pub struct Part {
+/// A file that is written piece by piece, and is at its place when it is finished.
+pub struct Pending {
     file: io::BufWriter<tempfile::NamedTempFile>,
     path: PathBuf,
 }
 
-impl Part {
-    /// Begin beside its place.
+impl Pending {
+    /// Begin beside its place. What a process that was killed had begun for the same place is removed.
     ///
     /// # Errors
     /// When the file system refuses.
     pub fn begin(path: &Path) -> Result<Self, Report> {
+        let refused = |e: io::Error| io_report("write", path, &e);
         let folder = folder_of(path);
         create_dir(folder)?;
-        let part = tempfile::Builder::new().prefix(".part-").tempfile_in(folder);
-        let part = part.map_err(|e| io_report("write", path, &e))?;
-        Ok(Part { file: io::BufWriter::with_capacity(1 << 20, part), path: path.into() })
+        let prefix = format!(".part-{}-", path.file_name().unwrap_or_default().display());
+        for entry in std::fs::read_dir(folder).map_err(refused)?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(&prefix) {
+                std::fs::remove_file(entry.path()).map_err(refused)?;
+            }
+        }
+        let file = tempfile::Builder::new().prefix(&prefix).tempfile_in(folder).map_err(refused)?;
+        Ok(Pending { file: io::BufWriter::with_capacity(1 << 20, file), path: path.into() })
     }
 
     /// Write the next piece.
@@ -159,7 +165,7 @@ impl Part {
     /// When the file system refuses.
     pub fn finish(self) -> Result<(), Report> {
         let finished = self.file.into_inner().map_err(|e| e.into_error());
-        finished.and_then(|part| persist(part, &self.path, 0o644)).map_err(|e| io_report("write", &self.path, &e))
+        finished.and_then(|file| persist(file, &self.path, 0o644)).map_err(|e| io_report("write", &self.path, &e))
     }
 }
 
@@ -276,6 +282,35 @@ mod tests {
         assert_eq!(failed.unwrap_err().code, Code::Again);
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no partial file stays");
+    }
+
+    #[test]
+    fn what_was_begun_is_there_when_it_is_finished_and_is_not_left_when_it_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("1.safetensors");
+        std::fs::write(folder.path().join(".part-1.safetensors-x"), "of one that was killed").unwrap();
+        std::fs::write(folder.path().join(".part-11.safetensors-x"), "of another").unwrap();
+        let mut given_up = Pending::begin(&path).unwrap();
+        given_up.push(b"a").unwrap();
+        drop(given_up);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "the other's alone");
+        let mut file = Pending::begin(&path).unwrap();
+        file.push(b"a").unwrap();
+        file.push(b"b").unwrap();
+        assert!(!path.exists());
+        file.finish().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"ab");
+    }
+
+    #[test]
+    fn a_long_files_hash_is_that_of_all_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        for length in [0, 1, (16 << 20) - 1, 16 << 20, (16 << 20) + 5] {
+            let bytes: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+            std::fs::write(&path, &bytes).unwrap();
+            assert_eq!(digest(&path).unwrap(), (length as u64, blake3::hash(&bytes).into()));
+        }
     }
 
     #[test]

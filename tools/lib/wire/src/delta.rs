@@ -215,11 +215,14 @@ fn revealed(
         }
     } else {
         let tiles = layout.revealed(codec.compression, run, reveal);
-        let mut bytes = Vec::with_capacity(tiles.len() * TILE * 4);
+        let mut bytes = Vec::with_capacity(tiles.len() * TILE * dtype.bitsize() / 8);
         let mut tile = [0f32; TILE];
-        for index in &tiles {
+        for (place, index) in tiles.iter().enumerate() {
             let which = layout.tensor_of(*index);
             layout.tensors[which].gather(*index, tensors[which], &mut tile);
+            if place % RELEASED == RELEASED - 1 {
+                update.release();
+            }
             encode(&mut tile.iter().copied(), &mut bytes);
         }
         let proof = tree.proof(&tiles);
@@ -315,6 +318,7 @@ impl Delta {
         } else {
             delta.check_data()?;
         }
+        delta.release();
         Ok(delta)
     }
 
@@ -383,7 +387,10 @@ impl Delta {
             return Err(Report::data("its values do not have the root that was committed to"));
         }
         let proof = self.mapped.tensor("proof", Dtype::U8, &[tree::proof_len(self.layout.tiles, &self.tiles)])?;
-        tree::verify(self.meta.root, self.layout.tiles, &self.tiles, proof, |place, tile| self.tile(place, tile))
+        tree::verify(self.meta.root, self.layout.tiles, &self.tiles, proof, |place, tile| {
+            self.tile(place, tile);
+            self.release_at(place);
+        })
     }
 
     fn parts(&self) -> Result<Vec<&[u8]>, Report> {
@@ -484,6 +491,11 @@ impl Delta {
     }
 }
 
+/// The payloads of deltas of a codec that sends a choice.
+fn payloads<'a>(deltas: &[&'a Delta]) -> Option<Vec<(&'a Parts, &'a [u8])>> {
+    deltas.iter().map(|delta| Some((delta.parts.as_ref()?, delta.payload().ok()?.1))).collect()
+}
+
 /// The sum of a chunk's tiles over deltas of one codec and one draw, each so many times, in their order: the same bits whatever
 /// the threads.
 pub(crate) fn sum_chunk(
@@ -493,10 +505,7 @@ pub(crate) fn sum_chunk(
     back: bool,
     each: &mut impl FnMut(usize, &[f32; TILE]),
 ) {
-    let payload = |delta: &&'_ Delta| delta.parts.is_some();
-    if deltas.iter().all(payload) {
-        let payloads: Vec<(&Parts, &[u8])> =
-            deltas.iter().filter_map(|delta| Some((delta.parts.as_ref()?, delta.payload().ok()?.1))).collect();
+    if let Some(payloads) = payloads(deltas) {
         return sparse::sum(chunk, &payloads, shares, back, each);
     }
     let (mut total, mut sent) = (Box::new([0f32; TILE]), Box::new([0f32; TILE]));
@@ -506,6 +515,26 @@ pub(crate) fn sum_chunk(
     }
     if let Some(index) = deltas.first().and_then(|delta| delta.tiles.get(chunk)) {
         each(*index, &total);
+    }
+}
+
+/// The tiles of a chunk, each so many times: of every tile those of all deltas, side by side.
+pub(crate) fn each_chunk(
+    deltas: &[&Delta],
+    shares: &[f32],
+    chunk: usize,
+    each: &mut impl FnMut(usize, &[Box<[f32; TILE]>]),
+) {
+    if let Some(payloads) = payloads(deltas) {
+        return sparse::each(chunk, &payloads, shares, each);
+    }
+    let mut tiles = vec![Box::new([0f32; TILE]); deltas.len()];
+    for ((delta, share), tile) in deltas.iter().zip(shares).zip(&mut tiles) {
+        delta.tile(chunk, tile);
+        tile.iter_mut().for_each(|value| *value *= share);
+    }
+    if let Some(index) = deltas.first().and_then(|delta| delta.tiles.get(chunk)) {
+        each(*index, &tiles);
     }
 }
 

@@ -4,7 +4,7 @@
 //! only where a tile was revealed.
 
 use crate::{
-    delta::{Delta, sum_chunk},
+    delta::{Delta, each_chunk, sum_chunk},
     layout::{Layout, TILE},
     similarity::products,
 };
@@ -141,22 +141,16 @@ impl Aggregate {
 
 /// The tiles of a chunk, each value sorted over the deltas.
 fn robust(deltas: &[&Delta], scales: &[f32], chunk: usize, how: Aggregate, each: &mut impl FnMut(usize, &[f32; TILE])) {
-    let mut all: Vec<Vec<(usize, Box<[f32; TILE]>)>> = vec![Vec::new(); deltas.len()];
-    for (delta, tiles) in deltas.iter().zip(&mut all) {
-        delta.visit(chunk, |index, tile| tiles.push((index, Box::new(*tile))));
-    }
     let mut column = vec![0f32; deltas.len()];
     let mut out = Box::new([0f32; TILE]);
-    for place in 0..all.first().map_or(0, Vec::len) {
+    each_chunk(deltas, scales, chunk, &mut |index, tiles| {
         for (at, out) in out.iter_mut().enumerate() {
-            for ((value, tiles), scale) in column.iter_mut().zip(&all).zip(scales) {
-                *value = tiles[place].1[at] * scale;
-            }
+            column.iter_mut().zip(tiles).for_each(|(value, tile)| *value = tile[at]);
             column.sort_unstable_by(f32::total_cmp);
             *out = how.one(&column);
         }
-        each(all[0][place].0, &out);
-    }
+        each(index, &out);
+    });
 }
 
 /// How often the centre is sought.
@@ -196,7 +190,7 @@ fn distances(entries: &[Entry<'_>], deltas: &[&Delta], centre: &[f32]) -> Vec<f6
         .map(|group| {
             let mut squares = vec![0f64; deltas.len()];
             for chunk in group * GROUP..chunks.min((group + 1) * GROUP) {
-                // Of coefficients: the transform keeps distances.
+                // Of coefficients: the transform keeps distances, with what of a tile falls into its padding.
                 let mut middle = Vec::new();
                 sum_chunk(deltas, centre, chunk, false, &mut |_, tile: &[f32; TILE]| middle.push(Box::new(*tile)));
                 for ((delta, entry), squares) in deltas.iter().zip(entries).zip(&mut squares) {

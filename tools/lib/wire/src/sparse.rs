@@ -6,7 +6,7 @@ use crate::{
     topk::{Decoder, Encoder, Plan, Source, add, check, transform},
 };
 use rayon::prelude::*;
-use record::{Hash, Report, files::Part as File, hparams::Codec};
+use record::{Hash, Report, files::Pending, hparams::Codec};
 use safetensors::Dtype;
 use std::{ops::Range, path::Path};
 
@@ -32,6 +32,17 @@ impl Payload {
         left: Option<&Update>,
         layout: &Layout,
         codec: &Codec,
+        keep: impl FnMut(&[f32]) -> Result<(), Report>,
+    ) -> Result<Self, Report> {
+        Payload::in_batches(BATCH, update, left, layout, codec, keep)
+    }
+
+    fn in_batches(
+        most: usize,
+        update: &Update,
+        left: Option<&Update>,
+        layout: &Layout,
+        codec: &Codec,
         mut keep: impl FnMut(&[f32]) -> Result<(), Report>,
     ) -> Result<Self, Report> {
         let plan = plan(codec)?;
@@ -40,13 +51,13 @@ impl Payload {
         let before = left.map(|left| left.tensors(layout)).transpose()?;
         let parts = layout.parts();
         let (mut lengths, mut bytes) = (Vec::with_capacity(parts.len()), Vec::new());
-        let mut rest = vec![0f32; BATCH.min(layout.numel())];
+        let mut rest = vec![0f32; most.min(layout.numel())];
         let mut parts = &parts[..];
         while !parts.is_empty() {
             let mut count = 0;
             let fits = parts.iter().take_while(|part| {
                 count += part.values.len();
-                count <= BATCH
+                count <= most
             });
             let (batch, more) = parts.split_at(fits.count().max(1));
             parts = more;
@@ -95,7 +106,7 @@ impl Payload {
 }
 
 /// What is left for the next window: a file of the model's tensors, f32, that is written as the update is read.
-pub struct Left(File);
+pub struct Left(Pending);
 
 /// Whose it is, in the file's metadata.
 const RUN: &str = "run";
@@ -107,7 +118,7 @@ impl Left {
     /// When the file system refuses.
     pub fn begin(path: &Path, layout: &Layout, run: Hash) -> Result<Self, Report> {
         let named = layout.tensors.iter().map(|t| (t.name.clone(), Dtype::F32, t.shape.clone(), t.numel() * 4));
-        let mut file = File::begin(path)?;
+        let mut file = Pending::begin(path)?;
         file.push(&header(named, (RUN, run.to_string()))?)?;
         Ok(Left(file))
     }
@@ -115,14 +126,16 @@ impl Left {
     /// What was left, if it is this run's.
     ///
     /// # Errors
-    /// Exit code 65 when it is not, or is not of this model.
+    /// Exit code 78 when it is not, 65 when it is not of this model.
     pub fn open(path: &Path, layout: &Layout, run: Hash) -> Result<Update, Report> {
         let left = Update::open(path, layout)?;
-        if left.metadata().get(RUN) == Some(&run.to_string()) {
-            return Ok(left);
+        match left.metadata().get(RUN) {
+            Some(own) if *own == run.to_string() => Ok(left),
+            Some(own) => Err(Report::config(format!("{} was left by run {own}, this is run {run}", path.display()))
+                .hint("one folder serves one run: use another BZ_HOME, or remove that file")),
+            None => Err(Report::config(format!("{} does not say which run left it", path.display()))
+                .hint("an older version wrote it: remove it, and the next window begins with nothing left")),
         }
-        Err(Report::data(format!("{} was left by another run", path.display()))
-            .hint("one folder serves one run: use another BZ_HOME, or remove that file"))
     }
 
     /// The next values.
@@ -237,5 +250,72 @@ pub(crate) fn sum(
             transform(&mut tile, true);
         }
         each(index, &tile);
+    }
+}
+
+/// The tiles of a part, each so many times and transformed back: of every tile those of all payloads, side by side.
+pub(crate) fn each(
+    part: usize,
+    payloads: &[(&Parts, &[u8])],
+    shares: &[f32],
+    mut each: impl FnMut(usize, &[Box<[f32; TILE]>]),
+) {
+    let Some((first, _)) = payloads.first() else { return };
+    let mut decoders: Vec<Decoder<'_>> = payloads.iter().map(|(parts, bytes)| parts.decoder(part, bytes)).collect();
+    let mut tiles = vec![Box::new([0f32; TILE]); payloads.len()];
+    for index in first.tiles(part) {
+        for ((decoder, share), tile) in decoders.iter_mut().zip(shares).zip(&mut tiles) {
+            tile.fill(0.0);
+            if add(std::slice::from_mut(decoder), std::slice::from_ref(share), tile).is_none() {
+                return;
+            }
+            if first.plan.transformed {
+                transform(tile, true);
+            }
+        }
+        each(index, &tiles);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensors::Out;
+
+    #[test]
+    fn in_any_batches_it_is_the_same() {
+        let model = serde_json::json!({
+            "vocab_size": 300, "hidden_size": 130, "intermediate_size": 200, "num_hidden_layers": 2, "num_attention_heads": 5,
+            "num_key_value_heads": 5, "max_position_embeddings": 8, "rms_norm_eps": 1e-5, "rope_theta": 1e4,
+            "tie_word_embeddings": true, "initializer_range": 0.02
+        });
+        let layout = Layout::new(&serde_json::from_value(model).unwrap());
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("update");
+        let bytes = |t: &crate::layout::Tensor| -> Vec<u8> {
+            (0..t.numel()).flat_map(|at| ((at * 7919 % 1009) as f32 - 500.0).to_le_bytes()).collect()
+        };
+        let data: Vec<Vec<u8>> = layout.tensors.iter().map(bytes).collect();
+        let outs = layout.tensors.iter().zip(&data);
+        let outs = outs.map(|(t, data)| Out { name: t.name.clone(), dtype: Dtype::F32, shape: t.shape.clone(), data });
+        crate::tensors::write(&path, outs.collect(), ("format", "pt".into())).unwrap();
+        let update = Update::open(&path, &layout).unwrap();
+        let codec = Codec { name: "topk".into(), compression: 1, values: "sign".into(), k: Some(9), decay: Some(0.5) };
+        let made = |most: usize| {
+            let (mut left, mut times) = (Vec::new(), 0);
+            let keep = |values: &[f32]| {
+                left.extend_from_slice(values);
+                times += 1;
+                Ok(())
+            };
+            let payload = Payload::in_batches(most, &update, Some(&update), &layout, &codec, keep).unwrap();
+            ((payload.lengths, payload.bytes, left), times)
+        };
+        let (whole, once) = made(BATCH);
+        assert_eq!((once, whole.2.len()), (1, layout.numel()));
+        for most in [1, TILE, 50_000] {
+            let (parts, times) = made(most);
+            assert!(parts == whole && times > 2, "{most} values at once: {times} times");
+        }
     }
 }

@@ -172,29 +172,53 @@ pub fn verify(
     if proof.len() != proof_len(total, tiles) {
         return Err(wrong());
     }
-    let mut encoded = Vec::with_capacity(proof.len() + tiles.len() * TILE_BYTES);
-    let (mut parents, mut place) = (proof.chunks_exact(64), 0);
-    let mut tile = [0f32; TILE];
-    for chunk in tree.ranges_pre_order_chunks_iter_ref(&ranges, 0) {
-        match chunk {
-            BaoChunk::Parent { .. } => encoded.extend_from_slice(parents.next().ok_or_else(wrong)?),
+    let mut parents = proof.chunks_exact(64);
+    let (mut place, mut tile) = (0, [0f32; TILE]);
+    let mut chunks = tree.ranges_pre_order_chunks_iter_ref(&ranges, 0);
+    // A parent or a tile at a time, as they are asked for: no copy of all of them.
+    let mut next = |piece: &mut Vec<u8>| {
+        piece.clear();
+        match chunks.next()? {
+            BaoChunk::Parent { .. } => piece.extend_from_slice(parents.next()?),
             BaoChunk::Leaf { .. } => {
                 get(place, &mut tile);
                 place += 1;
-                encoded.extend_from_slice(&le_bytes(&tile));
+                piece.extend_from_slice(&le_bytes(&tile));
             }
         }
-    }
-    if place != tiles.len() {
-        return Err(wrong());
-    }
+        Some(())
+    };
     let mut leaves = 0;
-    for item in DecodeResponseIter::new(blake3::Hash::from_bytes(root.0), tree, &encoded[..], &ranges) {
+    let encoded = Pieces { next: &mut next, piece: Vec::with_capacity(TILE_BYTES), at: 0 };
+    for item in DecodeResponseIter::new(blake3::Hash::from_bytes(root.0), tree, encoded, &ranges) {
         if let BaoContentItem::Leaf(leaf) = item.map_err(|_| wrong())? {
             leaves += leaf.data.len();
         }
     }
     if leaves == tiles.len() * TILE_BYTES { Ok(()) } else { Err(wrong()) }
+}
+
+/// Pieces that are made as they are read; there is nothing after the first that is not.
+struct Pieces<F> {
+    next: F,
+    piece: Vec<u8>,
+    at: usize,
+}
+
+impl<F: FnMut(&mut Vec<u8>) -> Option<()>> std::io::Read for Pieces<F> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        if self.at == self.piece.len() {
+            self.at = 0;
+            if (self.next)(&mut self.piece).is_none() {
+                self.piece.clear();
+            }
+        }
+        let rest = self.piece.get(self.at..).unwrap_or_default();
+        let count = rest.len().min(out.len());
+        out[..count].copy_from_slice(&rest[..count]);
+        self.at += count;
+        Ok(count)
+    }
 }
 
 /// A chunk of the tree is 1 KiB; a group of 16 is one tile.

@@ -240,7 +240,7 @@ fn a_choice_carries_what_it_says_and_leaves_the_rest() {
         let delta = case.open().unwrap();
         // What is left is kept, and is what the next window begins with.
         let kept = case.folder.path().join("kept");
-        assert!(Left::open(&kept, &case.layout, Hash([8; 32])).err().unwrap().error.contains("another run"));
+        assert!(Left::open(&kept, &case.layout, Hash([8; 32])).err().unwrap().error.contains("was left by run"));
         let kept = Left::open(&kept, &case.layout, case.binding.run).unwrap();
         let kept = kept.tensors(&case.layout).unwrap();
         let left = case.folder.path().join("left");

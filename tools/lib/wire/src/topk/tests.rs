@@ -41,42 +41,60 @@ fn at(shape: Shape, tile: usize, place: usize) -> usize {
     (row + place / shape.tile.1) * shape.cols + col + place % shape.tile.1
 }
 
-/// What each tile is after it was sent: chosen by sorting, quantised by the formulas of FORMAT.md.
+/// What is sent of these places, in their order: chosen by sorting, quantised by the formulas of FORMAT.md.
+fn quantised(plan: Plan, values: &[f32], places: impl Iterator<Item = usize>) -> Vec<(usize, f32)> {
+    let mut all: Vec<usize> = places.filter(|at| values[*at] != 0.0).collect();
+    // A stable sort: of equal ones those that come first in the tile.
+    all.sort_by(|a, b| values[*b].abs().total_cmp(&values[*a].abs()));
+    all.truncate(plan.k);
+    all.sort_unstable();
+    let sizes = || all.iter().map(|at| values[*at].abs());
+    let scale = match plan.values {
+        Values::Sign => ((sizes().sum::<f32>() / all.len().max(1) as f32).min(f32::MAX).to_bits() + (1 << 18)) >> 19,
+        Values::Bits(_) => sizes().fold(0f32, f32::max).to_bits().div_ceil(1 << 19),
+        _ => 1,
+    };
+    let scale = f32::from_bits(scale.min(0xfef) << 19);
+    let sent = |value: f32| match plan.values {
+        Values::Sign => scale.copysign(value),
+        Values::Bits(bits) => {
+            let levels = 2f32.powi(bits as i32 - 1);
+            let level = (value.abs() / scale * levels).floor().min(levels - 1.0);
+            (scale * ((2.0 * level + 1.0) / (2.0 * levels))).copysign(value)
+        }
+        Values::F16 => half::f16::from_f32(value.clamp(-65504.0, 65504.0)).to_f32(),
+        Values::F32 => value,
+    };
+    all.into_iter().filter(|_| scale > 0.0).map(|at| (at, sent(values[at]))).collect()
+}
+
+/// What each tile is after it was sent.
 fn reference(plan: Plan, shape: Shape, values: &[f32]) -> Vec<f32> {
     let mut sent = vec![0f32; values.len()];
     for tile in 0..shape.tiles() {
         let (_, _, rows, cols) = shape.part(tile);
         let inside = |place: &usize| place / shape.tile.1 < rows && place % shape.tile.1 < cols;
-        let mut all: Vec<usize> =
-            (0..TILE).filter(inside).map(|place| at(shape, tile, place)).filter(|at| values[*at] != 0.0).collect();
-        // A stable sort: of equal ones those that come first in the tile.
-        all.sort_by(|a, b| values[*b].abs().total_cmp(&values[*a].abs()));
-        all.truncate(plan.k);
-        all.sort_unstable();
-        let sizes = || all.iter().map(|at| values[*at].abs());
-        let scale = match plan.values {
-            Values::Sign => {
-                ((sizes().sum::<f32>() / all.len().max(1) as f32).min(f32::MAX).to_bits() + (1 << 18)) >> 19
-            }
-            Values::Bits(_) => sizes().fold(0f32, f32::max).to_bits().div_ceil(1 << 19),
-            _ => 1,
-        };
-        let scale = f32::from_bits(scale.min(0xfef) << 19);
-        for at in all.into_iter().filter(|_| scale > 0.0) {
-            let value = values[at];
-            sent[at] = match plan.values {
-                Values::Sign => scale.copysign(value),
-                Values::Bits(bits) => {
-                    let levels = 2f32.powi(bits as i32 - 1);
-                    let level = (value.abs() / scale * levels).floor().min(levels - 1.0);
-                    (scale * ((2.0 * level + 1.0) / (2.0 * levels))).copysign(value)
-                }
-                Values::F16 => half::f16::from_f32(value.clamp(-65504.0, 65504.0)).to_f32(),
-                Values::F32 => value,
-            };
-        }
+        let places = (0..TILE).filter(inside).map(|place| at(shape, tile, place));
+        quantised(plan, values, places).into_iter().for_each(|(at, value)| sent[at] = value);
     }
     sent
+}
+
+/// The cosine transform by its definition in FORMAT.md, or back: the left product first, each element a sum over k from 0 up.
+fn plain_transform(tile: &[f32], back: bool) -> Vec<f32> {
+    let basis = |k: usize, n: usize| -> f32 {
+        let angle = std::f64::consts::PI / 64.0 * (n as f64 + 0.5) * k as f64;
+        ((if k == 0 { 1.0 / 64.0 } else { 2.0 / 64.0f64 }).sqrt() * angle.cos()) as f32
+    };
+    type Square<'a> = &'a dyn Fn(usize, usize) -> f32;
+    let product = |left: Square<'_>, right: Square<'_>| -> Vec<f32> {
+        let one = |at: usize| (0..64).fold(0f32, |sum, k| sum + left(at / 64, k) * right(k, at % 64));
+        (0..TILE).map(one).collect()
+    };
+    let table: Vec<f32> = (0..TILE).map(|at| basis(at / 64, at % 64)).collect();
+    let (own, turned) = (|i: usize, j: usize| table[i * 64 + j], |i: usize, j: usize| table[j * 64 + i]);
+    let half = product(if back { &turned } else { &own }, &|i, j| tile[i * 64 + j]);
+    product(&|i, j| half[i * 64 + j], if back { &own } else { &turned })
 }
 
 fn decoded(plan: Plan, shape: Shape, bytes: &[u8]) -> Vec<f32> {
@@ -138,6 +156,44 @@ proptest! {
         let mut two = [Decoder::new(plan, &group), Decoder::new(plan, &group)];
         add_all(&mut two, &[0.5, 2.0], &mut twice).unwrap();
         prop_assert!(sum == twice);
+    }
+
+    #[test]
+    fn of_a_cosine_transform_too(
+        seed in any::<u64>(), k in 1usize..=MOST, how in 0..6usize, kind in 0..4u32, rows in 1usize..140, cols in 1usize..140, vector in any::<bool>()
+    ) {
+        let plan = Plan::new(k, ALL[how]).transformed();
+        let shape = if vector {
+            Shape { rows: 1, cols: rows * cols, tile: (1, TILE) }
+        } else {
+            Shape { rows, cols, tile: (64, 64) }
+        };
+        let values = values(seed, rows * cols, kind);
+        let update = bytes(&values);
+        let source = Source { update: &update, left: None };
+        let mut left = vec![9f32; values.len()];
+        let group = Encoder::new(plan).encode(shape, source, &mut left).unwrap();
+        prop_assert!(check(plan, &group, shape) && group.len() <= plan.most_bytes(shape.tiles()));
+        let mut narrow = left.clone();
+        prop_assert_eq!(&Encoder::new(plan).encode_with::<false>(shape, source, &mut narrow).unwrap(), &group);
+        prop_assert!(narrow.iter().zip(&left).all(|(a, b)| a.to_bits() == b.to_bits()));
+        let mut decoder = Decoder::new(plan, &group);
+        for tile in 0..shape.tiles() {
+            let (_, _, rows, cols) = shape.part(tile);
+            let inside = |place: usize| place / shape.tile.1 < rows && place % shape.tile.1 < cols;
+            let own: Vec<f32> = (0..TILE).map(|place| if inside(place) { values[at(shape, tile, place)] } else { 0.0 }).collect();
+            let mut waves = plain_transform(&own, false);
+            let expected = quantised(plan, &waves, 0..TILE);
+            let (places, sent) = decoder.tile().unwrap();
+            let got: Vec<(usize, f32)> = places.iter().map(|place| usize::from(*place)).zip(sent.iter().copied()).collect();
+            prop_assert_eq!(got, expected.clone());
+            expected.into_iter().for_each(|(at, value)| waves[at] -= value);
+            let rest = plain_transform(&waves, true);
+            for place in (0..TILE).filter(|place| inside(*place)) {
+                prop_assert_eq!(left[at(shape, tile, place)], rest[place]);
+            }
+        }
+        prop_assert!(decoder.ended());
     }
 
     #[test]
