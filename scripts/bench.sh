@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Speed, side by side, as JSON lines into target/bench/: start-up, window overhead, training beside eager PyTorch, the codecs beside
-# SparseLoCo's in PyTorch.
+# SparseLoCo's in PyTorch, and the memory that deltas and states of a larger model take.
 # Window overhead is that of the last demo's network (make demo first). PyTorch is that of the same wheels, see scripts/peers.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -114,4 +114,58 @@ for threads in 1 2; do
   target/release/examples/codec "$update" $threads 16 | jq -c --argjson peer "$peer" '. + (if $peer[.bench] == null then {peer: null, peer_name: null, ratio: null}
     else {peer: ($peer[.bench] * 1000 | round / 1000), peer_name: "SparseLoCo in torch 2.11",
           ratio: ((if .bench == "codec.bits" then $peer[.bench] / .ours else .ours / $peer[.bench] end) * 100 | round / 100)} end)' | tee -a $out/codec.jsonl
+done
+
+[ -f $demo/summary.json ] || exit 0
+echo "bench: memory, a model of 124 million parameters" >&2
+export BZ_HOME=$work/large BT_WALLET_PATH=$PWD/$demo/wallets BT_WALLET_NAME=honest-1 BT_WALLET_HOTKEY=default
+mkdir -p "$BZ_HOME"
+for codec in '"topk", "values": "sign", "compression": 1, "k": 64, "decay": 0.95' '"slice", "values": "bf16", "compression": 4' '"dense", "values": "f32", "compression": 1'; do
+  rm -rf "$BZ_HOME/states" "$BZ_HOME/windows" "$BZ_HOME/feedback"
+  jq --arg zero "$(printf '0%.0s' {1..64})" ".data.manifest = \$zero | .codec = {\"name\": $codec} | .score += {\"threshold\": 0.05}
+    | .model += {\"vocab_size\": 50257, \"hidden_size\": 768, \"intermediate_size\": 2048, \"num_hidden_layers\": 12, \"num_attention_heads\": 12,
+    \"num_key_value_heads\": 12}" pipelines/hparams/demo.json >"$BZ_HOME/hparams.json"
+  scripts/offline-window.sh "$BZ_HOME/hparams.json" | sed "s/\"reveal\":null/\"reveal\":\"$(printf '1%.0s' {1..64})\"/" >"$work/window"
+  bz-state init <"$work/window" >"$work/state"
+  "$python" - "$work" <<'PY' | tee -a $out/codec.jsonl
+import json, os, subprocess, sys
+
+work = sys.argv[1]
+home = os.environ["BZ_HOME"]
+state = json.load(open(f"{home}/states/0/state.json"))
+bare = [json.loads(l) for l in open(f"{work}/window")]
+# The state's own parameters are as good an update as any.
+update = f"{home}/states/0/model.safetensors"
+train = {"type": "train", "window": 0, "uid": 1, "role": "own", "path": update, "bytes": os.path.getsize(update), "blake3": None, "base": state["root"],
+    "pages": "0" * 64, "steps": 1, "tokens": 1, "loss_before": 1.0, "loss_after": 1.0, "tokens_per_s": 1.0, "cpu_s": 1.0, "device": "cpu", "status": "ok"}
+
+def peak(name, command, records, size):
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, error = feed(process, records)
+    _, status, used = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(error.decode())
+    codec = json.load(open(f"{home}/hparams.json"))["codec"]["name"]
+    print(json.dumps({"bench": f"memory.{name}.{codec}", "unit": "MB", "ours": round(used.ru_maxrss * 1024 / 1e6), "state": round(size / 1e6),
+        "cpu_s": round(used.ru_utime + used.ru_stime, 2), "peer": None, "peer_name": None, "ratio": None}), flush=True)
+    return [json.loads(l) for l in out.splitlines()]
+
+def feed(process, records):
+    process.stdin.write("".join(json.dumps(r) + "\n" for r in records).encode())
+    process.stdin.close()
+    return process.stdout.read(), process.stderr.read()
+
+size = os.path.getsize(update)
+for window in range(2):
+    # The second time with what the first one left.
+    made = peak("bz-delta make", ["bz-delta", "make", "--force"], bare + [train], size)
+    left = f"{home}/feedback/1.safetensors"
+    if not os.path.exists(left):
+        break
+    os.rename(left, f"{home}/feedback/0.safetensors")
+delta = next(r for r in made if r["type"] == "delta")
+entry = {"uid": 1, "hotkey": delta["hotkey"], "blake3": delta["blake3"], "weight_u16": 65535, "scale": 1.0}
+accept = {"type": "accept", "window": 0, "accepted": [entry], "norm_median": 1.0}
+peak("bz-state apply", ["bz-state", "apply"], bare + [delta, accept], 2 * size)
+PY
 done

@@ -4,14 +4,16 @@ use crate::rule;
 use record::{
     Report, Stream, Uid,
     cli::Common,
-    records::{Accept, Accepted, Delta, Score},
+    records::{Accept, Accepted, Delta, Peer, Score},
     stream,
 };
 use std::collections::BTreeMap;
 use wire::outer;
 
-/// All deltas that enter count the same.
-const WEIGHT: u16 = u16::MAX;
+/// What a delta counts: in proportion to the greatest incentive, and never nothing, so that a newcomer's work enters too.
+fn weight(incentive: f64, most: f64) -> u16 {
+    if most > 0.0 { ((incentive / most * f64::from(u16::MAX)).round() as u16).max(1) } else { u16::MAX }
+}
 
 /// `bz-score accept`.
 pub(crate) fn accept(common: &Common, stream: &mut Stream<'_>) -> Result<(), Report> {
@@ -34,12 +36,19 @@ pub(crate) fn accept(common: &Common, stream: &mut Stream<'_>) -> Result<(), Rep
         }
     }
     let (norm_median, scales) = outer::clip_to_median(&norms.values().map(|(_, norm)| *norm).collect::<Vec<_>>());
+    let peers: BTreeMap<Uid, f64> = match hparams.accept.weights {
+        Some(_) => inputs.all::<Peer>()?.into_iter().map(|peer| (peer.uid, peer.incentive)).collect(),
+        None => BTreeMap::new(),
+    };
+    let incentive = |uid: &Uid| peers.get(uid).copied().filter(|share| share.is_finite()).unwrap_or(0.0);
+    let most = norms.keys().map(incentive).fold(0.0, f64::max);
     let accepted = norms
         .into_iter()
         .zip(scales)
         .filter_map(|((uid, (delta, _)), scale)| {
             let scale = if hparams.accept.clip_to_median { scale } else { 1.0 };
-            Some(Accepted { uid, hotkey: delta.hotkey, blake3: delta.blake3?, weight_u16: WEIGHT, scale })
+            let weight_u16 = weight(incentive(&uid), most);
+            Some(Accepted { uid, hotkey: delta.hotkey, blake3: delta.blake3?, weight_u16, scale })
         })
         .collect();
     stream.emit(&Accept { window: window.window, accepted, norm_median })
@@ -63,4 +72,16 @@ fn good(common: &Common, delta: &Delta, now: Option<&Score>, memory: u64) -> Res
     }
     // Who was never judged has to be audited first.
     Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::weight;
+
+    #[test]
+    fn a_weight_is_a_share_of_the_greatest_incentive() {
+        assert_eq!([weight(0.5, 0.5), weight(0.25, 0.5), weight(0.0, 0.5)], [65535, 32768, 1]);
+        assert_eq!(weight(0.0, 0.0), 65535, "before anybody was paid all count the same");
+        assert_eq!(weight(-1.0, 0.5), 1);
+    }
 }

@@ -141,6 +141,9 @@ pub struct Accept {
     pub memory_windows: u64,
     /// Clip each delta to the median norm.
     pub clip_to_median: bool,
+    /// What a delta counts: absent, all the same; `incentive`: its peer's on the chain, where any has some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<String>,
 }
 
 /// The outer optimizer.
@@ -342,6 +345,9 @@ impl Hparams {
         if codec.is_sparse() && self.score.rule == "l2" {
             return bad("score.rule", "l2 compares all of an update, and this codec sends what earlier windows left");
         }
+        if self.accept.weights.as_deref().is_some_and(|weights| weights != "incentive") {
+            return bad("accept.weights", "incentive, or absent");
+        }
         match (self.outer.aggregate.as_deref(), self.outer.trim, self.outer.radius) {
             (None | Some("median"), None, None) | (Some("trimmed"), Some(0.0..0.5), None) => {}
             (Some("centred"), None, Some(radius)) if radius > 0.0 && radius <= 100.0 => {}
@@ -447,12 +453,14 @@ mod tests {
             ),
             ("/lag", json!(1), "lag"),
             ("/outer/aggregate", json!("mode"), "outer.aggregate"),
+            ("/accept/weights", json!("stake"), "accept.weights"),
             ("/outer/aggregate", json!("trimmed"), "outer.trim"),
             ("/outer/aggregate", json!("centred"), "outer.radius"),
             ("/score/sharpness", json!(0.5), "sharpness"),
         ] {
             let mut wrong = good.clone();
             wrong["outer"]["aggregate"] = Value::Null;
+            wrong["accept"]["weights"] = Value::Null;
             if pointer == "/codec/k" {
                 wrong["codec"]["k"] = Value::Null;
             }
