@@ -65,7 +65,12 @@ def loss_of(rows):
 matrices = [p for p in params.values() if p.dim() > 1]
 vectors = [p for p in params.values() if p.dim() == 1]
 groups = [{"params": matrices, "weight_decay": inner["weight_decay"]}, {"params": vectors, "weight_decay": 0.0}]
-adamw = torch.optim.AdamW(groups, lr=inner["lr"], betas=(inner["beta1"], inner["beta2"]), eps=inner["eps"], fused=True)
+optimizers = []
+if inner["optimizer"] == "muon":
+    hidden = [p for n, p in params.items() if p.dim() > 1 and n.startswith("model.layers.")]
+    groups[0]["params"] = [p for n, p in params.items() if p.dim() > 1 and not n.startswith("model.layers.")]
+    optimizers.append(torch.optim.Muon(hidden, lr=inner["lr"], weight_decay=inner["weight_decay"], momentum=0.95, adjust_lr_fn="match_rms_adamw"))
+optimizers.append(torch.optim.AdamW(groups, lr=inner["lr"], betas=(inner["beta1"], inner["beta2"]), eps=inner["eps"], fused=True))
 batch, steps = inner["batch"], inner["steps"]
 used = lambda: (lambda r: r.ru_utime + r.ru_stime)(resource.getrusage(resource.RUSAGE_SELF))
 rows = lambda first: tokens[[(first + i) % len(tokens) for i in range(batch)]]
@@ -73,11 +78,13 @@ with torch.no_grad():
     before = loss_of(rows(0)).item()
 wall, cpu = time.time(), used()
 for step in range(steps):
-    adamw.zero_grad()
+    for optimizer in optimizers:
+        optimizer.zero_grad()
     loss_of(rows(step * batch)).backward()
     if inner["clip"] > 0:
         torch.nn.utils.clip_grad_norm_(params.values(), inner["clip"])
-    adamw.step()
+    for optimizer in optimizers:
+        optimizer.step()
 wall, cpu = time.time() - wall, used() - cpu
 with torch.no_grad():
     after = loss_of(rows(0)).item()

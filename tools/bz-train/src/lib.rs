@@ -157,8 +157,13 @@ fn one(
     };
     let label = format!("window {} uid {}", pages.window, pages.uid);
     let mut progress = Progress::new(args.common.quiet, &label, hparams.inner.steps, "steps");
-    let trained =
-        inner::train(llama, &sequences, &hparams.inner, |_, loss| progress.advance(1, &format!("loss {loss:.3}")))?;
+    let share = |step| match &hparams.inner.schedule {
+        Some(schedule) => schedule.share(hparams.start_window, pages.window, step, hparams.inner.steps),
+        None => 1.0,
+    };
+    let trained = inner::train(llama, &sequences, &hparams.inner, share, |_, loss| {
+        progress.advance(1, &format!("loss {loss:.3}"));
+    })?;
     drop(progress);
     let (written, status) = match (&trained.update, args.common.dry_run) {
         (Some(update), false) => (Some(data::write(path, update)?), "ok"),

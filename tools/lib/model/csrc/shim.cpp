@@ -1,4 +1,5 @@
-// What tch 0.24 lacks of libtorch: the fused AdamW, the norm of many tensors, determinism, the dtype of autocast.
+// What tch 0.24 lacks of libtorch: the fused AdamW, the norm of many tensors, Muon's iteration, determinism, the
+// dtype of autocast.
 // Every function returns 0, or 1 with the reason in bz_last_error. Links libtorch_cpu only.
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
@@ -45,6 +46,23 @@ int bz_norm(at::Tensor **tensors, size_t n, double *out) {
     at::NoGradGuard no_grad;
     auto norms = at::_foreach_norm(list(tensors, n), 2);
     *out = at::linalg_vector_norm(at::stack(norms), 2).item<double>();
+  });
+}
+
+// The nearest orthogonal matrix, about, in place: five steps of a quintic Newton-Schulz iteration in bf16, whose coefficients take singular values to
+// somewhere between 0.7 and 1.2. Source: Jordan and others, Muon (2024).
+int bz_orthogonal(at::Tensor *matrix) {
+  return guarded([&] {
+    at::NoGradGuard no_grad;
+    bool tall = matrix->size(0) > matrix->size(1);
+    auto x = (tall ? matrix->t() : *matrix).to(at::kBFloat16);
+    x.div_(x.norm().clamp_min(1e-7));
+    for (int step = 0; step < 5; step++) {
+      auto gram = at::mm(x, x.t());
+      auto factor = at::addmm(gram, gram, gram, -4.7750, 2.0315);
+      x = at::addmm(x, factor, x, 3.4445, 1.0);
+    }
+    matrix->copy_(tall ? x.t() : x);
   });
 }
 

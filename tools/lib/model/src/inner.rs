@@ -42,7 +42,7 @@ pub fn evaluate(model: &Llama, pages: &Sequences, inner: &Inner, most: i64) -> R
     Ok(sum / count as f64)
 }
 
-/// Run the inner steps from θ over the pages, in their order, with a fresh optimizer.
+/// Run the inner steps from θ over the pages, in their order, with a fresh optimizer; each takes its `share` of the learning rate.
 ///
 /// Everything that Δ depends on is in `inner`, θ and the pages, so a validator can run the same thing again.
 ///
@@ -52,6 +52,7 @@ pub fn train(
     model: Llama,
     pages: &Sequences,
     inner: &Inner,
+    share: impl Fn(u64) -> f64,
     mut progress: impl FnMut(u64, f64),
 ) -> Result<Trained, Report> {
     let cuda = pages.tokens.device().is_cuda();
@@ -59,12 +60,9 @@ pub fn train(
     let before: BTreeMap<String, Tensor> = model.params.iter().map(|(n, t)| (n.clone(), t.detach().copy())).collect();
     let loss_before = evaluate(&model, pages, inner, batch)?;
     let mut trained = Trained { update: None, loss_before, loss_after: f64::NAN, steps: 0, tokens: 0, reason: None };
-    // Matrices are decayed, norms are not: two groups.
-    let (matrices, vectors): (Vec<_>, Vec<_>) =
-        model.params.values().map(Tensor::shallow_clone).partition(|t| t.dim() > 1);
-    let mut groups = [Group::new(matrices, inner.weight_decay), Group::new(vectors, 0.0)];
+    let mut groups = groups_of(&model, inner);
     let all: Vec<Tensor> = groups.iter().flat_map(|g| g.params.iter().map(Tensor::shallow_clone)).collect();
-    let names: Vec<String> = names_of(&model);
+    let names: Vec<String> = groups.iter().flat_map(|g| g.names.iter().cloned()).collect();
     let mut gradient = None;
     for step in 0..inner.steps {
         let (first, mut done, mut loss) = (step as i64 * batch, 0, 0.0);
@@ -92,11 +90,12 @@ pub fn train(
         if inner.clip > 0.0 && norm > inner.clip {
             no_grad(|| grads.iter().for_each(|g| drop(g.shallow_clone().g_mul_scalar_(inner.clip / norm))));
         }
+        let lr = inner.lr * share(step);
         if inner.optimizer == "sgd" && inner.steps == 1 {
             // The gradient itself: θ − (θ − g) would lose its low bits.
             let scaled: BTreeMap<String, Tensor> = no_grad(|| {
-                let decay = |p: &Tensor| if p.dim() > 1 { inner.lr * inner.weight_decay } else { 0.0 };
-                let delta = |p: &Tensor, g: &Tensor| g * inner.lr + p.detach() * decay(p);
+                let decay = |p: &Tensor| if p.dim() > 1 { lr * inner.weight_decay } else { 0.0 };
+                let delta = |p: &Tensor, g: &Tensor| g * lr + p.detach() * decay(p);
                 names.iter().zip(all.iter().zip(&grads)).map(|(n, (p, g))| (n.clone(), delta(p, g))).collect()
             });
             gradient = Some(scaled);
@@ -104,7 +103,7 @@ pub fn train(
         let mut rest = &grads[..];
         for group in &mut groups {
             let (own, others) = rest.split_at(group.params.len());
-            group.step(own, inner)?;
+            group.step(own, inner, lr)?;
             rest = others;
         }
         trained.steps += 1;
@@ -124,41 +123,80 @@ pub fn train(
     Ok(trained)
 }
 
-/// The names of the parameters in the order of the groups: matrices, then vectors.
-fn names_of(model: &Llama) -> Vec<String> {
-    let (matrices, vectors): (Vec<_>, Vec<_>) = model.params.iter().partition(|(_, t)| t.dim() > 1);
-    matrices.into_iter().chain(vectors).map(|(name, _)| name.clone()).collect()
+/// Which rule a group moves by.
+#[derive(Clone, Copy, PartialEq)]
+enum Rule {
+    Sgd,
+    AdamW,
+    Muon,
 }
 
-/// Parameters with one decay, and their optimizer's state.
+/// Parameters with one rule and one decay, and their optimizer's state.
 struct Group {
+    names: Vec<String>,
     params: Vec<Tensor>,
     first: Vec<Tensor>,
     second: Vec<Tensor>,
     steps: Vec<Tensor>,
     decay: f64,
+    rule: Rule,
+}
+
+/// Matrices are decayed, norms and biases are not; Muon moves the matrices inside the layers alone.
+fn groups_of(model: &Llama, inner: &Inner) -> Vec<Group> {
+    let other = if inner.optimizer == "sgd" { Rule::Sgd } else { Rule::AdamW };
+    let inside = |name: &str| inner.optimizer == "muon" && name.starts_with("model.layers.");
+    let kinds = [(true, true, Rule::Muon), (true, false, other), (false, false, other)];
+    let group = |(matrix, muon, rule): (bool, bool, Rule)| {
+        let own = model.params.iter().filter(|(name, t)| (t.dim() > 1) == matrix && (matrix && inside(name)) == muon);
+        let own = own.map(|(name, t)| (name.clone(), t.shallow_clone()));
+        Group::new(own.collect(), if matrix { inner.weight_decay } else { 0.0 }, rule)
+    };
+    kinds.into_iter().map(group).filter(|group| !group.params.is_empty()).collect()
 }
 
 impl Group {
-    fn new(params: Vec<Tensor>, decay: f64) -> Self {
-        let zeros = || no_grad(|| params.iter().map(Tensor::zeros_like).collect::<Vec<_>>());
-        let (first, second) = (zeros(), zeros());
+    fn new(own: Vec<(String, Tensor)>, decay: f64, rule: Rule) -> Self {
+        let (names, params): (Vec<String>, Vec<Tensor>) = own.into_iter().unzip();
+        let zeros = |there: bool| match there {
+            true => no_grad(|| params.iter().map(Tensor::zeros_like).collect::<Vec<_>>()),
+            false => Vec::new(),
+        };
+        let (first, second) = (zeros(rule != Rule::Sgd), zeros(rule == Rule::AdamW));
         let steps = params.iter().map(|p| Tensor::zeros([], (tch::Kind::Float, p.device()))).collect();
-        Group { params, first, second, steps, decay }
+        Group { names, params, first, second, steps, decay, rule }
     }
 
-    fn step(&mut self, grads: &[Tensor], inner: &Inner) -> Result<(), Report> {
-        if inner.optimizer == "adamw" {
-            let c =
-                shim::AdamW { lr: inner.lr, beta1: inner.beta1, beta2: inner.beta2, decay: self.decay, eps: inner.eps };
-            return shim::fused_adamw([&self.params, grads, &self.first, &self.second, &self.steps], &c);
-        }
-        no_grad(|| {
-            for (param, grad) in self.params.iter_mut().zip(grads) {
-                let _ = param.g_mul_scalar_(1.0 - inner.lr * self.decay);
-                let _ = param.g_sub_(&(grad * inner.lr));
+    fn step(&mut self, grads: &[Tensor], inner: &Inner, lr: f64) -> Result<(), Report> {
+        match self.rule {
+            Rule::AdamW => {
+                let c = shim::AdamW { lr, beta1: inner.beta1, beta2: inner.beta2, decay: self.decay, eps: inner.eps };
+                shim::fused_adamw([&self.params, grads, &self.first, &self.second, &self.steps], &c)
             }
-        });
+            Rule::Muon => no_grad(|| self.muon(grads, inner.momentum.unwrap_or(0.95), lr)),
+            Rule::Sgd => {
+                no_grad(|| {
+                    for (param, grad) in self.params.iter_mut().zip(grads) {
+                        let _ = param.g_mul_scalar_(1.0 - lr * self.decay);
+                        let _ = param.g_sub_(&(grad * lr));
+                    }
+                });
+                Ok(())
+            }
+        }
+    }
+
+    /// `m ← μm + (1−μ)g`, `θ ← (1 − lr·λ)θ − lr·0.2·√max(rows, cols)·orthogonal((1−μ)g + μm)`: an update of about AdamW's size, so that
+    /// one learning rate and decay serve both. Sources: Jordan and others, Muon (2024); Liu and others (arXiv 2502.16982).
+    fn muon(&mut self, grads: &[Tensor], momentum: f64, lr: f64) -> Result<(), Report> {
+        for ((param, grad), first) in self.params.iter_mut().zip(grads).zip(&mut self.first) {
+            let _ = first.lerp_(grad, 1.0 - momentum);
+            let mut update = grad.lerp(first, momentum);
+            shim::orthogonal(&mut update)?;
+            let longest = param.size().into_iter().max().unwrap_or(1) as f64;
+            let _ = param.g_mul_scalar_(1.0 - lr * self.decay);
+            let _ = param.g_sub_(&(update * (lr * 0.2 * longest.sqrt())));
+        }
         Ok(())
     }
 }

@@ -23,6 +23,7 @@ unsafe extern "C" {
         eps: f64,
     ) -> c_int;
     fn bz_norm(tensors: *const Raw, n: usize, out: *mut f64) -> c_int;
+    fn bz_orthogonal(matrix: Raw) -> c_int;
     fn bz_deterministic() -> c_int;
     fn bz_autocast_bf16(cuda: c_int, on: c_int) -> c_int;
 }
@@ -68,6 +69,12 @@ pub(crate) fn norm(tensors: &[Tensor]) -> Result<f64, Report> {
     // SAFETY: an array of live tensors and a place for the result.
     checked(unsafe { bz_norm(list.as_ptr(), list.len(), &mut out) })?;
     Ok(out)
+}
+
+/// The orthogonal matrix that is nearest, about, in place of an f32 matrix.
+pub(crate) fn orthogonal(matrix: &mut Tensor) -> Result<(), Report> {
+    // SAFETY: one live tensor, which is written.
+    checked(unsafe { bz_orthogonal(matrix.as_ptr()) })
 }
 
 /// Only algorithms that give the same bits at every run; no TF32.

@@ -76,12 +76,14 @@ fn inner_of(optimizer: &str, steps: u64, micro_batch: u64) -> Inner {
         weight_decay: 0.0,
         clip: 0.0,
         dtype: "f32".into(),
+        momentum: None,
+        schedule: None,
     }
 }
 
 fn run(model: &Model, theta: &BTreeMap<String, Tensor>, how: &Inner) -> inner::Trained {
     let llama = Llama::new(model, copy(theta), Device::Cpu, true).unwrap();
-    inner::train(llama, &sequences(5), how, |_, _| {}).unwrap()
+    inner::train(llama, &sequences(5), how, |_| 1.0, |_, _| {}).unwrap()
 }
 
 #[test]
@@ -89,8 +91,8 @@ fn the_same_inputs_give_the_same_bytes() {
     let model = model_of(true);
     let theta = params(&model, 1);
     let folder = tempfile::tempdir().unwrap();
-    for (dtype, name) in [("f32", "a"), ("bf16", "b")] {
-        let how = Inner { dtype: dtype.into(), clip: 1.0, ..inner_of("adamw", 3, 2) };
+    for (optimizer, dtype, name) in [("adamw", "f32", "a"), ("adamw", "bf16", "b"), ("muon", "f32", "c")] {
+        let how = Inner { dtype: dtype.into(), clip: 1.0, ..inner_of(optimizer, 3, 2) };
         let write = |to: &str| {
             let update = run(&model, &theta, &how).update.unwrap();
             data::write(&folder.path().join(to), &update).unwrap()
@@ -151,4 +153,30 @@ fn training_lowers_the_loss_and_what_is_not_finite_is_said() {
     broken.insert("model.norm.weight".into(), Tensor::full([32], f64::NAN, (Kind::Float, Device::Cpu)));
     let bad = run(&model, &broken, &inner_of("adamw", 20, 4));
     assert!(bad.update.is_none() && bad.steps == 0 && bad.reason.unwrap().contains("step 0"));
+}
+
+#[test]
+fn muon_moves_a_matrix_by_what_is_nearly_orthogonal_and_a_share_of_the_rate_by_that_share() {
+    let model = model_of(true);
+    let theta = params(&model, 6);
+    let train = |share: f64| {
+        let llama = Llama::new(&model, copy(&theta), Device::Cpu, true).unwrap();
+        inner::train(llama, &sequences(5), &inner_of("muon", 1, 4), |_| share, |_, _| {}).unwrap().update.unwrap()
+    };
+    let (whole, half) = (train(1.0), train(0.5));
+    for (name, update) in &whole {
+        let far = (update - &half[name] * 2.0).abs().max().double_value(&[]);
+        assert!(far < 1e-6, "{name}: {far}");
+        if name.starts_with("model.layers.") && update.dim() == 2 {
+            let longest = update.size().into_iter().max().unwrap() as f64;
+            let x = (update / (1e-2 * 0.2 * longest.sqrt())).to_kind(Kind::Double);
+            let x = if x.size()[0] > x.size()[1] { x.transpose(0, 1) } else { x };
+            let singular = x.matmul(&x.transpose(0, 1)).linalg_eigvalsh("L").clamp_min(0.0).sqrt();
+            let (least, most) = (singular.min().double_value(&[]), singular.max().double_value(&[]));
+            // The least of a gradient's singular values may be near nothing, and stay there; no value grows beyond 1.3.
+            assert!(most > 0.6 && most < 1.3 && least >= 0.0, "{name}: {least} to {most}");
+            let near = singular.gt(0.5).sum(Kind::Double).double_value(&[]) / singular.numel() as f64;
+            assert!(near > 0.8, "{name}: {near} of the singular values are near 1");
+        }
+    }
 }

@@ -84,7 +84,7 @@ pub struct Data {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Inner {
-    /// `sgd` or `adamw`.
+    /// `sgd`, `adamw`, or `muon`: matrices inside the layers by Muon, with the update's size of AdamW's; all else by AdamW.
     pub optimizer: String,
     /// Steps in a window.
     pub steps: u64,
@@ -106,6 +106,50 @@ pub struct Inner {
     pub clip: f64,
     /// `f32`, or `bf16`: products in bf16 over f32 masters.
     pub dtype: String,
+    /// Muon's momentum; absent: 0.95.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub momentum: Option<f64>,
+    /// How the learning rate changes over the run; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<Schedule>,
+}
+
+/// The inner learning rate over the run, by the window's number: who joins late is in step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Schedule {
+    /// After the warm-up: `constant`; `cosine`, to `last` at the end of `windows`; `wsd`, constant and then straight down to `last` over
+    /// the last `decay_windows` of `windows`.
+    pub kind: String,
+    /// From nothing to all in so many windows.
+    pub warmup_windows: u64,
+    /// Length of the whole.
+    pub windows: u64,
+    /// `wsd`: how long it goes down.
+    #[serde(default)]
+    pub decay_windows: u64,
+    /// The share of `lr` at the end, and after it.
+    pub last: f64,
+}
+
+impl Schedule {
+    /// The share of `lr` that a step takes, of so many in a window: by its end, so that the first is not nothing.
+    pub fn share(&self, start: Window, window: Window, step: u64, steps: u64) -> f64 {
+        let done = window.0.saturating_sub(start.0) as f64 + (step + 1) as f64 / steps.max(1) as f64;
+        let (warmup, all, decay) = (self.warmup_windows as f64, self.windows as f64, self.decay_windows as f64);
+        if done < warmup {
+            return done / warmup;
+        }
+        let down = |part: f64| self.last + (1.0 - self.last) * part;
+        match self.kind.as_str() {
+            "cosine" => {
+                let part = ((done - warmup) / (all - warmup).max(1.0)).min(1.0);
+                down(0.5 * (1.0 + (std::f64::consts::PI * part).cos()))
+            }
+            "wsd" => down(((all - done) / decay.max(1.0)).clamp(0.0, 1.0)),
+            _ => 1.0,
+        }
+    }
 }
 
 /// What crosses the network.
@@ -311,7 +355,7 @@ impl Hparams {
             }
         }
         for (field, value, known) in [
-            ("inner.optimizer", &i.optimizer, &["sgd", "adamw"][..]),
+            ("inner.optimizer", &i.optimizer, &["sgd", "adamw", "muon"][..]),
             ("inner.dtype", &i.dtype, &["f32", "bf16"]),
             ("codec.name", &self.codec.name, &["slice", "dense", "topk", "dct"]),
             (
@@ -344,6 +388,19 @@ impl Hparams {
         }
         if codec.is_sparse() && self.score.rule == "l2" {
             return bad("score.rule", "l2 compares all of an update, and this codec sends what earlier windows left");
+        }
+        if i.momentum.is_some() && i.optimizer != "muon" || !(0.0..1.0).contains(&i.momentum.unwrap_or(0.0)) {
+            return bad("inner.momentum", "muon's, from 0 to below 1");
+        }
+        if let Some(schedule) = &i.schedule {
+            let parts = schedule.warmup_windows.checked_add(schedule.decay_windows);
+            if parts.is_none_or(|parts| parts > schedule.windows) || schedule.windows > 1 << 40 {
+                return bad("inner.schedule", "warmup_windows and decay_windows fit into windows");
+            }
+            if !matches!(schedule.kind.as_str(), "constant" | "cosine" | "wsd") || !(0.0..=1.0).contains(&schedule.last)
+            {
+                return bad("inner.schedule", "kind constant, cosine or wsd; last from 0 to 1");
+            }
         }
         if self.accept.weights.as_deref().is_some_and(|weights| weights != "incentive") {
             return bad("accept.weights", "incentive, or absent");
@@ -423,6 +480,21 @@ mod tests {
     }
 
     #[test]
+    fn a_schedule_goes_up_and_down_by_the_window() {
+        let of =
+            |kind: &str| Schedule { kind: kind.into(), warmup_windows: 2, windows: 10, decay_windows: 4, last: 0.1 };
+        let at = |kind: &str, window, step| of(kind).share(Window(100), Window(window), step, 4);
+        for kind in ["constant", "cosine", "wsd"] {
+            assert_eq!([at(kind, 100, 0), at(kind, 100, 3), at(kind, 101, 3)], [0.125, 0.5, 1.0], "{kind}");
+        }
+        assert_eq!(at("constant", 5000, 0), 1.0);
+        assert_eq!([at("wsd", 105, 3), at("wsd", 107, 3), at("wsd", 109, 3), at("wsd", 500, 0)], [1.0, 0.55, 0.1, 0.1]);
+        // Half of the cosine's way: the middle of 1 and 0.1.
+        assert!((at("cosine", 105, 3) - 0.55).abs() < 1e-12 && (at("cosine", 109, 3) - 0.1).abs() < 1e-12);
+        assert!((at("cosine", 500, 0) - 0.1).abs() < 1e-12);
+    }
+
+    #[test]
     fn unknown_and_wrong_values_are_named() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../pipelines/hparams/demo.json");
         let good: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
@@ -433,6 +505,17 @@ mod tests {
             ("/clock/commit_offset", json!(1_000_000), "commit_offset"),
             ("/model/num_attention_heads", json!(7), "num_attention_heads"),
             ("/inner/lr", json!(-1.0), "inner.lr"),
+            ("/inner/momentum", json!(0.9), "inner.momentum"),
+            (
+                "/inner/schedule",
+                json!({"kind": "step", "warmup_windows": 1, "windows": 9, "last": 0.1}),
+                "inner.schedule",
+            ),
+            (
+                "/inner/schedule",
+                json!({"kind": "wsd", "warmup_windows": 6, "windows": 9, "decay_windows": 4, "last": 0.1}),
+                "inner.schedule",
+            ),
             ("/inner/lr", json!(null), "line"),
             ("/codec/name", json!("zip"), "codec.name"),
             ("/codec/values", json!("sign"), "codec.values"),
@@ -461,6 +544,8 @@ mod tests {
             let mut wrong = good.clone();
             wrong["outer"]["aggregate"] = Value::Null;
             wrong["accept"]["weights"] = Value::Null;
+            wrong["inner"]["momentum"] = Value::Null;
+            wrong["inner"]["schedule"] = Value::Null;
             if pointer == "/codec/k" {
                 wrong["codec"]["k"] = Value::Null;
             }
