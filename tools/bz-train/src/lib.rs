@@ -6,7 +6,7 @@
 use model::{Llama, Sequences, data, device, inner};
 use record::{
     Hparams, Report, Stream, Window,
-    cli::{Common, Shard, check_file},
+    cli::{Common, Shard, check_file, note},
     files,
     progress::Progress,
     records::{Pages, State, Train},
@@ -57,7 +57,7 @@ See also: bz-pages, bz-eval, bz-delta";
 pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     device::prepare(args.threads)?;
     let inputs = stream.read()?;
-    let hparams = args.common.hparams()?;
+    let mut hparams = args.common.hparams()?;
     let device = device::pick(&args.device)?;
     let work: Vec<Pages> = inputs
         .all::<Pages>()?
@@ -77,15 +77,26 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
             stream.emit(&done)?;
             continue;
         }
-        let train = device::guard(|| {
-            // One load serves all records of a state.
-            let base = match loaded.take().filter(|base| base.dir == dir) {
-                Some(base) => base,
-                None => Loaded { params: data::load_state(&dir, &hparams.model, device)?, dir: dir.clone() },
-            };
-            let base = loaded.insert(base);
-            one(&args, &hparams, device, &pages, &path, &state, base)
-        })?;
+        let train = loop {
+            let tried = device::guard(|| {
+                // One load serves all records of a state.
+                let base = match loaded.take().filter(|base| base.dir == dir) {
+                    Some(base) => base,
+                    None => Loaded { params: data::load_state(&dir, &hparams.model, device)?, dir: dir.clone() },
+                };
+                let base = loaded.insert(base);
+                one(&args, &hparams, device, &pages, &path, &state, base)
+            });
+            match tried {
+                // Gradients of a step are summed over its parts: smaller ones give the same update, up to rounding.
+                Err(report) if device::out_of_memory(&report) && hparams.inner.micro_batch > 1 => {
+                    hparams.inner.micro_batch /= 2;
+                    let less = hparams.inner.micro_batch;
+                    note(stream.tool(), format!("{}: again with {less} sequences at once", report.error));
+                }
+                tried => break tried?,
+            }
+        };
         if train.status == "ok" {
             files::write_json(&path.with_extension("json"), &train)?;
         }

@@ -109,14 +109,22 @@ pub fn guard<T>(work: impl FnOnce() -> Result<T, Report>) -> Result<T, Report> {
             .map(String::as_str)
             .or_else(|| payload.downcast_ref::<&str>().copied())
             .unwrap_or("it gave no reason");
-        let line = text.lines().next().unwrap_or_default();
+        // tch shows the error's debug form: in it the C++ message, and after its first line the frames.
+        let message = text.split("Torch(\"").last().unwrap_or_default();
+        let line = message.lines().next().unwrap_or_default().split("\\n").next().unwrap_or_default();
+        let line = line.split("] err == 0. ").last().unwrap_or_default();
         let report = Report::again(format!("libtorch: {line}"));
-        Err(if text.contains("memory") {
+        Err(if out_of_memory(&report) {
             report.hint("less inner.micro_batch needs less memory; a smaller model too")
         } else {
             report.hint("run it once more with --device cpu to see whether the device is at fault")
         })
     })
+}
+
+/// Whether libtorch threw for want of memory.
+pub fn out_of_memory(report: &Report) -> bool {
+    report.error.starts_with("libtorch: ") && report.error.contains("memory")
 }
 
 /// Say on which device the work runs.

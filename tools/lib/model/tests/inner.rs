@@ -1,7 +1,7 @@
 //! The inner steps: reproducible to the byte, right against finite differences, and honest about what is not finite.
 #![allow(clippy::unwrap_used)]
 
-use model::{Llama, Sequences, data, inner};
+use model::{Llama, Sequences, data, device, inner};
 use record::hparams::{Inner, Model};
 use std::collections::BTreeMap;
 use tch::{Device, Kind, Tensor};
@@ -179,4 +179,17 @@ fn muon_moves_a_matrix_by_what_is_nearly_orthogonal_and_a_share_of_the_rate_by_t
             assert!(near > 0.8, "{name}: {near} of the singular values are near 1");
         }
     }
+}
+
+#[test]
+fn what_libtorch_throws_is_one_line_and_want_of_memory_is_known() {
+    let shapes = device::guard(|| {
+        let ones = Tensor::ones([2, 3], (Kind::Float, Device::Cpu));
+        Ok(ones.matmul(&ones))
+    });
+    let report = shapes.err().unwrap();
+    assert!(report.error.starts_with("libtorch: mat1 and mat2 shapes cannot be multiplied"), "{report}");
+    assert!(!report.error.contains("frame") && !report.error.contains("Torch(") && !device::out_of_memory(&report));
+    let report = device::guard(|| Ok(Tensor::empty([1 << 44], (Kind::Float, Device::Cpu)))).err().unwrap();
+    assert!(device::out_of_memory(&report) && !report.error.contains("frame"), "{report}");
 }
