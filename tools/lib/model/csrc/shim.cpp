@@ -1,10 +1,11 @@
-// What tch 0.24 lacks of libtorch: the fused AdamW, the norm of many tensors, Muon's iteration, determinism, the
+// What tch 0.24 lacks of libtorch: cross-entropy with the output layer, the fused AdamW, the norm of many tensors, Muon's iteration, determinism, the
 // dtype of autocast.
 // Every function returns 0, or 1 with the reason in bz_last_error. Links libtorch_cpu only.
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/ops/_fused_adamw.h>
+#include <torch/csrc/autograd/custom_function.h>
 #include <exception>
 #include <string>
 #include <vector>
@@ -28,6 +29,45 @@ static std::vector<at::Tensor> list(at::Tensor **tensors, size_t n) {
   return all;
 }
 
+// Mean cross-entropy of x · wᵀ against y, in nats, some rows at a time: the logits of all rows are never held, and their gradient is made while a part of
+// them is in the cache. x (N, D), w (V, D), y (N). Products in bf16 where autocast has them so; all else in f32.
+struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
+  static at::Tensor forward(torch::autograd::AutogradContext *context, const at::Tensor &x, const at::Tensor &w, const at::Tensor &y,
+                            bool wanted) {
+    auto device = x.device().type();
+    auto kind = at::autocast::is_autocast_enabled(device) ? at::autocast::get_autocast_dtype(device) : w.scalar_type();
+    auto xs = x.to(kind), ws = w.to(kind);
+    int64_t rows = x.size(0), step = std::max<int64_t>(64, (int64_t(1) << 24) / w.size(0));
+    auto dx = wanted ? at::empty_like(xs) : at::Tensor(), dw = wanted ? at::zeros_like(w) : at::Tensor();
+    std::vector<at::Tensor> losses;
+    for (int64_t first = 0; first < rows; first += step) {
+      int64_t count = std::min(step, rows - first);
+      auto part = xs.narrow(0, first, count), target = y.narrow(0, first, count).unsqueeze(1);
+      auto logits = at::mm(part, ws.t()).to(at::promote_types(kind, at::kFloat));
+      auto most = logits.amax(1, true), chosen = logits.gather(1, target);
+      at::_softmax_out(logits, logits, 1, false);
+      // log Σ exp is the largest logit less the log of its own share, which is never nothing.
+      losses.push_back((most - logits.amax(1, true).log() - chosen).sum());
+      if (!wanted) continue;
+      // The gradient of the logits, N times: softmax − one-hot.
+      logits.scatter_(1, target, logits.gather(1, target) - 1.0);
+      auto slope = logits.to(kind), own = dx.narrow(0, first, count);
+      at::mm_out(own, slope, ws);
+      if (kind == w.scalar_type()) dw.addmm_(slope.t(), part);
+      else dw.add_(at::mm(slope.t(), part));
+    }
+    context->saved_data["rows"] = rows;
+    if (wanted) context->save_for_backward({dx, dw});
+    return at::stack(losses).sum() / double(rows);
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext *context, torch::autograd::variable_list slopes) {
+    auto saved = context->get_saved_variables();
+    auto slope = slopes[0] / double(context->saved_data["rows"].toInt());
+    return {saved[0].to(slope.scalar_type()) * slope, saved[1] * slope, at::Tensor(), at::Tensor()};
+  }
+};
+
 extern "C" {
 const char *bz_last_error() { return last_error.c_str(); }
 
@@ -47,6 +87,10 @@ int bz_norm(at::Tensor **tensors, size_t n, double *out) {
     auto norms = at::_foreach_norm(list(tensors, n), 2);
     *out = at::linalg_vector_norm(at::stack(norms), 2).item<double>();
   });
+}
+
+int bz_linear_cross_entropy(at::Tensor *x, at::Tensor *w, at::Tensor *y, at::Tensor **out) {
+  return guarded([&] { *out = new at::Tensor(LinearCrossEntropy::apply(*x, *w, *y, at::GradMode::is_enabled())); });
 }
 
 // The nearest orthogonal matrix, about, in place: five steps of a quintic Newton-Schulz iteration in bf16, whose coefficients take singular values to

@@ -37,7 +37,7 @@ pub fn evaluate(model: &Llama, pages: &Sequences, inner: &Inner, most: i64) -> R
     for first in (0..count).step_by(chunk as usize) {
         let here = chunk.min(count - first);
         let (x, y) = pages.batch(first, here);
-        sum += working(inner, cuda, || model.loss(&x, &y))?.double_value(&[]) * here as f64;
+        sum += working(inner, cuda, || model.loss(&x, &y))??.double_value(&[]) * here as f64;
     }
     Ok(sum / count as f64)
 }
@@ -71,7 +71,7 @@ pub fn train(
             let here = (inner.micro_batch as i64).min(batch - done);
             let (x, y) = pages.batch(first + done, here);
             let share = here as f64 / batch as f64;
-            let part = working(inner, cuda, || model.loss(&x, &y) * share)?;
+            let part = working(inner, cuda, || Ok::<_, Report>(model.loss(&x, &y)? * share))??;
             // Gradients are taken, not accumulated into zeros: that saves a pass over all of them.
             let more = Tensor::run_backward(&[&part], &all, false, false);
             if grads.is_empty() {

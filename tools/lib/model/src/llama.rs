@@ -4,12 +4,13 @@
 //! that there are. Source: `LlamaForCausalLM`, and its kin of Mistral and Qwen, of Hugging Face transformers, whose names and
 //! results these are.
 
+use crate::shim;
 use record::{
     Report,
     hparams::{Family, Model},
 };
 use std::collections::BTreeMap;
-use tch::{Device, Kind, Reduction, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// A matrix, and what is added to its product, if anything.
 struct Linear {
@@ -111,6 +112,11 @@ impl Llama {
 
     /// Logits of tokens (B, T): (B, T, V), in the working dtype.
     pub fn logits(&self, tokens_bt: &Tensor) -> Tensor {
+        self.last(tokens_bt).linear(&self.head_vd, None::<&Tensor>)
+    }
+
+    /// What the output layer reads, (B, T, D).
+    fn last(&self, tokens_bt: &Tensor) -> Tensor {
         let (batch, length) = (tokens_bt.size()[0], tokens_bt.size()[1]);
         let (heads, kv, width) =
             (self.model.num_attention_heads as i64, self.model.num_key_value_heads as i64, self.model.width() as i64);
@@ -144,20 +150,16 @@ impl Llama {
             let inner = layer.gate_fd.of(&f_btd).silu() * layer.up_fd.of(&f_btd);
             x_btd = x_btd.g_add(&layer.down_df.of(&inner));
         }
-        self.norm(&x_btd, &self.norm_d).linear(&self.head_vd, none)
+        self.norm(&x_btd, &self.norm_d)
     }
 
     /// Mean cross-entropy in nats a token.
-    pub fn loss(&self, tokens_bt: &Tensor, targets_bt: &Tensor) -> Tensor {
-        let logits = self.logits(tokens_bt);
-        let vocab = self.model.vocab_size as i64;
-        logits.view([-1, vocab]).to_kind(Kind::Float).cross_entropy_loss(
-            &targets_bt.reshape([-1]),
-            None::<&Tensor>,
-            Reduction::Mean,
-            -100,
-            0.0,
-        )
+    ///
+    /// # Errors
+    /// What libtorch throws.
+    pub fn loss(&self, tokens_bt: &Tensor, targets_bt: &Tensor) -> Result<Tensor, Report> {
+        let last_nd = self.last(tokens_bt).flatten(0, 1);
+        shim::linear_cross_entropy(&last_nd, &self.head_vd, &targets_bt.reshape([-1]))
     }
 }
 
