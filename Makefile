@@ -10,8 +10,9 @@ DEBUG := $(CURDIR)/target/debug
 RELEASE := $(CURDIR)/target/release
 PREFIX ?= $(HOME)/.local
 TORCH_MODE ?= cpu
+FUZZ ?= slice dense choice topk dct
 
-.PHONY: help setup build release install demo test test-peers check bench miner validator window clean
+.PHONY: help setup build release install demo test test-peers check bench fuzz miner validator window clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +45,12 @@ check: setup ## format, lints, the dependency rule, licences
 
 bench: build ## start-up, window overhead, training beside eager PyTorch: JSON lines into target/bench/
 	@PATH="$(DEBUG):$$PATH" scripts/bench.sh
+
+fuzz: ## hostile bytes for each decoder of lib/wire, SECONDS=60 each (nightly Rust, cargo install cargo-fuzz)
+	@for target in $(FUZZ); do kept=fuzz/corpus/$$target; mkdir -p target/$$kept tools/lib/wire/$$kept; \
+	  ASAN_OPTIONS=quarantine_size_mb=4 $(CARGO) +nightly fuzz run -O --fuzz-dir tools/lib/wire/fuzz --target-dir target/fuzz $$target \
+	  target/$$kept tools/lib/wire/$$kept -- -max_total_time=$(or $(SECONDS),60) -rss_limit_mb=400 -malloc_limit_mb=64 -timeout=10 \
+	  -print_final_stats=1 || exit; done
 
 miner: ## mine for ever, with the settings of .env
 	@PATH="$(RELEASE):$$PATH" pipelines/loop.sh miner
