@@ -6,6 +6,7 @@
 #include <ATen/autocast_mode.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <torch/csrc/autograd/custom_function.h>
+#include <algorithm>
 #include <exception>
 #include <string>
 #include <vector>
@@ -29,8 +30,8 @@ static std::vector<at::Tensor> list(at::Tensor **tensors, size_t n) {
   return all;
 }
 
-// Mean cross-entropy of x · wᵀ against y, in nats, some rows at a time: the logits of all rows are never held, and their gradient is made while a part of
-// them is in the cache. x (N, D), w (V, D), y (N). Products in bf16 where autocast has them so; all else in f32.
+// Mean cross-entropy of x · wᵀ against y, in nats, some rows at a time: the logits of all rows are never held, and their gradient is made
+// with them. x (N, D), w (V, D), y (N). Products in bf16 where autocast has them so; all else in f32.
 struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
   static at::Tensor forward(torch::autograd::AutogradContext *context, const at::Tensor &x, const at::Tensor &w, const at::Tensor &y,
                             bool wanted) {
