@@ -141,7 +141,9 @@ train = {"type": "train", "window": 0, "uid": 1, "role": "own", "path": update, 
 
 def peak(name, command, records, size):
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    out, error = feed(process, records)
+    process.stdin.write("".join(json.dumps(r) + "\n" for r in records).encode())
+    process.stdin.close()
+    out, error = process.stdout.read(), process.stderr.read()
     _, status, used = os.wait4(process.pid, 0)
     if status:
         sys.exit(error.decode())
@@ -150,15 +152,10 @@ def peak(name, command, records, size):
         "cpu_s": round(used.ru_utime + used.ru_stime, 2), "peer": None, "peer_name": None, "ratio": None}), flush=True)
     return [json.loads(l) for l in out.splitlines()]
 
-def feed(process, records):
-    process.stdin.write("".join(json.dumps(r) + "\n" for r in records).encode())
-    process.stdin.close()
-    return process.stdout.read(), process.stderr.read()
-
 size = os.path.getsize(update)
 for window in range(2):
     # The second time with what the first one left.
-    made = peak("bz-delta make", ["bz-delta", "make", "--force"], bare + [train], size)
+    made = peak("bz-delta make" + (" with feedback" if window else ""), ["bz-delta", "make", "--force"], bare + [train], size)
     left = f"{home}/feedback/1.safetensors"
     if not os.path.exists(left):
         break

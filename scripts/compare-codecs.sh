@@ -22,7 +22,7 @@ change() {
   esac
 }
 for seed in $seeds; do
-  for codec in ${*:-dense topk-64-sign dct-256-sign}; do
+  for codec in ${*:-dense topk-64-sign dct-512-sign}; do
     dir=$base/$codec-$seed-$windows
     if [ ! -s "$dir/counted" ]; then
       jq ".init_seed = $seed | $(change "$codec")" pipelines/hparams/demo.json >"$base/hparams.json"
@@ -39,7 +39,7 @@ for seed in $seeds; do
         jq -s 'map(select(.type == "delta")) | group_by([.window, .uid]) | map(last | select(.status == "ok")) | length' >"$dir/counted"
       rm -rf "$dir/nodes" "$dir/buckets"
     fi
-    # One window's loss is off by a tenth: the mean of the last quarter's says more.
+    # One window's loss is off by up to a quarter of a nat: the mean of the last quarter's says more.
     tail=$(awk -v from=$((windows * 3 / 4)) '/^window / && ++line > from {sum += $6; count++} END {print sum / count}' "$dir.log")
     jq -c --arg codec "$codec" --argjson seed "$seed" --argjson counted "$(cat "$dir/counted")" --argjson tail "$tail" \
       '{bench: "codec.loss", codec: $codec, seed: $seed, windows, deltas: $counted, loss: $tail, loss_last, bytes: .bytes_per_delta, roots_equal}' "$dir/summary.json"

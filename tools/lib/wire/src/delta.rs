@@ -253,7 +253,7 @@ pub fn read_meta(path: &Path) -> Result<(Mapped, Meta), Report> {
 }
 
 impl Delta {
-    /// Open a delta file of `dense` or `topk` on its own word, for people who look at it: its bytes are checked, and not whose it
+    /// Open a delta file of any codec but `slice` on its own word, for people who look at it: its bytes are checked, and not whose it
     /// has to be.
     ///
     /// # Errors

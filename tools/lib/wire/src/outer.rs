@@ -104,7 +104,7 @@ struct Tile {
 /// Tiles that are in memory at once, beside the state itself.
 const BATCH: usize = 512;
 
-/// How clipped deltas become one, value by value.
+/// How clipped deltas become one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Aggregate {
     /// By their weights.

@@ -580,6 +580,15 @@ fn the_first_state_comes_from_the_seed_and_survives_its_files() {
     }
 }
 
+/// A state of zeros after one step at a rate of 1.
+fn applied(outer: &Outer, layout: &Layout, entries: &[Entry<'_>], threads: usize) -> Values {
+    let zeros = layout.tensors.iter().map(|t| vec![0f32; t.numel()]).collect();
+    let mut values = Values::fresh(zeros, layout, outer);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    pool.install(|| outer::apply(&mut values, layout, outer, 1.0, entries).unwrap());
+    values
+}
+
 #[test]
 fn a_median_is_that_of_the_values_in_float64_and_no_million_moves_it() {
     let mut cases: Vec<Case> = (1..=4).map(|seed| Case::new(seed, codec("dense", "f32"))).collect();
@@ -596,13 +605,7 @@ fn a_median_is_that_of_the_values_in_float64_and_no_million_moves_it() {
     let updates: Vec<_> = cases.iter().map(|case| case.update()).collect();
     for (aggregate, trim) in [("median", None), ("trimmed", Some(0.25))] {
         let outer = Outer { aggregate: Some(aggregate.into()), trim, ..outer_of("sgd") };
-        let run = |threads: usize| {
-            let zeros = layout.tensors.iter().map(|t| vec![0f32; t.numel()]).collect();
-            let mut values = Values::fresh(zeros, &layout, &outer);
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| outer::apply(&mut values, &layout, &outer, 1.0, &entries).unwrap());
-            values
-        };
+        let run = |threads| applied(&outer, &layout, &entries, threads);
         let values = run(1);
         assert_eq!(values, run(5));
         for (which, tensor) in layout.tensors.iter().enumerate() {
@@ -645,13 +648,7 @@ fn a_centre_is_that_of_float64_and_what_is_far_off_does_not_draw_it() {
         let entries: Vec<Entry<'_>> =
             opened.iter().zip(how).map(|(delta, (weight, scale))| Entry { delta, weight, scale }).collect();
         let outer = Outer { aggregate: Some("centred".into()), radius: Some(1.0), ..outer_of("sgd") };
-        let run = |threads: usize| {
-            let zeros = layout.tensors.iter().map(|t| vec![0f32; t.numel()]).collect();
-            let mut values = Values::fresh(zeros, &layout, &outer);
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| outer::apply(&mut values, &layout, &outer, 1.0, &entries).unwrap());
-            values
-        };
+        let run = |threads| applied(&outer, &layout, &entries, threads);
         let values = run(1);
         assert_eq!(values, run(5));
         // The same on all that was sent, in float64.
