@@ -1,13 +1,18 @@
-"""The same Llama in eager PyTorch, as people write it: the peer that bench.sh times beside bz-train.
+"""The same Llama in PyTorch, as people write it: the peer that bz-train is compared with and timed beside.
 
-peer_llama.py HPARAMS STATE_DIR PAGES THREADS  -> one JSON line: tokens, cpu_s, wall_s, loss_before, loss_after
+peer_llama.py HPARAMS STATE_DIR PAGES THREADS [eager|compile] [WARM]
+  -> one JSON line: tokens, cpu_s and wall_s of the steps after the first WARM, peak_memory_bytes, loss_before, loss_after
+
+On a GPU where there is one. With MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_ and MALLOC_TOP_PAD_ set as bz-train does, it has the same allocator.
 """
-import json, resource, struct, sys, time
+import contextlib, json, resource, struct, sys, time
 
 import torch
 import torch.nn.functional as F
 
-hparams, state, pages, threads = sys.argv[1:]
+hparams, state, pages, threads, *rest = sys.argv[1:]
+how, warm = (rest + ["eager", "0"])[0], int((rest[1:] + ["0"])[0])
+device = "cuda" if torch.cuda.is_available() else "cpu"
 torch.set_num_threads(int(threads))
 h = json.load(open(hparams))
 m, inner = h["model"], h["inner"]
@@ -25,18 +30,18 @@ def tensors(path):
             yield name, torch.frombuffer(part, dtype=kinds[t["dtype"]]).view(t["shape"])
 
 
-params = {n: t.clone().requires_grad_(True) for n, t in tensors(f"{state}/model.safetensors")}
-tokens = dict(tensors(pages))["tokens"].long()
+params = {n: t.to(device, copy=True).requires_grad_(True) for n, t in tensors(f"{state}/model.safetensors")}
+tokens = dict(tensors(pages))["tokens"].long().to(device)
 heads, kv = m["num_attention_heads"], m["num_key_value_heads"]
 width = m["hidden_size"] // heads
 length = tokens.shape[1] - 1
 inverse = m["rope_theta"] ** (-torch.arange(0, width, 2).float() / width)
-angles = torch.outer(torch.arange(length).float(), inverse)
-cos, sin = angles.cos(), angles.sin()
+angles = torch.outer(torch.arange(length).float(), inverse).to(device)
 
 
 def rotate(x):
     a, b = x.chunk(2, -1)
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
 
 
@@ -62,6 +67,11 @@ def loss_of(rows):
     return F.cross_entropy(F.linear(norm(r, params["model.norm.weight"]), head).flatten(0, 1), y.flatten())
 
 
+if how == "compile":
+    loss_of = torch.compile(loss_of)
+half = inner["dtype"] == "bf16"
+working = lambda: torch.autocast(device, torch.bfloat16) if half else contextlib.nullcontext()
+wait = torch.cuda.synchronize if device == "cuda" else lambda: None
 matrices = [p for p in params.values() if p.dim() > 1]
 vectors = [p for p in params.values() if p.dim() == 1]
 groups = [{"params": matrices, "weight_decay": inner["weight_decay"]}, {"params": vectors, "weight_decay": 0.0}]
@@ -74,18 +84,26 @@ optimizers.append(torch.optim.AdamW(groups, lr=inner["lr"], betas=(inner["beta1"
 batch, steps = inner["batch"], inner["steps"]
 used = lambda: (lambda r: r.ru_utime + r.ru_stime)(resource.getrusage(resource.RUSAGE_SELF))
 rows = lambda first: tokens[[(first + i) % len(tokens) for i in range(batch)]]
-with torch.no_grad():
+with torch.no_grad(), working():
     before = loss_of(rows(0)).item()
 wall, cpu = time.time(), used()
 for step in range(steps):
+    if step == warm:
+        wait()
+        wall, cpu = time.time(), used()
     for optimizer in optimizers:
         optimizer.zero_grad()
-    loss_of(rows(step * batch)).backward()
+    with working():
+        loss = loss_of(rows(step * batch))
+    loss.backward()
     if inner["clip"] > 0:
         torch.nn.utils.clip_grad_norm_(params.values(), inner["clip"])
     for optimizer in optimizers:
         optimizer.step()
+wait()
 wall, cpu = time.time() - wall, used() - cpu
-with torch.no_grad():
+peak = torch.cuda.max_memory_allocated() if device == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+with torch.no_grad(), working():
     after = loss_of(rows(0)).item()
-print(json.dumps({"tokens": steps * batch * length, "cpu_s": cpu, "wall_s": wall, "loss_before": before, "loss_after": after}))
+tokens = (steps - warm) * batch * length
+print(json.dumps({"tokens": tokens, "cpu_s": cpu, "wall_s": wall, "peak_memory_bytes": peak, "loss_before": before, "loss_after": after}))

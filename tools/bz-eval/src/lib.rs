@@ -1,6 +1,6 @@
 //! The loss of a state on pages, with and without an update or a delta.
 
-use model::{Llama, Sequences, data, device, inner};
+use model::{How, Llama, Params, Sequences, data, device, inner, memory};
 use record::{
     Hparams, Report, Stream,
     cli::{Common, Shard, check_file},
@@ -61,9 +61,7 @@ See also: bz-pages, bz-train";
 pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     device::prepare(args.threads)?;
     let inputs = stream.read()?;
-    let mut hparams = args.common.hparams()?;
-    // A loss that is compared between machines is not rounded to bf16.
-    hparams.inner.dtype = "f32".into();
+    let hparams = args.common.hparams()?;
     let device = device::pick(&args.device)?;
     let window: Option<WindowRecord> = inputs.last()?;
     let mut loaded: Option<(PathBuf, State, Params)> = None;
@@ -94,8 +92,6 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     Ok(())
 }
 
-type Params = BTreeMap<String, Tensor>;
-
 /// What a delta reveals, as an update that is zero elsewhere.
 fn revealed(
     path: &Path,
@@ -122,9 +118,8 @@ fn revealed(
     let layout = Layout::new(&hparams.model);
     let delta = Delta::open(path, &layout, &expected).map_err(|e| e.at(path.display()))?;
     let values = delta.whole();
-    let shape = |t: &wire::layout::Tensor| t.shape.iter().map(|d| *d as i64).collect::<Vec<_>>();
-    let all = layout.tensors.iter().zip(&values);
-    Ok(all.map(|(t, v)| (t.name.clone(), Tensor::from_slice(v).view(&shape(t)[..]).to_device(device))).collect())
+    let values: BTreeMap<_, _> = layout.tensors.iter().map(|t| t.name.as_str()).zip(&values).collect();
+    Params::of(&hparams.model, |name, shape| Ok(Tensor::from_slice(values[name]).view(shape).to_device(device)))
 }
 
 fn one(
@@ -135,13 +130,20 @@ fn one(
     step: Option<Params>,
 ) -> Result<Eval, Report> {
     let sequences = Sequences::open(&pages.path, hparams.model.vocab_size, device)?;
-    let moved =
-        step.map(|step| no_grad(|| params.iter().map(|(n, p)| (n.clone(), p - &step[n])).collect::<BTreeMap<_, _>>()));
+    let (length, count) = (sequences.length as u64, sequences.count as u64);
+    let micro_batch = memory::micro_batch(&hparams.model, How::default(), length, count, &[device])?;
+    // θ − δ in place of δ.
+    let moved = step.inspect(|step| {
+        for (own, theta) in step.leaves.values().zip(params.leaves.values()) {
+            no_grad(|| drop(own.tensor.shallow_clone().neg_().g_add_(&theta.tensor)));
+        }
+    });
+    // A loss that is compared between machines is not rounded to bf16.
     let loss = |params| -> Result<f64, Report> {
-        let llama = Llama::new(&hparams.model, params, device, false)?;
-        inner::evaluate(&llama, &sequences, &hparams.inner, i64::MAX)
+        let llama = Llama::new(&hparams.model, params, device, How::default())?;
+        inner::evaluate(&llama, &sequences, micro_batch as i64, i64::MAX)
     };
-    let before = loss(params.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect())?;
+    let before = loss(params.share())?;
     let after = moved.map(loss).transpose()?;
     let finite = before.is_finite() && after.is_none_or(f64::is_finite);
     Ok(Eval {

@@ -3,20 +3,19 @@
 //! Any number of `pages` records go through one load of the state. The same inputs on the same machine give the same
 //! bytes. No network and no key is opened here.
 
-use model::{Llama, Sequences, data, device, inner};
+use model::{How, Llama, Params, Sequences, data, device, inner, memory};
 use record::{
     Hparams, Report, Stream, Window,
     cli::{Common, Shard, check_file, note},
     files,
     progress::Progress,
-    records::{Pages, State, Train},
+    records::{Cost, Pages, State, Train},
 };
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
     time::Instant,
 };
-use tch::{Device, Tensor};
+use tch::Device;
 
 /// Run the inner steps over pages: the update of a window, or the recomputed one.
 #[derive(clap::Parser)]
@@ -36,6 +35,18 @@ pub struct Args {
     /// Take only part I of N of the records
     #[arg(long, value_name = "I/N")]
     shard: Option<Shard>,
+    /// Copies of the model that share each step [default: one a GPU; 1 on the CPU]
+    #[arg(long, env = "BZ_REPLICAS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    replicas: Option<u16>,
+    /// Sequences that go through the model at once [default: the run's own, or as many as fit into free memory]
+    #[arg(long, env = "BZ_MICRO_BATCH", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    micro_batch: Option<u32>,
+    /// Keep only what layers read, and compute the rest again for the gradients: a third slower, in a fraction of the memory
+    #[arg(long, env = "BZ_CHECKPOINT", value_parser = clap::builder::BoolishValueParser::new(), num_args = 0..=1, default_value = "false", default_missing_value = "true", require_equals = true)]
+    checkpoint: bool,
+    /// Use libtorch's operators one by one, without kernels of our own: the reference
+    #[arg(long)]
+    plain: bool,
 }
 
 const HELP: &str = "\
@@ -46,7 +57,9 @@ Examples:
   bz-window --window 120 --wait start | bz-pages | bz-train | bz-delta commit
   bz-pages --role audit --sample 8 < pulled | bz-train --device cuda | bz-score
   bz-train --shard 0/2 < audit > a & bz-train --shard 1/2 < audit > b     two processes, half the records each
+  bz-train --replicas 4 --checkpoint < pages                              four GPUs share each step; less memory
   jq -r 'select(.type==\"train\") | [.uid, .loss_before, .loss_after, .tokens_per_s] | @tsv' receipt
+  jq 'select(.type==\"train\") | {load_s, evaluate_s, forward_backward_s, optimizer_s, write_s}' receipt     where time went
 
 See also: bz-pages, bz-eval, bz-delta";
 
@@ -57,8 +70,8 @@ See also: bz-pages, bz-eval, bz-delta";
 pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     device::prepare(args.threads)?;
     let inputs = stream.read()?;
-    let mut hparams = args.common.hparams()?;
-    let device = device::pick(&args.device)?;
+    let hparams = args.common.hparams()?;
+    let devices = device::share(&args.device, args.replicas.map(usize::from))?;
     let work: Vec<Pages> = inputs
         .all::<Pages>()?
         .into_iter()
@@ -69,6 +82,8 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     if work.is_empty() {
         args.common.say(stream.tool(), "no `pages` record: nothing to train");
     }
+    let how = How { train: true, half: hparams.inner.dtype == "bf16", plain: args.plain, checkpoint: args.checkpoint };
+    let mut run = Run { args: &args, hparams: &hparams, devices, how, micro_batch: None };
     let mut loaded: Option<Loaded> = None;
     for pages in work {
         let path = update_path(&args, &pages);
@@ -79,25 +94,27 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
         }
         let train = loop {
             let tried = device::guard(|| {
+                let started = Instant::now();
                 // One load serves all records of a state.
                 let base = match loaded.take().filter(|base| base.dir == dir) {
                     Some(base) => base,
-                    None => Loaded { params: data::load_state(&dir, &hparams.model, device)?, dir: dir.clone() },
+                    None => {
+                        Loaded { params: data::load_state(&dir, &hparams.model, run.devices[0])?, dir: dir.clone() }
+                    }
                 };
-                let base = loaded.insert(base);
-                one(&args, &hparams, device, &pages, &path, &state, base)
+                let load_s = started.elapsed().as_secs_f64();
+                run.one(&pages, &path, &state, &loaded.insert(base).params, load_s)
             });
-            match tried {
+            match (tried, &mut run.micro_batch) {
                 // Gradients of a step are summed over its parts: smaller ones give the same update, up to rounding.
-                Err(report) if device::out_of_memory(&report) && hparams.inner.micro_batch > 1 => {
-                    hparams.inner.micro_batch /= 2;
-                    let less = hparams.inner.micro_batch;
-                    note(stream.tool(), format!("{}: again with {less} sequences at once", report.error));
+                (Err(report), Some(most @ 2..)) if device::out_of_memory(&report) => {
+                    *most /= 2;
+                    note(stream.tool(), format!("{}: again with {most} sequences at once", report.error));
                 }
-                tried => break tried?,
+                (tried, _) => break tried?,
             }
         };
-        if train.status == "ok" {
+        if train.status == "ok" && train.path.is_some() {
             files::write_json(&path.with_extension("json"), &train)?;
         }
         stream.emit(&train)?;
@@ -114,7 +131,7 @@ fn update_path(args: &Args, pages: &Pages) -> PathBuf {
 /// The parameters of one state on the device.
 struct Loaded {
     dir: PathBuf,
-    params: BTreeMap<String, Tensor>,
+    params: Params,
 }
 
 /// The record of an update that is there already, of these pages and this state.
@@ -142,64 +159,109 @@ fn state_dir(args: &Args, window: Window) -> Result<(PathBuf, State), Report> {
     Ok((dir, state))
 }
 
-fn one(
-    args: &Args,
-    hparams: &Hparams,
-    device: Device,
-    pages: &Pages,
-    path: &Path,
-    state: &State,
-    base: &Loaded,
-) -> Result<Train, Report> {
-    let (started, cpu) = (Instant::now(), device::cpu_s());
-    check_file(&pages.path, pages.bytes, pages.blake3)?;
-    let sequences = Sequences::open(&pages.path, hparams.model.vocab_size, device)?;
-    if sequences.length as u64 != hparams.data.sequence_length {
-        return Err(Report::data(format!(
-            "{}: sequences of {}, the run's have {}",
-            pages.path.display(),
-            sequences.length,
-            hparams.data.sequence_length
-        )));
+/// How records are trained on.
+struct Run<'a> {
+    args: &'a Args,
+    hparams: &'a Hparams,
+    devices: Vec<Device>,
+    how: How,
+    /// Sequences at once, since the first record.
+    micro_batch: Option<u64>,
+}
+
+impl Run<'_> {
+    fn one(&mut self, pages: &Pages, path: &Path, state: &State, theta: &Params, load_s: f64) -> Result<Train, Report> {
+        let (args, hparams, inner) = (self.args, self.hparams, &self.hparams.inner);
+        let (started, cpu) = (Instant::now(), device::cpu_s());
+        check_file(&pages.path, pages.bytes, pages.blake3)?;
+        let sequences = Sequences::open(&pages.path, hparams.model.vocab_size, self.devices[0])?;
+        let length = hparams.data.sequence_length;
+        if sequences.length as u64 != length {
+            return Err(Report::data(format!(
+                "{}: sequences of {}, the run's have {length}",
+                pages.path.display(),
+                sequences.length,
+            )));
+        }
+        let data_s = started.elapsed().as_secs_f64();
+        let batch = inner.batch.unwrap_or((sequences.count as u64 / inner.steps).max(1));
+        let micro_batch = match self.micro_batch.or(args.micro_batch.map(u64::from)).or(inner.micro_batch) {
+            // Every replica has its share of the step.
+            Some(told) => told.min(batch.div_ceil(self.devices.len() as u64)),
+            None => memory::micro_batch(&hparams.model, self.how, length, batch, &self.devices)?,
+        };
+        self.micro_batch = Some(micro_batch);
+        let replica = |device: &Device| {
+            let params = theta.to_device(*device);
+            Ok::<_, Report>((Llama::new(&hparams.model, params, *device, self.how)?, sequences.to_device(*device)))
+        };
+        let replicas = self.devices.iter().map(replica).collect::<Result<_, _>>()?;
+        let label = format!("window {} uid {}", pages.window, pages.uid);
+        let mut progress = Progress::new(args.common.quiet, &label, inner.steps, "steps");
+        let share = |step| match &inner.schedule {
+            Some(schedule) => schedule.share(hparams.start_window, pages.window, step, inner.steps),
+            None => 1.0,
+        };
+        let begun = Instant::now();
+        let start = inner::Start { theta, replicas, micro_batch: micro_batch as i64 };
+        let mut trained = inner::train(start, inner, share, |step, loss| {
+            let memory = device::peak_memory(&self.devices).unwrap_or_default() >> 20;
+            let speed = (batch * length * step) as f64 / begun.elapsed().as_secs_f64();
+            progress.advance(1, &format!("loss {loss:.3} {speed:.0} tokens/s {memory} MiB"));
+        })
+        .map_err(|e| e.at(format!("uid {}, {}", pages.uid, pages.path.display())))?;
+        drop(progress);
+        let writing = Instant::now();
+        let (written, status) = match (&trained.update, args.common.dry_run) {
+            (Some(update), false) => (Some(data::write(path, update)?), "ok"),
+            (Some(_), true) => (None, "ok"),
+            (None, _) => (None, "nonfinite"),
+        };
+        trained.cost.write_s = writing.elapsed().as_secs_f64();
+        let wall_s = started.elapsed().as_secs_f64();
+        let finite = |x: f64| x.is_finite().then_some(x);
+        let cost = self.cost(trained.cost, trained.tokens, load_s, data_s)?;
+        Ok(Train {
+            window: pages.window,
+            uid: pages.uid,
+            role: pages.role.clone(),
+            path: written.map(|_| path.to_path_buf()),
+            bytes: written.map_or(0, |(bytes, _)| bytes),
+            blake3: written.map(|(_, hash)| hash),
+            base: state.root,
+            pages: pages.hash(),
+            steps: trained.steps,
+            tokens: trained.tokens,
+            loss_before: finite(trained.loss_before),
+            loss_after: finite(trained.loss_after),
+            tokens_per_s: (trained.tokens as f64 / wall_s).round(),
+            cpu_s: milli(device::cpu_s() - cpu),
+            device: device::names(&self.devices),
+            status: status.into(),
+            reason: trained.reason,
+            cost,
+        })
     }
-    let llama = {
-        let copies = base.params.iter().map(|(name, tensor)| (name.clone(), tensor.copy())).collect();
-        Llama::new(&hparams.model, copies, device, true)?
-    };
-    let label = format!("window {} uid {}", pages.window, pages.uid);
-    let mut progress = Progress::new(args.common.quiet, &label, hparams.inner.steps, "steps");
-    let share = |step| match &hparams.inner.schedule {
-        Some(schedule) => schedule.share(hparams.start_window, pages.window, step, hparams.inner.steps),
-        None => 1.0,
-    };
-    let trained = inner::train(llama, &sequences, &hparams.inner, share, |_, loss| {
-        progress.advance(1, &format!("loss {loss:.3}"));
-    })?;
-    drop(progress);
-    let (written, status) = match (&trained.update, args.common.dry_run) {
-        (Some(update), false) => (Some(data::write(path, update)?), "ok"),
-        (Some(_), true) => (None, "ok"),
-        (None, _) => (None, "nonfinite"),
-    };
-    let wall_s = started.elapsed().as_secs_f64();
-    let finite = |x: f64| x.is_finite().then_some(x);
-    Ok(Train {
-        window: pages.window,
-        uid: pages.uid,
-        role: pages.role.clone(),
-        path: written.map(|_| path.to_path_buf()),
-        bytes: written.map_or(0, |(bytes, _)| bytes),
-        blake3: written.map(|(_, hash)| hash),
-        base: state.root,
-        pages: pages.hash(),
-        steps: trained.steps,
-        tokens: trained.tokens,
-        loss_before: finite(trained.loss_before),
-        loss_after: finite(trained.loss_after),
-        tokens_per_s: (trained.tokens as f64 / wall_s).round(),
-        cpu_s: ((device::cpu_s() - cpu) * 1e3).round() / 1e3,
-        device: device::name(device),
-        status: status.into(),
-        reason: trained.reason,
-    })
+
+    fn cost(&self, spent: Cost, tokens: u64, load_s: f64, data_s: f64) -> Result<Cost, Report> {
+        let flop = (self.hparams.model.flop_per_token(self.hparams.data.sequence_length) * tokens) as f64;
+        let model_flop_per_s = (flop / (spent.forward_backward_s + spent.optimizer_s).max(1e-9)).round();
+        let share = device::peak_flop_per_s(&self.devices).map(|peak| milli(model_flop_per_s / peak));
+        Ok(Cost {
+            micro_batch: self.micro_batch.unwrap_or(0),
+            load_s: milli(load_s),
+            data_s: milli(data_s),
+            evaluate_s: milli(spent.evaluate_s),
+            forward_backward_s: milli(spent.forward_backward_s),
+            optimizer_s: milli(spent.optimizer_s),
+            write_s: milli(spent.write_s),
+            model_flop_per_s,
+            peak_share: share,
+            peak_memory_bytes: device::peak_memory(&self.devices)?,
+        })
+    }
+}
+
+fn milli(x: f64) -> f64 {
+    (x * 1e3).round() / 1e3
 }

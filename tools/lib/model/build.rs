@@ -1,6 +1,6 @@
 //! Builds the shim over libtorch.
 fn main() {
-    println!("cargo:rerun-if-changed=csrc/shim.cpp");
+    println!("cargo:rerun-if-changed=csrc");
     println!("cargo:rerun-if-env-changed=LIBTORCH");
     let Some(torch) = std::env::var_os("LIBTORCH").map(std::path::PathBuf::from) else {
         println!("cargo:warning=LIBTORCH is not set: build from the repository's root, after make setup");
@@ -11,14 +11,25 @@ fn main() {
         println!("cargo:warning=there is no libtorch in {}: run make setup", torch.display());
         std::process::exit(1);
     }
-    cc::Build::new()
-        .cpp(true)
-        .std("c++17")
-        .pic(true)
-        .warnings(false)
-        .opt_level(1)
-        .include(&include)
-        .include(include.join("torch/csrc/api/include"))
-        .file("csrc/shim.cpp")
-        .compile("boltzmann_shim");
+    let build = |files: &[&str], name: &str| {
+        let mut build = cc::Build::new();
+        build.cpp(true).std("c++17").pic(true).warnings(false).files(files.iter().map(|file| format!("csrc/{file}")));
+        build.include(&include).include(include.join("torch/csrc/api/include"));
+        (build, name.to_string())
+    };
+    let (mut shim, name) = build(&["shim.cpp", "fused.cpp"], "boltzmann_shim");
+    shim.opt_level(1).flag("-fopenmp").compile(&name);
+    // The kernels once for each level of the processor; which one is asked when they run.
+    for level in ["v2", "v3", "v4"] {
+        let (mut kernels, name) = build(&["kernels.cpp"], &format!("boltzmann_kernels_{level}"));
+        kernels.opt_level(3).define("LEVEL", Some(&*format!("x86_64_{level}"))).flag(format!("-march=x86-64-{level}"));
+        for flag in ["-fopenmp", "-fno-math-errno", "-fno-trapping-math"] {
+            kernels.flag(flag);
+        }
+        if level == "v4" {
+            kernels.flag("-mprefer-vector-width=512");
+        }
+        kernels.compile(&name);
+    }
+    println!("cargo:rustc-link-lib=gomp");
 }

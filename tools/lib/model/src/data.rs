@@ -1,8 +1,9 @@
 //! Packed pages and state directories, as tensors.
 
+use crate::Params;
 use record::{Context, Hash, Report, files, hparams::Model};
-use safetensors::{Dtype, SafeTensors};
-use std::{collections::BTreeMap, fs::File, path::Path};
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
+use std::{borrow::Cow, fs::File, io, path::Path};
 use tch::{Device, Kind, Tensor};
 
 /// Packed sequences.
@@ -50,19 +51,31 @@ impl Sequences {
         Ok(Sequences { tokens, count, length: width - 1 })
     }
 
-    /// `count` sequences from place `first` on, around the end: inputs and targets, (B, T) each.
+    /// `count` sequences from place `first` on, around the end: inputs and targets, (B, T) each. On the device alone: a step waits for no copy.
     pub fn batch(&self, first: i64, count: i64) -> (Tensor, Tensor) {
-        let index: Vec<i64> = (first..first + count).map(|i| i % self.count).collect();
-        let rows = self.tokens.index_select(0, &Tensor::from_slice(&index).to_device(self.tokens.device()));
+        let mut parts = Vec::new();
+        let mut done = 0;
+        while done < count {
+            let place = (first + done) % self.count;
+            let here = (count - done).min(self.count - place);
+            parts.push(self.tokens.narrow(0, place, here));
+            done += here;
+        }
+        let rows = if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(&parts, 0) };
         (rows.narrow(1, 0, self.length), rows.narrow(1, 1, self.length))
+    }
+
+    /// The same on another device.
+    pub fn to_device(&self, device: Device) -> Self {
+        Sequences { tokens: self.tokens.to_device(device), ..*self }
     }
 }
 
-/// The parameters of a state directory by name, f32, on the device.
+/// The parameters of a state directory, f32, on the device.
 ///
 /// # Errors
 /// Exit code 65 when one is missing or of another shape.
-pub fn load_state(dir: &Path, model: &Model, device: Device) -> Result<BTreeMap<String, Tensor>, Report> {
+pub fn load_state(dir: &Path, model: &Model, device: Device) -> Result<Params, Report> {
     load_tensors(&dir.join("model.safetensors"), model, device)
 }
 
@@ -70,14 +83,12 @@ pub fn load_state(dir: &Path, model: &Model, device: Device) -> Result<BTreeMap<
 ///
 /// # Errors
 /// As [`load_state`].
-pub fn load_tensors(path: &Path, model: &Model, device: Device) -> Result<BTreeMap<String, Tensor>, Report> {
+pub fn load_tensors(path: &Path, model: &Model, device: Device) -> Result<Params, Report> {
     let map = map(path)?;
     let file = SafeTensors::deserialize(&map).data(path.display())?;
-    let mut tensors = BTreeMap::new();
-    for (name, shape) in model.tensors() {
-        let view = file.tensor(&name).data(path.display())?;
-        let shape: Vec<usize> = shape.iter().map(|d| *d as usize).collect();
-        if view.dtype() != Dtype::F32 || view.shape() != shape {
+    Params::of(model, |name, shape| {
+        let view = file.tensor(name).data(path.display())?;
+        if view.dtype() != Dtype::F32 || !view.shape().iter().map(|d| *d as i64).eq(shape.iter().copied()) {
             return Err(Report::data(format!(
                 "{}: {name} is {:?} {:?}, expected F32 {shape:?}",
                 path.display(),
@@ -85,37 +96,47 @@ pub fn load_tensors(path: &Path, model: &Model, device: Device) -> Result<BTreeM
                 view.shape()
             )));
         }
-        let shape: Vec<i64> = shape.iter().map(|d| *d as i64).collect();
-        let tensor = Tensor::f_from_data_size(view.data(), &shape, Kind::Float).again(&name)?;
-        tensors.insert(name, tensor.f_to_device(device).again("moving the model to the device")?);
-    }
-    Ok(tensors)
+        let tensor = Tensor::f_from_data_size(view.data(), shape, Kind::Float).again(name)?;
+        tensor.f_to_device(device).again("moving the model to the device")
+    })
 }
 
-/// Write tensors as f32 safetensors, atomically; size and hash of the file.
+/// A parameter whose bytes are made when they are written.
+struct Lazy(Tensor, Vec<usize>);
+
+impl safetensors::View for Lazy {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+    fn shape(&self) -> &[usize] {
+        &self.1
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        let mut bytes = vec![0; self.data_len()];
+        self.0.to_device(Device::Cpu).contiguous().copy_data_u8(&mut bytes, self.0.numel());
+        bytes.into()
+    }
+    fn data_len(&self) -> usize {
+        self.0.numel() * 4
+    }
+}
+
+/// Write parameters as f32 safetensors, atomically, one after another; size and hash of the file.
 ///
 /// # Errors
 /// When the file system refuses.
-pub fn write(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<(u64, Hash), Report> {
-    let mut bytes = BTreeMap::new();
-    for (name, tensor) in tensors {
-        let tensor = tensor.to_device(Device::Cpu).contiguous();
-        let mut values = vec![0f32; tensor.numel()];
-        let numel = values.len();
-        tensor.f_copy_data(&mut values, numel).again(name)?;
-        let shape: Vec<usize> = tensor.size().iter().map(|d| *d as usize).collect();
-        bytes.insert(name.as_str(), (shape, values));
-    }
-    let views = bytes
-        .iter()
-        .map(|(name, (shape, values))| {
-            safetensors::tensor::TensorView::new(Dtype::F32, shape.clone(), bytemuck::cast_slice(values))
-                .map(|view| (*name, view))
-        })
-        .collect::<Result<Vec<_>, _>>()
-        .data("the update")?;
+pub fn write(path: &Path, params: &Params) -> Result<(u64, Hash), Report> {
+    let lazy = |tensor: Tensor| {
+        let shape = tensor.size().iter().map(|d| *d as usize).collect();
+        Lazy(tensor, shape)
+    };
+    let views = params.named().into_iter().map(|(name, tensor)| (name, lazy(tensor)));
     let format = [("format".to_string(), "pt".to_string())].into_iter().collect();
-    let file = safetensors::serialize(views, Some(format)).data("the update")?;
-    files::write_atomic(path, |out| std::io::Write::write_all(out, &file))?;
+    files::write_at(path, |part| {
+        safetensors::serialize_to_file(views, Some(format), part).map_err(|error| match error {
+            SafeTensorError::IoError(error) => error,
+            other => io::Error::other(other),
+        })
+    })?;
     files::digest(path)
 }

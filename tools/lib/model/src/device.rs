@@ -73,6 +73,83 @@ pub fn pick(name: &str) -> Result<Device, Report> {
     }
 }
 
+/// The devices that share a record's work: all GPUs, or so many replicas of the model. On the CPU they share its threads.
+///
+/// # Errors
+/// As [`pick`], and exit code 78 when there are not so many.
+pub fn share(name: &str, replicas: Option<usize>) -> Result<Vec<Device>, Report> {
+    match pick(name)? {
+        Device::Cuda(_) => {
+            let there = tch::Cuda::device_count().max(1) as usize;
+            let wanted = replicas.unwrap_or(there);
+            if wanted > there {
+                return Err(Report::config(format!("{wanted} replicas, but there are {there} GPUs"))
+                    .hint("one GPU has one replica; --replicas says how many of them work"));
+            }
+            Ok((0..wanted).map(Device::Cuda).collect())
+        }
+        device => {
+            let wanted = replicas.unwrap_or(1);
+            tch::set_num_threads((tch::get_num_threads() / wanted as i32).max(1));
+            Ok(vec![device; wanted])
+        }
+    }
+}
+
+/// Bytes that can still be had on a device.
+pub fn free_memory(device: Device) -> Result<u64, Report> {
+    if let Device::Cuda(index) = device {
+        return shim::cuda_memory(index as i64).map(|(free, _)| free);
+    }
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let number = |text: &str| text.split_whitespace().find_map(|word| word.parse::<u64>().ok());
+    let free = read("/proc/meminfo").lines().find(|line| line.starts_with("MemAvailable")).and_then(number);
+    // A container may have less, and so may a shell.
+    let group = |name: &str| number(&read(&format!("/sys/fs/cgroup/memory.{name}")));
+    let left = group("max").zip(group("current")).map(|(most, used)| most.saturating_sub(used));
+    let limit = read("/proc/self/limits").lines().find(|line| line.starts_with("Max address space")).and_then(number);
+    let mapped = read("/proc/self/statm").split_whitespace().next().and_then(|pages| pages.parse::<u64>().ok());
+    let address = limit.zip(mapped).map(|(most, pages)| most.saturating_sub(pages * 4096));
+    Ok([free.map(|kib| kib * 1024), left, address].into_iter().flatten().min().unwrap_or(u64::MAX))
+}
+
+/// Most bytes that the process, or the largest allocator of these GPUs, has had.
+pub fn peak_memory(devices: &[Device]) -> Result<u64, Report> {
+    let on_gpu = devices.iter().filter_map(|device| match device {
+        Device::Cuda(index) => Some(shim::cuda_memory(*index as i64).map(|(_, peak)| peak)),
+        _ => None,
+    });
+    let most = on_gpu.collect::<Result<Vec<_>, _>>()?.into_iter().max();
+    Ok(most.unwrap_or_else(|| usage().ru_maxrss as u64 * 1024))
+}
+
+/// Products in bf16, without sparsity, that the makers name for their GPUs: FLOP a second.
+const PEAKS: [(&str, f64); 8] = [
+    ("H100 PCIe", 756e12),
+    ("H100", 989e12),
+    ("H200", 989e12),
+    ("GH200", 989e12),
+    ("B200", 2250e12),
+    ("A100", 312e12),
+    ("L40S", 362e12),
+    ("RTX 4090", 165e12),
+];
+
+/// FLOP a second that these devices can do in bf16, where that is known.
+pub fn peak_flop_per_s(devices: &[Device]) -> Option<f64> {
+    if !devices.iter().all(|device| device.is_cuda()) {
+        return None;
+    }
+    let gpus = std::fs::read_dir("/proc/driver/nvidia/gpus").ok()?.flatten();
+    let model = |entry: std::fs::DirEntry| {
+        let text = std::fs::read_to_string(entry.path().join("information")).ok()?;
+        Some(text.lines().find(|line| line.starts_with("Model:"))?.to_string())
+    };
+    let name = gpus.filter_map(model).next()?;
+    let peak = PEAKS.iter().find(|(part, _)| name.contains(part))?.1;
+    Some(peak * devices.len() as f64)
+}
+
 /// The name of a device in records.
 pub fn name(device: Device) -> String {
     match device {
@@ -81,14 +158,23 @@ pub fn name(device: Device) -> String {
     }
 }
 
-/// CPU seconds that this process has used, all threads.
-pub fn cpu_s() -> f64 {
+/// The names of several, with `+` between them.
+pub fn names(devices: &[Device]) -> String {
+    devices.iter().map(|device| name(*device)).collect::<Vec<_>>().join("+")
+}
+
+fn usage() -> libc::rusage {
     // SAFETY: fills a plain struct.
-    let usage = unsafe {
+    unsafe {
         let mut usage: libc::rusage = std::mem::zeroed();
         libc::getrusage(libc::RUSAGE_SELF, &mut usage);
         usage
-    };
+    }
+}
+
+/// CPU seconds that this process has used, all threads.
+pub fn cpu_s() -> f64 {
+    let usage = usage();
     let seconds = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 * 1e-6;
     seconds(usage.ru_utime) + seconds(usage.ru_stime)
 }
@@ -103,23 +189,28 @@ pub fn guard<T>(work: impl FnOnce() -> Result<T, Report>) -> Result<T, Report> {
     std::panic::set_hook(Box::new(|_| {}));
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
     std::panic::set_hook(silent);
-    result.unwrap_or_else(|payload| {
-        let text = payload
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| payload.downcast_ref::<&str>().copied())
-            .unwrap_or("it gave no reason");
-        // tch shows the error's debug form: in it the C++ message, and after its first line the frames.
-        let message = text.split("Torch(\"").last().unwrap_or_default();
-        let line = message.lines().next().unwrap_or_default().split("\\n").next().unwrap_or_default();
-        let line = line.split("] err == 0. ").last().unwrap_or_default();
-        let report = Report::again(format!("libtorch: {line}"));
-        Err(if out_of_memory(&report) {
-            report.hint("less inner.micro_batch needs less memory; a smaller model too")
-        } else {
-            report.hint("run it once more with --device cpu to see whether the device is at fault")
-        })
-    })
+    result.unwrap_or_else(|payload| Err(thrown(&*payload)))
+}
+
+/// What a thread ended with.
+pub(crate) fn thrown(payload: &(dyn std::any::Any + Send)) -> Report {
+    let text = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
+    // tch shows the error's debug form.
+    said(text.unwrap_or("it gave no reason").split("Torch(\"").last().unwrap_or_default())
+}
+
+/// A message of libtorch in one line: after its first one come the frames.
+pub(crate) fn said(message: &str) -> Report {
+    let line = message.lines().next().unwrap_or_default().split("\\n").next().unwrap_or_default();
+    let line = line.split("] err == 0. ").last().unwrap_or_default();
+    let report = Report::again(format!("libtorch: {line}"));
+    if out_of_memory(&report) {
+        report.hint(
+            "fewer sequences at once need less memory (--micro-batch), and so does --checkpoint; a smaller model too",
+        )
+    } else {
+        report.hint("run it once more with --device cpu to see whether the device is at fault")
+    }
 }
 
 /// Whether libtorch threw for want of memory.

@@ -1,14 +1,14 @@
 //! The inner steps of a window, and the loss on pages.
 
-use crate::{Llama, Sequences, shim};
-use record::{Report, hparams::Inner};
-use std::collections::BTreeMap;
-use tch::{Tensor, no_grad};
+use crate::{Llama, Params, Sequences, device, params::Leaf, shim};
+use record::{Code, Report, hparams::Inner, records::Cost};
+use std::{collections::VecDeque, time::Instant};
+use tch::{Kind, Tensor, no_grad};
 
 /// What the inner steps made.
 pub struct Trained {
-    /// Δ = θ − θ', by name; absent when something was not finite.
-    pub update: Option<BTreeMap<String, Tensor>>,
+    /// Δ = θ − θ'; absent when something was not finite.
+    pub update: Option<Params>,
     /// Nats a token on the first sequences, before.
     pub loss_before: f64,
     /// The same, after.
@@ -19,27 +19,34 @@ pub struct Trained {
     pub tokens: u64,
     /// The first thing that was not finite.
     pub reason: Option<String>,
+    /// Where the seconds went: `evaluate_s`, `forward_backward_s`, `optimizer_s`.
+    pub cost: Cost,
 }
 
-fn working<T>(inner: &Inner, cuda: bool, work: impl FnOnce() -> T) -> Result<T, Report> {
-    if inner.dtype == "bf16" { shim::autocast_bf16(cuda, work) } else { Ok(work()) }
-}
-
-/// Mean loss in nats a token over the first `most` sequences.
+/// Mean loss in nats a token over the first `most` sequences, so many at once.
 ///
 /// # Errors
 /// What libtorch throws.
-pub fn evaluate(model: &Llama, pages: &Sequences, inner: &Inner, most: i64) -> Result<f64, Report> {
+pub fn evaluate(model: &Llama, pages: &Sequences, micro_batch: i64, most: i64) -> Result<f64, Report> {
     let _no_grad = tch::no_grad_guard();
-    let (count, chunk) = (pages.count.min(most.max(1)), (inner.micro_batch as i64).max(1));
-    let cuda = pages.tokens.device().is_cuda();
+    let (count, chunk) = (pages.count.min(most.max(1)), micro_batch.max(1));
     let mut sum = 0.0;
     for first in (0..count).step_by(chunk as usize) {
         let here = chunk.min(count - first);
         let (x, y) = pages.batch(first, here);
-        sum += working(inner, cuda, || model.loss(&x, &y))??.double_value(&[]) * here as f64;
+        sum += model.loss(&x, &y)?.double_value(&[]) * here as f64;
     }
     Ok(sum / count as f64)
+}
+
+/// What the inner steps begin from.
+pub struct Start<'a> {
+    /// θ.
+    pub theta: &'a Params,
+    /// Its copies, one a device, and the pages there. The first has the optimizer.
+    pub replicas: Vec<(Llama, Sequences)>,
+    /// Sequences that go through a copy at once.
+    pub micro_batch: i64,
 }
 
 /// Run the inner steps from θ over the pages, in their order, with a fresh optimizer; each takes its `share` of the learning rate.
@@ -49,73 +56,71 @@ pub fn evaluate(model: &Llama, pages: &Sequences, inner: &Inner, most: i64) -> R
 /// # Errors
 /// What libtorch throws.
 pub fn train(
-    model: Llama,
-    pages: &Sequences,
+    start: Start<'_>,
     inner: &Inner,
     share: impl Fn(u64) -> f64,
     mut progress: impl FnMut(u64, f64),
 ) -> Result<Trained, Report> {
-    let cuda = pages.tokens.device().is_cuda();
+    let Start { theta, mut replicas, micro_batch } = start;
+    let (mut model, pages) = replicas.remove(0);
     let batch = inner.batch.map_or((pages.count / inner.steps as i64).max(1), |b| b as i64);
-    let before: BTreeMap<String, Tensor> = model.params.iter().map(|(n, t)| (n.clone(), t.detach().copy())).collect();
-    let loss_before = evaluate(&model, pages, inner, batch)?;
-    let mut trained = Trained { update: None, loss_before, loss_after: f64::NAN, steps: 0, tokens: 0, reason: None };
-    let mut groups = groups_of(&model, inner);
-    let all: Vec<Tensor> = groups.iter().flat_map(|g| g.params.iter().map(Tensor::shallow_clone)).collect();
-    let names: Vec<String> = groups.iter().flat_map(|g| g.names.iter().cloned()).collect();
-    let mut gradient = None;
-    for step in 0..inner.steps {
-        let (first, mut done, mut loss) = (step as i64 * batch, 0, 0.0);
-        let mut grads: Vec<Tensor> = Vec::new();
-        while done < batch {
-            let here = (inner.micro_batch as i64).min(batch - done);
-            let (x, y) = pages.batch(first + done, here);
-            let share = here as f64 / batch as f64;
-            let part = working(inner, cuda, || Ok::<_, Report>(model.loss(&x, &y)? * share))??;
-            // Gradients are taken, not accumulated into zeros: that saves a pass over all of them.
-            let more = Tensor::run_backward(&[&part], &all, false, false);
-            if grads.is_empty() {
-                grads = more;
-            } else {
-                no_grad(|| grads.iter_mut().zip(&more).for_each(|(sum, more)| drop(sum.g_add_(more))));
+    let mut cost = Cost::default();
+    let loss_before = timed(&mut cost.evaluate_s, || evaluate(&model, &pages, micro_batch, batch))?;
+    let mut trained =
+        Trained { update: None, loss_before, loss_after: f64::NAN, steps: 0, tokens: 0, reason: None, cost };
+    let mut groups = groups_of(&model.params, inner);
+    let mut only = None;
+    // A GPU is not waited for: what a step had is looked at when the next one is under way.
+    let late = usize::from(pages.tokens.device().is_cuda());
+    let mut unseen = VecDeque::new();
+    for step in 0..=inner.steps {
+        if step < inner.steps {
+            let (loss, grads) = timed(&mut trained.cost.forward_backward_s, || {
+                gradients(&model, &pages, &mut replicas, step as i64 * batch, batch, micro_batch)
+            })?;
+            let norm = timed(&mut trained.cost.optimizer_s, || {
+                let norm = shim::norm_of(&grads)?;
+                let lr = inner.lr * share(step);
+                // What the gradients are divided by: never less than one.
+                let scale = (inner.clip > 0.0).then(|| no_grad(|| (&norm / inner.clip).clamp_min(1.0)));
+                if inner.optimizer == "sgd" && inner.steps == 1 {
+                    // The gradient itself: θ − (θ − g) would lose its low bits.
+                    only = Some(no_grad(|| scaled(&model.params, &grads, scale.as_ref(), inner, lr)));
+                }
+                for group in &mut groups {
+                    group.step(&grads, scale.as_ref(), inner, lr)?;
+                }
+                model.refresh();
+                replicas.iter_mut().for_each(|(other, _)| other.follow(&model));
+                Ok::<_, Report>(norm)
+            })?;
+            unseen.push_back((step, loss, norm));
+        }
+        while unseen.len() > if step < inner.steps { late } else { 0 } {
+            let Some((step, loss, norm)) = unseen.pop_front() else { break };
+            let seen = timed(&mut trained.cost.forward_backward_s, || (loss.double_value(&[]), norm.double_value(&[])));
+            if !seen.0.is_finite() || !seen.1.is_finite() {
+                trained.reason = Some(format!("step {step}: loss {}, gradient norm {}", seen.0, seen.1));
+                return Ok(trained);
             }
-            loss += part.double_value(&[]);
-            done += here;
+            trained.steps += 1;
+            trained.tokens += (batch * pages.length) as u64;
+            progress(trained.steps, seen.0);
         }
-        let norm = shim::norm(&grads)?;
-        if !loss.is_finite() || !norm.is_finite() {
-            trained.reason = Some(format!("step {step}: loss {loss}, gradient norm {norm}"));
-            return Ok(trained);
-        }
-        if inner.clip > 0.0 && norm > inner.clip {
-            no_grad(|| grads.iter().for_each(|g| drop(g.shallow_clone().g_mul_scalar_(inner.clip / norm))));
-        }
-        let lr = inner.lr * share(step);
-        if inner.optimizer == "sgd" && inner.steps == 1 {
-            // The gradient itself: θ − (θ − g) would lose its low bits.
-            let scaled: BTreeMap<String, Tensor> = no_grad(|| {
-                let decay = |p: &Tensor| if p.dim() > 1 { lr * inner.weight_decay } else { 0.0 };
-                let delta = |p: &Tensor, g: &Tensor| g * lr + p.detach() * decay(p);
-                names.iter().zip(all.iter().zip(&grads)).map(|(n, (p, g))| (n.clone(), delta(p, g))).collect()
-            });
-            gradient = Some(scaled);
-        }
-        let mut rest = &grads[..];
-        for group in &mut groups {
-            let (own, others) = rest.split_at(group.params.len());
-            group.step(own, inner, lr)?;
-            rest = others;
-        }
-        trained.steps += 1;
-        trained.tokens += (batch * pages.length) as u64;
-        progress(trained.steps, loss);
     }
-    trained.loss_after = evaluate(&model, pages, inner, batch)?;
-    let update = gradient.unwrap_or_else(|| {
-        no_grad(|| model.params.iter().map(|(n, after)| (n.clone(), &before[n] - after.detach())).collect())
+    drop(groups);
+    drop(replicas);
+    trained.loss_after = timed(&mut trained.cost.evaluate_s, || evaluate(&model, &pages, micro_batch, batch))?;
+    let update = only.unwrap_or_else(|| {
+        let update = model.params.share();
+        for (own, before) in update.leaves.values().zip(theta.leaves.values()) {
+            // θ − θ' in place of θ'.
+            no_grad(|| drop(own.tensor.shallow_clone().neg_().g_add_(&before.tensor)));
+        }
+        update
     });
-    let finite = no_grad(|| shim::norm(&update.values().map(Tensor::shallow_clone).collect::<Vec<_>>()))?.is_finite();
-    if finite && trained.loss_after.is_finite() {
+    let all: Vec<Tensor> = update.leaves.values().map(|leaf| leaf.tensor.shallow_clone()).collect();
+    if shim::norm_of(&all)?.double_value(&[]).is_finite() && trained.loss_after.is_finite() {
         trained.update = Some(update);
     } else {
         trained.reason = Some(format!("after {} steps: loss {}", trained.steps, trained.loss_after));
@@ -123,18 +128,95 @@ pub fn train(
     Ok(trained)
 }
 
+/// Run something and add its seconds.
+fn timed<T>(seconds: &mut f64, work: impl FnOnce() -> T) -> T {
+    let started = Instant::now();
+    let result = work();
+    *seconds += started.elapsed().as_secs_f64();
+    result
+}
+
+type Sum = (Tensor, Vec<Tensor>);
+
+fn add(sum: Option<Sum>, (loss, grads): Sum) -> Option<Sum> {
+    let Some((mut all, mut sums)) = sum else { return Some((loss, grads)) };
+    no_grad(|| {
+        let _ = all.g_add_(&loss.to_device(all.device()));
+        sums.iter_mut().zip(grads).for_each(|(sum, more)| drop(sum.g_add_(&more.to_device(sum.device()))));
+    });
+    Some((all, sums))
+}
+
+/// Loss and gradients of one step, f32, in the order of the leaves: summed over each copy's parts in their order, and then over the copies.
+fn gradients(
+    model: &Llama,
+    pages: &Sequences,
+    others: &mut [(Llama, Sequences)],
+    first: i64,
+    batch: i64,
+    micro_batch: i64,
+) -> Result<Sum, Report> {
+    let copies = others.len() + 1;
+    // The parts of one copy: every so manieth.
+    let own = |model: &Llama, pages: &Sequences, copy: usize| -> Result<Option<Sum>, Report> {
+        let mut sum = None;
+        for done in (0..batch).step_by(micro_batch.max(1) as usize).skip(copy).step_by(copies) {
+            let here = micro_batch.min(batch - done);
+            let (x, y) = pages.batch(first + done, here);
+            let (loss, grads) = model.gradients(&x, &y, here as f64 / batch as f64)?;
+            let grads = no_grad(|| grads.into_iter().map(|grad| grad.to_kind(Kind::Float)).collect());
+            sum = add(sum, (loss, grads));
+        }
+        Ok(sum)
+    };
+    let (lead, rest) = std::thread::scope(|scope| {
+        let own = &own;
+        let spawn = |(copy, other)| {
+            let (model, pages): &mut (Llama, Sequences) = other;
+            scope.spawn(move || own(model, pages, copy + 1))
+        };
+        let handles: Vec<_> = others.iter_mut().enumerate().map(spawn).collect();
+        let lead = own(model, pages, 0);
+        let joined = |handle: std::thread::ScopedJoinHandle<'_, _>| {
+            handle.join().unwrap_or_else(|payload| Err(device::thrown(&*payload)))
+        };
+        (lead, handles.into_iter().map(joined).collect::<Vec<_>>())
+    });
+    let mut sum = lead?;
+    for more in rest {
+        if let Some(more) = more? {
+            sum = add(sum, more);
+        }
+    }
+    sum.ok_or_else(|| Report::new(Code::Bug, "a step without sequences"))
+}
+
+/// Δ of a single step of SGD.
+fn scaled(params: &Params, grads: &[Tensor], scale: Option<&Tensor>, inner: &Inner, lr: f64) -> Params {
+    let mut delta = params.share();
+    for (leaf, grad) in delta.leaves.values_mut().zip(grads) {
+        let grad = scale.map_or_else(|| grad.shallow_clone(), |scale| grad / scale) * lr;
+        let decay = if leaf.tensor.dim() > 1 { lr * inner.weight_decay } else { 0.0 };
+        leaf.tensor = grad + &leaf.tensor * decay;
+    }
+    delta
+}
+
 /// Which rule a group moves by.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Default, PartialEq)]
 enum Rule {
+    #[default]
     Sgd,
     AdamW,
     Muon,
 }
 
-/// Parameters with one rule and one decay, and their optimizer's state.
+/// Leaves with one rule and one decay, and their optimizer's state.
+#[derive(Default)]
 struct Group {
-    names: Vec<String>,
-    params: Vec<Tensor>,
+    /// Their places among all leaves.
+    places: Vec<usize>,
+    leaves: Vec<Leaf>,
     first: Vec<Tensor>,
     second: Vec<Tensor>,
     steps: Vec<Tensor>,
@@ -143,58 +225,72 @@ struct Group {
 }
 
 /// Matrices are decayed, norms and biases are not; Muon moves the matrices inside the layers alone.
-fn groups_of(model: &Llama, inner: &Inner) -> Vec<Group> {
-    let other = if inner.optimizer == "sgd" { Rule::Sgd } else { Rule::AdamW };
-    let inside = |name: &str| inner.optimizer == "muon" && name.starts_with("model.layers.");
-    let kinds = [(true, true, Rule::Muon), (true, false, other), (false, false, other)];
-    let group = |(matrix, muon, rule): (bool, bool, Rule)| {
-        let own = model.params.iter().filter(|(name, t)| (t.dim() > 1) == matrix && (matrix && inside(name)) == muon);
-        let own = own.map(|(name, t)| (name.clone(), t.shallow_clone()));
-        Group::new(own.collect(), if matrix { inner.weight_decay } else { 0.0 }, rule)
+fn rule_of(name: &str, leaf: &Leaf, inner: &Inner) -> (bool, Rule) {
+    let matrix = leaf.tensor.dim() > 1;
+    let rule = match inner.optimizer.as_str() {
+        "sgd" => Rule::Sgd,
+        "muon" if matrix && name.starts_with("model.layers.") => Rule::Muon,
+        _ => Rule::AdamW,
     };
-    kinds.into_iter().map(group).filter(|group| !group.params.is_empty()).collect()
+    (matrix, rule)
+}
+
+fn groups_of(params: &Params, inner: &Inner) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for (place, (name, leaf)) in params.leaves.iter().enumerate() {
+        let (matrix, rule) = rule_of(name, leaf, inner);
+        let decay = if matrix { inner.weight_decay } else { 0.0 };
+        let found = groups.iter().position(|group| group.rule == rule && group.decay == decay);
+        let group = match found {
+            Some(found) => &mut groups[found],
+            None => groups.push_mut(Group { rule, decay, ..Group::default() }),
+        };
+        let zeros = |there: bool| there.then(|| no_grad(|| leaf.tensor.zeros_like()));
+        group.first.extend(zeros(rule != Rule::Sgd));
+        group.second.extend(zeros(rule == Rule::AdamW));
+        group.steps.push(Tensor::zeros([], (Kind::Float, leaf.tensor.device())));
+        group.leaves.push(Leaf { tensor: leaf.tensor.shallow_clone(), parts: leaf.parts.clone() });
+        group.places.push(place);
+    }
+    groups
 }
 
 impl Group {
-    fn new(own: Vec<(String, Tensor)>, decay: f64, rule: Rule) -> Self {
-        let (names, params): (Vec<String>, Vec<Tensor>) = own.into_iter().unzip();
-        let zeros = |there: bool| match there {
-            true => no_grad(|| params.iter().map(Tensor::zeros_like).collect::<Vec<_>>()),
-            false => Vec::new(),
-        };
-        let (first, second) = (zeros(rule != Rule::Sgd), zeros(rule == Rule::AdamW));
-        let steps = params.iter().map(|p| Tensor::zeros([], (tch::Kind::Float, p.device()))).collect();
-        Group { names, params, first, second, steps, decay, rule }
-    }
-
-    fn step(&mut self, grads: &[Tensor], inner: &Inner, lr: f64) -> Result<(), Report> {
-        match self.rule {
-            Rule::AdamW => {
-                let c = shim::AdamW { lr, beta1: inner.beta1, beta2: inner.beta2, decay: self.decay, eps: inner.eps };
-                shim::fused_adamw([&self.params, grads, &self.first, &self.second, &self.steps], &c)
-            }
-            Rule::Muon => no_grad(|| self.muon(grads, inner.momentum.unwrap_or(0.95), lr)),
-            Rule::Sgd => {
-                no_grad(|| {
-                    for (param, grad) in self.params.iter_mut().zip(grads) {
-                        let _ = param.g_mul_scalar_(1.0 - lr * self.decay);
-                        let _ = param.g_sub_(&(grad * lr));
-                    }
-                });
-                Ok(())
-            }
+    /// Move the parameters; the gradients are used up.
+    fn step(&mut self, grads: &[Tensor], scale: Option<&Tensor>, inner: &Inner, lr: f64) -> Result<(), Report> {
+        let own: Vec<Tensor> = self.places.iter().map(|place| grads[*place].shallow_clone()).collect();
+        if self.rule == Rule::AdamW {
+            let c = shim::AdamW { lr, beta1: inner.beta1, beta2: inner.beta2, decay: self.decay, eps: inner.eps };
+            let params: Vec<Tensor> = self.leaves.iter().map(|leaf| leaf.tensor.shallow_clone()).collect();
+            return shim::fused_adamw([&params, &own, &self.first, &self.second, &self.steps], scale, &c);
         }
+        no_grad(|| {
+            for (place, mut grad) in own.into_iter().enumerate() {
+                if let Some(scale) = scale {
+                    let _ = grad.g_div_(scale);
+                }
+                let mut param = self.leaves[place].tensor.shallow_clone();
+                let _ = param.g_mul_scalar_(1.0 - lr * self.decay);
+                if self.rule == Rule::Sgd {
+                    let _ = param.g_sub_(&(grad * lr));
+                } else {
+                    self.muon(place, &grad, inner.momentum.unwrap_or(0.95), lr)?;
+                }
+            }
+            Ok(())
+        })
     }
 
     /// `m ← μm + (1−μ)g`, `θ ← (1 − lr·λ)θ − lr·0.2·√max(rows, cols)·orthogonal((1−μ)g + μm)`: an update of about AdamW's size, so that
-    /// one learning rate and decay serve both. Sources: Jordan and others, Muon (2024); Liu and others (arXiv 2502.16982).
-    fn muon(&mut self, grads: &[Tensor], momentum: f64, lr: f64) -> Result<(), Report> {
-        for ((param, grad), first) in self.params.iter_mut().zip(grads).zip(&mut self.first) {
-            let _ = first.lerp_(grad, 1.0 - momentum);
-            let mut update = grad.lerp(first, momentum);
+    /// one learning rate and decay serve both; each matrix that the model names by itself. Sources: Jordan and others, Muon (2024);
+    /// Liu and others (arXiv 2502.16982).
+    fn muon(&mut self, place: usize, grad: &Tensor, momentum: f64, lr: f64) -> Result<(), Report> {
+        let _ = self.first[place].lerp_(grad, 1.0 - momentum);
+        let update = grad.lerp(&self.first[place], momentum);
+        let leaf = &self.leaves[place];
+        for ((_, mut param), (_, mut update)) in leaf.views(&leaf.tensor).into_iter().zip(leaf.views(&update)) {
             shim::orthogonal(&mut update)?;
             let longest = param.size().into_iter().max().unwrap_or(1) as f64;
-            let _ = param.g_mul_scalar_(1.0 - lr * self.decay);
             let _ = param.g_sub_(&(update * (lr * 0.2 * longest.sqrt())));
         }
         Ok(())

@@ -7,7 +7,10 @@ pub mod data;
 pub mod device;
 pub mod inner;
 pub mod llama;
+pub mod memory;
+pub mod params;
 mod shim;
 
 pub use data::Sequences;
-pub use llama::Llama;
+pub use llama::{How, Llama};
+pub use params::Params;

@@ -1,11 +1,13 @@
 //! The C++ shim (`csrc/shim.cpp`): what tch lacks.
 #![allow(unsafe_code)]
 
+use crate::device;
 use record::{Code, Report};
 use std::ffi::{CStr, c_char, c_int};
 use tch::Tensor;
 
 type Raw = *const torch_sys::C_tensor;
+type Made = *mut torch_sys::C_tensor;
 
 unsafe extern "C" {
     fn bz_last_error() -> *const c_char;
@@ -16,16 +18,30 @@ unsafe extern "C" {
         second: *const Raw,
         steps: *const Raw,
         n: usize,
+        scale: Raw,
         lr: f64,
         beta1: f64,
         beta2: f64,
         decay: f64,
         eps: f64,
     ) -> c_int;
-    fn bz_norm(tensors: *const Raw, n: usize, out: *mut f64) -> c_int;
-    fn bz_linear_cross_entropy(x: Raw, w: Raw, y: Raw, out: *mut *mut torch_sys::C_tensor) -> c_int;
+    fn bz_norm_of(tensors: *const Raw, n: usize, out: *mut Made) -> c_int;
+    fn bz_gradients(
+        made: *const Raw,
+        slopes: *const Raw,
+        n: usize,
+        inputs: *const Raw,
+        m: usize,
+        out: *mut Made,
+    ) -> c_int;
+    fn bz_norm(x: Raw, branch: Raw, w: Raw, eps: f64, half: c_int, y: *mut Made, sum: *mut Made) -> c_int;
+    fn bz_linear(x: Raw, w: Raw, bias: Raw, out: *mut Made) -> c_int;
+    fn bz_attention(qkv: Raw, cos: Raw, sin: Raw, heads: i64, kv: i64, out: *mut Made) -> c_int;
+    fn bz_gate(both: Raw, out: *mut Made) -> c_int;
+    fn bz_linear_cross_entropy(x: Raw, w: Raw, y: Raw, share: f64, out: *mut Made) -> c_int;
     fn bz_orthogonal(matrix: Raw) -> c_int;
     fn bz_deterministic() -> c_int;
+    fn bz_cuda_memory(index: i64, free: *mut u64, peak: *mut u64) -> c_int;
     fn bz_autocast_bf16(cuda: c_int, on: c_int) -> c_int;
 }
 
@@ -35,8 +51,7 @@ fn checked(status: c_int) -> Result<(), Report> {
     }
     // SAFETY: the shim keeps the text of this thread's last error alive until the next one.
     let text = unsafe { CStr::from_ptr(bz_last_error()) }.to_string_lossy();
-    let first = text.lines().next().unwrap_or_default().to_string();
-    Err(Report::new(Code::Bug, format!("libtorch: {first}")))
+    Err(device::said(&text))
 }
 
 fn raw(tensors: &[Tensor]) -> Vec<Raw> {
@@ -52,33 +67,95 @@ pub(crate) struct AdamW {
     pub eps: f64,
 }
 
-/// One step of AdamW over all parameters at once. The five lists are of one length.
-pub(crate) fn fused_adamw([params, grads, first, second, steps]: [&[Tensor]; 5], c: &AdamW) -> Result<(), Report> {
+/// One step of AdamW over all parameters at once. The five lists are of one length; gradients are divided by `scale` in place.
+pub(crate) fn fused_adamw(
+    [params, grads, first, second, steps]: [&[Tensor]; 5],
+    scale: Option<&Tensor>,
+    c: &AdamW,
+) -> Result<(), Report> {
     let n = params.len();
     if [grads, first, second, steps].iter().any(|list| list.len() != n) {
         return Err(Report::new(Code::Bug, "AdamW's lists differ in length"));
     }
     let lists = [params, grads, first, second, steps].map(raw);
     let [p, g, m, v, s] = [&lists[0], &lists[1], &lists[2], &lists[3], &lists[4]].map(|list| list.as_ptr());
-    // SAFETY: five arrays of n live tensors; the shim keeps none of them.
-    checked(unsafe { bz_fused_adamw(p, g, m, v, s, n, c.lr, c.beta1, c.beta2, c.decay, c.eps) })
+    // SAFETY: five arrays of n live tensors, and one or none; the shim keeps none of them.
+    checked(unsafe { bz_fused_adamw(p, g, m, v, s, n, or_null(scale), c.lr, c.beta1, c.beta2, c.decay, c.eps) })
 }
 
-/// The Euclidean norm over all tensors.
-pub(crate) fn norm(tensors: &[Tensor]) -> Result<f64, Report> {
-    let (list, mut out) = (raw(tensors), 0.0);
-    // SAFETY: an array of live tensors and a place for the result.
-    checked(unsafe { bz_norm(list.as_ptr(), list.len(), &mut out) })?;
-    Ok(out)
+fn or_null(tensor: Option<&Tensor>) -> Raw {
+    tensor.map_or(std::ptr::null(), Tensor::as_ptr)
 }
 
-/// Mean cross-entropy of `x · wᵀ` against `y` in nats, with gradients for both: x (N, D), w (V, D), y (N).
-pub(crate) fn linear_cross_entropy(x: &Tensor, w: &Tensor, y: &Tensor) -> Result<Tensor, Report> {
+/// A tensor that the shim makes with `new`, as tch's own functions do.
+fn made(make: impl FnOnce(*mut Made) -> c_int) -> Result<Tensor, Report> {
     let mut out = std::ptr::null_mut();
-    // SAFETY: three live tensors, and a place for a new one, which is ours from here on.
-    checked(unsafe { bz_linear_cross_entropy(x.as_ptr(), w.as_ptr(), y.as_ptr(), &mut out) })?;
-    // SAFETY: the shim has made it with `new`, as tch's own functions do.
+    checked(make(&mut out))?;
+    // SAFETY: made a moment ago, and ours from here on.
     Ok(unsafe { Tensor::from_ptr(out) })
+}
+
+/// The Euclidean norm over all tensors, on their device.
+pub(crate) fn norm_of(tensors: &[Tensor]) -> Result<Tensor, Report> {
+    let list = raw(tensors);
+    // SAFETY: an array of live tensors.
+    made(|out| unsafe { bz_norm_of(list.as_ptr(), list.len(), out) })
+}
+
+/// The gradients for `inputs` of what was made of them, whose own gradients are `slopes`: none for one number.
+pub(crate) fn gradients(made: &[Tensor], slopes: &[Tensor], inputs: &[Tensor]) -> Result<Vec<Tensor>, Report> {
+    let (outputs, given, list) = (raw(made), raw(slopes), raw(inputs));
+    if !given.is_empty() && given.len() != outputs.len() {
+        return Err(Report::new(Code::Bug, "not as many gradients as there are outputs"));
+    }
+    let slopes = if given.is_empty() { std::ptr::null() } else { given.as_ptr() };
+    let mut out = vec![std::ptr::null_mut(); list.len()];
+    // SAFETY: three arrays of live tensors, and one place for each input.
+    checked(unsafe {
+        bz_gradients(outputs.as_ptr(), slopes, outputs.len(), list.as_ptr(), list.len(), out.as_mut_ptr())
+    })?;
+    // SAFETY: the shim has filled all places with tensors of its own.
+    Ok(out.into_iter().map(|tensor| unsafe { Tensor::from_ptr(tensor) }).collect())
+}
+
+/// RMSNorm of x, or of x + branch, (R, D) f32, in f32 or bf16; and the sum. On the CPU.
+pub(crate) fn norm(
+    x: &Tensor,
+    branch: Option<&Tensor>,
+    w: &Tensor,
+    eps: f64,
+    half: bool,
+) -> Result<(Tensor, Tensor), Report> {
+    let mut sum = std::ptr::null_mut();
+    // SAFETY: two or three live tensors.
+    let y = made(|y| unsafe { bz_norm(x.as_ptr(), or_null(branch), w.as_ptr(), eps, c_int::from(half), y, &mut sum) })?;
+    // SAFETY: made with the other.
+    Ok((y, unsafe { Tensor::from_ptr(sum) }))
+}
+
+/// x · wᵀ + bias, (R, N): on the CPU.
+pub(crate) fn linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, Report> {
+    // SAFETY: two or three live tensors.
+    made(|out| unsafe { bz_linear(x.as_ptr(), w.as_ptr(), or_null(bias), out) })
+}
+
+/// Causal attention with rotation of rows (B·T, (H + 2K)·E), which are used up: (B·T, H·E). On the CPU.
+pub(crate) fn attention(qkv: &Tensor, cos: &Tensor, sin: &Tensor, heads: i64, kv: i64) -> Result<Tensor, Report> {
+    // SAFETY: three live tensors.
+    made(|out| unsafe { bz_attention(qkv.as_ptr(), cos.as_ptr(), sin.as_ptr(), heads, kv, out) })
+}
+
+/// silu(gate) · up of rows (R, 2F): (R, F). On the CPU.
+pub(crate) fn gate(both: &Tensor) -> Result<Tensor, Report> {
+    // SAFETY: a live tensor.
+    made(|out| unsafe { bz_gate(both.as_ptr(), out) })
+}
+
+/// Mean cross-entropy of `x · wᵀ` against `y` in nats, times `share`, with gradients for both: x (N, D), w (V, D), y (N).
+/// Products are in the dtype of `x`.
+pub(crate) fn linear_cross_entropy(x: &Tensor, w: &Tensor, y: &Tensor, share: f64) -> Result<Tensor, Report> {
+    // SAFETY: three live tensors.
+    made(|out| unsafe { bz_linear_cross_entropy(x.as_ptr(), w.as_ptr(), y.as_ptr(), share, out) })
 }
 
 /// The orthogonal matrix that is nearest, about, in place of an f32 matrix.
@@ -91,6 +168,14 @@ pub(crate) fn orthogonal(matrix: &mut Tensor) -> Result<(), Report> {
 pub(crate) fn deterministic() -> Result<(), Report> {
     // SAFETY: no arguments.
     checked(unsafe { bz_deterministic() })
+}
+
+/// Bytes of a GPU that are free, counting those that libtorch keeps for later; and the most that it has had in use.
+pub(crate) fn cuda_memory(index: i64) -> Result<(u64, u64), Report> {
+    let (mut free, mut peak) = (0, 0);
+    // SAFETY: two places for the results.
+    checked(unsafe { bz_cuda_memory(index, &mut free, &mut peak) })?;
+    Ok((free, peak))
 }
 
 /// Run `work` with matrix products in bf16.
@@ -119,7 +204,7 @@ mod tests {
         let y = Tensor::arange(rows, (Kind::Int64, Device::Cpu)) * 2003;
         let leaf = |t: &Tensor, kind| t.to_kind(kind).detach().set_requires_grad(true);
         let (a, b) = (leaf(&x, Kind::Float), leaf(&w, Kind::Float));
-        let ours = linear_cross_entropy(&a, &b, &y).unwrap();
+        let ours = linear_cross_entropy(&a, &b, &y, 1.0).unwrap();
         (&ours * 0.5).backward();
         let (c, d) = (leaf(&x, Kind::Double), leaf(&w, Kind::Double));
         let logits = c.matmul(&d.transpose(0, 1));
@@ -132,7 +217,7 @@ mod tests {
             // In f32 a sum over so many tokens is off by a part in 7,000; PyTorch's own is by the same.
             assert!(far < 3e-4 * theirs.abs().max().double_value(&[]), "{far}");
         }
-        let quiet = tch::no_grad(|| linear_cross_entropy(&a, &b, &y)).unwrap();
+        let quiet = tch::no_grad(|| linear_cross_entropy(&a, &b, &y, 1.0)).unwrap();
         assert_eq!(quiet.double_value(&[]), ours.double_value(&[]));
     }
 }

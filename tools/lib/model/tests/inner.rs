@@ -1,9 +1,8 @@
 //! The inner steps: reproducible to the byte, right against finite differences, and honest about what is not finite.
 #![allow(clippy::unwrap_used)]
 
-use model::{Llama, Sequences, data, device, inner};
-use record::hparams::{Inner, Model};
-use std::collections::BTreeMap;
+use model::{How, Llama, Params, Sequences, data, device, inner};
+use record::hparams::{Family, Inner, Model};
 use tch::{Device, Kind, Tensor};
 
 fn model_of(tied: bool) -> Model {
@@ -39,23 +38,18 @@ fn random(shape: &[i64], dice: &mut impl FnMut() -> f64) -> Tensor {
     Tensor::from_slice(&values).view(shape)
 }
 
-fn params(model: &Model, seed: u64) -> BTreeMap<String, Tensor> {
+fn params(model: &Model, seed: u64) -> Params {
     let mut dice = dice(seed);
-    let fill = |(name, shape): (String, Vec<u64>)| {
-        let shape: Vec<i64> = shape.iter().map(|d| *d as i64).collect();
-        let value = if shape.len() == 1 {
-            Tensor::ones(&shape, (Kind::Float, Device::Cpu))
-        } else {
-            random(&shape, &mut dice) * 0.2
-        };
-        (name, value)
+    let fill = |_: &str, shape: &[i64]| {
+        Ok(match shape.len() {
+            1 => Tensor::ones(shape, (Kind::Float, Device::Cpu)),
+            _ => random(shape, &mut dice) * 0.2,
+        })
     };
-    model.tensors().into_iter().map(fill).collect()
+    Params::of(model, fill).unwrap()
 }
 
-fn copy(params: &BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {
-    params.iter().map(|(n, t)| (n.clone(), t.copy())).collect()
-}
+const TRAIN: How = How { train: true, half: false, plain: false, checkpoint: false };
 
 fn sequences(seed: u64) -> Sequences {
     let mut dice = dice(seed);
@@ -63,12 +57,12 @@ fn sequences(seed: u64) -> Sequences {
     Sequences { tokens: Tensor::from_slice(&tokens).view([6, 17]), count: 6, length: 16 }
 }
 
-fn inner_of(optimizer: &str, steps: u64, micro_batch: u64) -> Inner {
+fn inner_of(optimizer: &str, steps: u64) -> Inner {
     Inner {
         optimizer: optimizer.into(),
         steps,
         batch: Some(4),
-        micro_batch,
+        micro_batch: None,
         lr: if optimizer == "sgd" { 1.0 } else { 1e-2 },
         beta1: 0.9,
         beta2: 0.95,
@@ -81,9 +75,17 @@ fn inner_of(optimizer: &str, steps: u64, micro_batch: u64) -> Inner {
     }
 }
 
-fn run(model: &Model, theta: &BTreeMap<String, Tensor>, how: &Inner) -> inner::Trained {
-    let llama = Llama::new(model, copy(theta), Device::Cpu, true).unwrap();
-    inner::train(llama, &sequences(5), how, |_| 1.0, |_, _| {}).unwrap()
+fn run(model: &Model, theta: &Params, inner: &Inner, micro_batch: i64) -> inner::Trained {
+    run_so(model, theta, inner, micro_batch, How { half: inner.dtype == "bf16", ..TRAIN })
+}
+
+fn run_so(model: &Model, theta: &Params, inner: &Inner, micro_batch: i64, how: How) -> inner::Trained {
+    inner::train(start(model, theta, micro_batch, how, 1), inner, |_| 1.0, |_, _| {}).unwrap()
+}
+
+fn start<'a>(model: &Model, theta: &'a Params, micro_batch: i64, how: How, replicas: usize) -> inner::Start<'a> {
+    let replica = |_| (Llama::new(model, theta.copy(), Device::Cpu, how).unwrap(), sequences(5));
+    inner::Start { theta, replicas: (0..replicas).map(replica).collect(), micro_batch }
 }
 
 #[test]
@@ -92,9 +94,9 @@ fn the_same_inputs_give_the_same_bytes() {
     let theta = params(&model, 1);
     let folder = tempfile::tempdir().unwrap();
     for (optimizer, dtype, name) in [("adamw", "f32", "a"), ("adamw", "bf16", "b"), ("muon", "f32", "c")] {
-        let how = Inner { dtype: dtype.into(), clip: 1.0, ..inner_of(optimizer, 3, 2) };
+        let how = Inner { dtype: dtype.into(), clip: 1.0, ..inner_of(optimizer, 3) };
         let write = |to: &str| {
-            let update = run(&model, &theta, &how).update.unwrap();
+            let update = run(&model, &theta, &how, 2).update.unwrap();
             data::write(&folder.path().join(to), &update).unwrap()
         };
         assert_eq!(write(name), write("again"), "{dtype}");
@@ -106,24 +108,111 @@ fn one_step_of_sgd_is_the_gradient_by_finite_differences() {
     for tied in [true, false] {
         let model = model_of(tied);
         let theta = params(&model, 2);
-        let update = run(&model, &theta, &inner_of("sgd", 1, 4)).update.unwrap();
+        let update = run(&model, &theta, &inner_of("sgd", 1), 4).update.unwrap();
         let (x, y) = sequences(5).batch(0, 4);
         // Along a random direction of all parameters, in float64 on both sides.
         let mut dice = dice(9);
-        let direction: BTreeMap<_, _> = theta.iter().map(|(n, t)| (n.clone(), random(&t.size(), &mut dice))).collect();
+        let direction = Params::of(&model, |_, shape| Ok(random(shape, &mut dice))).unwrap().named();
+        let theta = theta.named();
         let loss_at = |step: f64| {
-            let moved =
-                theta.iter().map(|(n, t)| (n.clone(), (t + &direction[n] * step).to_kind(Kind::Double))).collect();
             let _no_grad = tch::no_grad_guard();
-            let llama = Llama::new(&model, moved, Device::Cpu, false).unwrap();
-            let logits = llama.logits(&x).view([-1, 61]);
+            let moved = |n: &str, _: &[i64]| Ok((&theta[n] + &direction[n] * step).to_kind(Kind::Double));
+            let llama = Llama::new(&model, Params::of(&model, moved).unwrap(), Device::Cpu, How::default()).unwrap();
+            let logits = llama.logits(&x).unwrap().view([-1, 61]);
             logits
                 .cross_entropy_loss::<Tensor>(&y.reshape([-1]), None, tch::Reduction::Mean, -100, 0.0)
                 .double_value(&[])
         };
         let numeric = (loss_at(1e-3) - loss_at(-1e-3)) / 2e-3;
-        let exact: f64 = update.iter().map(|(n, g)| (g * &direction[n]).sum(Kind::Double).double_value(&[])).sum();
+        let exact: f64 =
+            update.named().iter().map(|(n, g)| (g * &direction[n]).sum(Kind::Double).double_value(&[])).sum();
         assert!((numeric - exact).abs() < 1e-3 * exact.abs().max(0.1), "tied {tied}: {numeric} {exact}");
+    }
+}
+
+/// How far two updates are apart, relative to the second.
+fn distance(ours: &Params, theirs: &Params) -> f64 {
+    let sum = |of: &dyn Fn(&Tensor, &Tensor) -> Tensor| -> f64 {
+        let pairs = ours.leaves.values().zip(theirs.leaves.values());
+        pairs
+            .map(|(a, b)| of(&a.tensor, &b.tensor).to_kind(Kind::Double).square().sum(Kind::Double).double_value(&[]))
+            .sum()
+    };
+    (sum(&|a, b| a - b) / sum(&|_, b| b.shallow_clone())).sqrt()
+}
+
+#[test]
+fn kernels_and_recomputed_layers_give_the_gradient_of_plain_operators() {
+    let model = |family, kv| Model { family, num_key_value_heads: kv, ..model_of(true) };
+    let odd = Model { tie_word_embeddings: false, intermediate_size: 37, ..model_of(true) };
+    let families = [
+        ("grouped, tied", model(Family::Llama, 2)),
+        ("odd widths, untied", odd),
+        ("biases", model(Family::Qwen2, 1)),
+        ("head norms", Model { head_dim: Some(6), ..model(Family::Qwen3, 4) }),
+    ];
+    for (name, model) in families {
+        let theta = params(&model, 8);
+        let sgd = inner_of("sgd", 1);
+        let gradient = |how| run_so(&model, &theta, &sgd, 3, how);
+        let plain = gradient(How { plain: true, ..TRAIN });
+        let fused = gradient(TRAIN);
+        let layered = gradient(How { checkpoint: true, ..TRAIN });
+        let (plain_update, update) = (plain.update.unwrap(), fused.update.unwrap());
+        let far = distance(&update, &plain_update);
+        assert!(far < 2e-6, "{name}: {far}");
+        assert!(
+            (plain.loss_after - fused.loss_after).abs() < 1e-5,
+            "{name}: {} {}",
+            plain.loss_after,
+            fused.loss_after
+        );
+        let far = distance(&layered.update.unwrap(), &update);
+        assert!(far < 1e-7, "{name}, by layer: {far}");
+        // bf16 is off by what it rounds, here and in the plain operators alike.
+        let half = distance(&gradient(How { half: true, ..TRAIN }).update.unwrap(), &plain_update);
+        let theirs = distance(&gradient(How { half: true, plain: true, ..TRAIN }).update.unwrap(), &plain_update);
+        assert!(half < 1.2 * theirs && half > 1e-4, "{name}, bf16: {half} {theirs}");
+    }
+}
+
+#[test]
+fn attention_over_many_blocks_of_keys_is_that_of_plain_operators() {
+    // 64 queries and 256 keys are a block, and these lengths are multiples of neither.
+    let model = Model { max_position_embeddings: 1024, ..model_of(true) };
+    let theta = params(&model, 12);
+    for length in [63, 65, 257, 585] {
+        let mut dice = dice(length as u64);
+        let tokens: Vec<i64> = (0..2 * (length + 1)).map(|_| ((dice() + 1.0) * 30.4) as i64).collect();
+        let tokens = Tensor::from_slice(&tokens).view([2, length + 1]);
+        let (x, y) = (tokens.narrow(1, 0, length), tokens.narrow(1, 1, length));
+        let of = |how| Llama::new(&model, theta.copy(), Device::Cpu, how).unwrap().gradients(&x, &y, 1.0).unwrap();
+        let (loss, gradients) = of(TRAIN);
+        let (plain_loss, plain) = of(How { plain: true, ..TRAIN });
+        assert!((loss - plain_loss).abs().double_value(&[]) < 1e-5, "{length}");
+        for (ours, theirs) in gradients.iter().zip(&plain) {
+            let far = (ours - theirs).norm().double_value(&[]) / theirs.norm().double_value(&[]);
+            assert!(far < 2e-5, "{length}: {far}");
+        }
+    }
+}
+
+#[test]
+fn replicas_that_share_the_steps_give_the_update_of_one() {
+    let model = model_of(true);
+    let theta = params(&model, 10);
+    // Four sequences in parts of one: three copies have two, one and one of them.
+    let train = |replicas| {
+        let trained =
+            inner::train(start(&model, &theta, 1, TRAIN, replicas), &inner_of("adamw", 8), |_| 1.0, |_, _| {});
+        trained.unwrap().update.unwrap()
+    };
+    let one = train(1);
+    for replicas in [2, 3] {
+        let (shared, again) = (train(replicas), train(replicas));
+        let far = distance(&shared, &one);
+        assert!(far < 1e-4, "{replicas} replicas: {far}");
+        assert_eq!(distance(&shared, &again), 0.0, "{replicas} replicas, twice");
     }
 }
 
@@ -131,10 +220,11 @@ fn one_step_of_sgd_is_the_gradient_by_finite_differences() {
 fn accumulation_changes_nothing_and_decay_enters_the_update() {
     let model = model_of(true);
     let theta = params(&model, 3);
-    let whole = run(&model, &theta, &inner_of("sgd", 1, 4)).update.unwrap();
-    let parts = run(&model, &theta, &inner_of("sgd", 1, 1)).update.unwrap();
-    let decayed = run(&model, &theta, &Inner { weight_decay: 0.1, ..inner_of("sgd", 1, 4) }).update.unwrap();
-    for (name, update) in &whole {
+    let whole = run(&model, &theta, &inner_of("sgd", 1), 4).update.unwrap();
+    let parts = run(&model, &theta, &inner_of("sgd", 1), 1).update.unwrap();
+    let decayed = run(&model, &theta, &Inner { weight_decay: 0.1, ..inner_of("sgd", 1) }, 4).update.unwrap();
+    let (parts, decayed, theta) = (parts.named(), decayed.named(), theta.named());
+    for (name, update) in &whole.named() {
         let far = (update - &parts[name]).abs().max().double_value(&[]);
         assert!(far < 1e-6, "{name}: {far}");
         let expected = if update.dim() > 1 { update + &theta[name] * 0.1 } else { update.shallow_clone() };
@@ -146,12 +236,12 @@ fn accumulation_changes_nothing_and_decay_enters_the_update() {
 fn training_lowers_the_loss_and_what_is_not_finite_is_said() {
     let model = model_of(false);
     let theta = params(&model, 4);
-    let good = run(&model, &theta, &inner_of("adamw", 20, 4));
+    let good = run(&model, &theta, &inner_of("adamw", 20), 4);
     assert!(good.loss_after < good.loss_before - 0.5, "{} {}", good.loss_before, good.loss_after);
     assert_eq!((good.steps, good.tokens), (20, 20 * 4 * 16));
-    let mut broken = copy(&theta);
-    broken.insert("model.norm.weight".into(), Tensor::full([32], f64::NAN, (Kind::Float, Device::Cpu)));
-    let bad = run(&model, &broken, &inner_of("adamw", 20, 4));
+    let broken = theta.copy();
+    let _ = broken.leaves["model.norm.weight"].tensor.shallow_clone().fill_(f64::NAN);
+    let bad = run(&model, &broken, &inner_of("adamw", 20), 4);
     assert!(bad.update.is_none() && bad.steps == 0 && bad.reason.unwrap().contains("step 0"));
 }
 
@@ -160,8 +250,8 @@ fn muon_moves_a_matrix_by_what_is_nearly_orthogonal_and_a_share_of_the_rate_by_t
     let model = model_of(true);
     let theta = params(&model, 6);
     let train = |share: f64| {
-        let llama = Llama::new(&model, copy(&theta), Device::Cpu, true).unwrap();
-        inner::train(llama, &sequences(5), &inner_of("muon", 1, 4), |_| share, |_, _| {}).unwrap().update.unwrap()
+        let trained = inner::train(start(&model, &theta, 4, TRAIN, 1), &inner_of("muon", 1), |_| share, |_, _| {});
+        trained.unwrap().update.unwrap().named()
     };
     let (whole, half) = (train(1.0), train(0.5));
     for (name, update) in &whole {

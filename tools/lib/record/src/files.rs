@@ -122,6 +122,21 @@ pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>)
     write_mode(path, 0o644, fill)
 }
 
+/// The same for what writes to a path, which has to be that of a file that is there.
+///
+/// # Errors
+/// As [`write_atomic`].
+pub fn write_at(path: &Path, fill: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), Report> {
+    let folder = folder_of(path);
+    create_dir(folder)?;
+    let write = || -> io::Result<()> {
+        let part = tempfile::Builder::new().prefix(".part-").tempfile_in(folder)?;
+        fill(part.path())?;
+        persist(part, path, 0o644)
+    };
+    write().map_err(|e| io_report("write", path, &e))
+}
+
 fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

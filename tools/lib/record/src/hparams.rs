@@ -90,8 +90,9 @@ pub struct Inner {
     pub steps: u64,
     /// Sequences in a step; `null`: all sequences of the pages, divided among the steps.
     pub batch: Option<u64>,
-    /// Sequences that go through the model at once; gradients of a step are summed over these.
-    pub micro_batch: u64,
+    /// Sequences that go through the model at once; gradients of a step are summed over these. Absent: as many as fit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub micro_batch: Option<u64>,
     /// Learning rate.
     pub lr: f64,
     /// AdamW's β₁.
@@ -318,7 +319,7 @@ impl Hparams {
             ("data.pages_per_window", d.pages_per_window, 1 << 16),
             ("data.max_uids", d.max_uids, 1 << 16),
             ("inner.steps", i.steps, 1 << 20),
-            ("inner.micro_batch", i.micro_batch, 1 << 20),
+            ("inner.micro_batch", i.micro_batch.unwrap_or(1), 1 << 20),
             ("inner.batch", i.batch.unwrap_or(1), 1 << 20),
             ("codec.compression", self.codec.compression, 1 << 30),
             ("accept.memory_windows", self.accept.memory_windows, 1 << 20),

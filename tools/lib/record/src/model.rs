@@ -295,6 +295,13 @@ impl Model {
         all
     }
 
+    /// Floating-point operations of a training step for each token. Source: Chowdhery and others (PaLM, 2022), appendix B.
+    pub fn flop_per_token(&self, length: u64) -> u64 {
+        let looked_up = if self.tie_word_embeddings { 0 } else { self.vocab_size * self.hidden_size };
+        let attention = self.num_hidden_layers * self.num_attention_heads * self.width() * length;
+        6 * (self.numel() - looked_up) + 12 * attention
+    }
+
     /// Number of parameters.
     pub fn numel(&self) -> u64 {
         self.tensors().iter().map(|(_, shape)| shape.iter().product::<u64>()).sum()

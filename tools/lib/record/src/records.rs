@@ -234,14 +234,44 @@ pub struct Train {
     pub tokens_per_s: f64,
     /// CPU seconds of the whole process spent on this record.
     pub cpu_s: f64,
-    /// `cpu` or `cuda:0`.
+    /// `cpu` or `cuda:0`; with `+` between them, those that shared the work.
     pub device: String,
     /// `ok`, or `nonfinite`.
     pub status: String,
     /// What was wrong.
     pub reason: Option<String>,
+    /// How the seconds went, and what they gave.
+    #[serde(flatten)]
+    pub cost: Cost,
 }
 record!(Train, "train");
+
+/// What an update took.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Cost {
+    /// Sequences that went through the model at once.
+    pub micro_batch: u64,
+    /// Seconds of loading the state: nothing where it was there from the record before.
+    pub load_s: f64,
+    /// Seconds of checking and reading the pages.
+    pub data_s: f64,
+    /// Seconds of the losses before and after.
+    pub evaluate_s: f64,
+    /// Seconds of forward and backward passes. A GPU, which is not waited for, has the optimizer's here too.
+    pub forward_backward_s: f64,
+    /// Seconds of the optimizer.
+    pub optimizer_s: f64,
+    /// Seconds of writing the update.
+    pub write_s: f64,
+    /// Model FLOP a second of the steps: 6 for each parameter of a product and token, and 12·L·H·E·T a token for attention. Source: Chowdhery and
+    /// others (PaLM, 2022), appendix B.
+    pub model_flop_per_s: f64,
+    /// Its share of what the devices can do in bf16 without sparsity, where that is known.
+    pub peak_share: Option<f64>,
+    /// Most memory that the process, or the largest of its GPUs' allocators, has had.
+    pub peak_memory_bytes: u64,
+}
 
 /// A blinded commitment to an update.
 #[derive(Clone, Debug, Serialize, Deserialize)]

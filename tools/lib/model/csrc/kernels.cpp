@@ -1,0 +1,271 @@
+// What surrounds the matrix products of a step on the CPU: each kernel goes once over its data, in f32 or bf16, with sums in f32.
+// Compiled once for each level of x86-64, so it includes nothing whose inline functions could be picked for an older processor.
+// Results do not depend on the number of threads.
+#include "kernels.h"
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace LEVEL {
+static inline float load(float x) { return x; }
+static inline float load(bf16 x) {
+  uint32_t bits = uint32_t(x.bits) << 16;
+  float y;
+  std::memcpy(&y, &bits, 4);
+  return y;
+}
+static inline void store(float &to, float x) { to = x; }
+static inline void store(bf16 &to, float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  uint32_t nearest = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  to.bits = uint16_t((bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : nearest);
+}
+
+// e^x to 2 units in the last place: 2^n times a polynomial over ±ln 2 / 2. Below -87 it stays at the least normal number.
+static inline float exponential(float x) {
+  x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
+  float n = std::nearbyint(x * 1.44269504f), r = x - n * 0.693359375f + n * 2.12194440e-4f;
+  float p = 1.9875691e-4f;
+  p = p * r + 1.3981999e-3f;
+  p = p * r + 8.3334519e-3f;
+  p = p * r + 4.1665795e-2f;
+  p = p * r + 1.6666665e-1f;
+  p = p * r + 5.0000001e-1f;
+  p = p * r * r + r + 1.0f;
+  uint32_t bits = (uint32_t(int32_t(n)) + 127u) << 23;
+  float power;
+  std::memcpy(&power, &bits, 4);
+  return p * power;
+}
+
+// sum = x + branch, y = sum / √(mean sum² + eps) · w
+template <class T>
+static void norm_forward(const float *x, const T *branch, const float *w, float eps, float *sum, T *y, float *inverse, int64_t rows, int64_t width) {
+#pragma omp parallel for
+  for (int64_t row = 0; row < rows; row++) {
+    const float *in = x + row * width;
+    T *out = y + row * width;
+    float squares = 0;
+    if (branch) {
+      const T *more = branch + row * width;
+      float *both = sum + row * width;
+#pragma omp simd reduction(+ : squares)
+      for (int64_t i = 0; i < width; i++) {
+        float value = in[i] + load(more[i]);
+        both[i] = value;
+        squares += value * value;
+      }
+      in = both;
+    } else {
+#pragma omp simd reduction(+ : squares)
+      for (int64_t i = 0; i < width; i++) squares += in[i] * in[i];
+    }
+    float own = inverse[row] = 1.0f / std::sqrt(squares / float(width) + eps);
+#pragma omp simd
+    for (int64_t i = 0; i < width; i++) store(out[i], in[i] * own * w[i]);
+  }
+}
+
+template <class T>
+static void norm_backward(const T *dy, const float *dsum, const float *x, const float *w, const float *inverse, float *dx, T *dbranch, float *dw,
+                          float *parts, int64_t rows, int64_t width) {
+  // The weight's gradient: a sum for each share of the rows, and then over the shares in their order.
+#pragma omp parallel for
+  for (int64_t part = 0; part < NORM_PARTS; part++) {
+    float *partial = parts + part * width;
+    std::fill(partial, partial + width, 0.0f);
+    for (int64_t row = rows * part / NORM_PARTS; row < rows * (part + 1) / NORM_PARTS; row++) {
+      const T *slope = dy + row * width;
+      const float *in = x + row * width;
+      float own = inverse[row], along = 0, *out = dx + row * width;
+#pragma omp simd reduction(+ : along)
+      for (int64_t i = 0; i < width; i++) along += load(slope[i]) * w[i] * in[i];
+      along *= own * own / float(width);
+#pragma omp simd
+      for (int64_t i = 0; i < width; i++) {
+        float g = load(slope[i]);
+        partial[i] += g * in[i] * own;
+        out[i] = own * (g * w[i] - in[i] * along);
+      }
+      if (dsum) {
+        const float *more = dsum + row * width;
+#pragma omp simd
+        for (int64_t i = 0; i < width; i++) out[i] += more[i];
+      }
+      if (dbranch) {
+        T *same = dbranch + row * width;
+#pragma omp simd
+        for (int64_t i = 0; i < width; i++) store(same[i], out[i]);
+      }
+    }
+  }
+  std::fill(dw, dw + width, 0.0f);
+  for (int64_t part = 0; part < NORM_PARTS; part++)
+#pragma omp simd
+    for (int64_t i = 0; i < width; i++) dw[i] += parts[part * width + i];
+}
+
+// Rows of queries, keys and values in f32, queries and keys turned by their position. `to` may be `from`.
+template <class T>
+static void rotate(const T *from, float *to, const float *cos, const float *sin, int64_t rows, int64_t length, int64_t heads, int64_t kv, int64_t width) {
+#pragma omp parallel for
+  for (int64_t row = 0; row < rows; row++) {
+    int64_t half = width / 2, first = row * (heads + 2 * kv) * width;
+    const T *own = from + first;
+    float *out = to + first;
+    const float *c = cos + row % length * half, *s = sin + row % length * half;
+    for (int64_t head = 0; head < heads + kv; head++, own += width, out += width)
+#pragma omp simd
+      for (int64_t i = 0; i < half; i++) {
+        float low = load(own[i]), high = load(own[i + half]);
+        out[i] = low * c[i] - high * s[i];
+        out[i + half] = high * c[i] + low * s[i];
+      }
+#pragma omp simd
+    for (int64_t i = 0; i < kv * width; i++) out[i] = load(own[i]);
+  }
+}
+
+// Gradients (n, width) f32 of turned rows to those before, by the angles of the first row on; without angles they are only stored.
+template <class T>
+static void turn_back(const float *from, int64_t n, int64_t width, const float *cos, const float *sin, T *to, int64_t stride) {
+  int64_t half = width / 2;
+  for (int64_t q = 0; q < n; q++) {
+    const float *own = from + q * width;
+    T *out = to + q * stride;
+#pragma omp simd
+    for (int64_t i = 0; i < half; i++) {
+      float low = own[i], high = own[i + half], c = cos ? cos[q * half + i] : 1.0f, s = cos ? sin[q * half + i] : 0.0f;
+      store(out[i], low * c + high * s);
+      store(out[i + half], high * c - low * s);
+    }
+  }
+}
+
+// Rows (n, width) as (width, n), tile by tile, and zero up to (width, length).
+static void transpose(const float *from, int64_t stride, int64_t n, int64_t width, float *to, int64_t length) {
+  constexpr int64_t TILE = 16;
+  for (int64_t first = 0; first < length; first += TILE)
+    for (int64_t column = 0; column < width; column += TILE) {
+      float tile[TILE][TILE] = {};
+      int64_t high = std::min(TILE, n - first), wide = std::min(TILE, width - column), long_ = std::min(TILE, length - first);
+      for (int64_t q = 0; q < high; q++)
+        for (int64_t i = 0; i < wide; i++) tile[q][i] = from[(first + q) * stride + column + i];
+      for (int64_t i = 0; i < wide; i++)
+        for (int64_t q = 0; q < long_; q++) to[(column + i) * length + first + q] = tile[q][i];
+    }
+}
+
+// The next keys of a running softmax: scores (n, keys) become shares of the greatest one's so far, and what was summed before is made smaller.
+// Query q sees the first `seen` + q keys.
+static void softmax(float *scores, int64_t n, int64_t keys, int64_t seen, float scale, float *most, float *sum, float *mixed, int64_t width) {
+  for (int64_t q = 0; q < n; q++) {
+    float *own = scores + q * keys, highest = most[q], all = 0;
+    int64_t count = std::max<int64_t>(0, std::min(keys, seen + q));
+#pragma omp simd reduction(max : highest)
+    for (int64_t i = 0; i < count; i++) highest = std::max(highest, own[i] * scale);
+    float less = exponential(most[q] - highest);
+#pragma omp simd reduction(+ : all)
+    for (int64_t i = 0; i < count; i++) all += own[i] = exponential(own[i] * scale - highest);
+    std::fill(own + count, own + keys, 0.0f);
+    most[q] = highest;
+    sum[q] = sum[q] * less + all;
+#pragma omp simd
+    for (int64_t i = 0; i < width; i++) mixed[q * width + i] *= less;
+  }
+}
+
+// (n, width), each row divided by its sum.
+template <class T> static void divided(const float *mixed, const float *sum, int64_t n, int64_t width, T *to, int64_t stride) {
+  for (int64_t q = 0; q < n; q++)
+#pragma omp simd
+    for (int64_t i = 0; i < width; i++) store(to[q * stride + i], mixed[q * width + i] / sum[q]);
+}
+
+// Here queries lie side by side, (keys, 64). The shares of keys once more, from scores and the log of each query's sum; and the gradient of the
+// scores, from that of the shares. Query q sees the first `seen` + q keys.
+static void softmax_backward(float *scores, float *slopes, int64_t keys, int64_t seen, float scale, const float *logs, const float *deltas) {
+  for (int64_t key = 0; key < keys; key++) {
+    float *score = scores + key * QUERIES, *slope = slopes + key * QUERIES;
+    int64_t first = key - seen + 1;
+#pragma omp simd
+    for (int64_t q = 0; q < QUERIES; q++) {
+      float value = exponential(score[q] * scale - logs[q]);
+      score[q] = value = q >= first ? value : 0.0f;
+      slope[q] = value * (slope[q] - deltas[q]) * scale;
+    }
+  }
+}
+
+// What each query's gradient of the shares is measured from: Σ slope · mixed.
+static void deltas(const float *slope, const float *mixed, int64_t stride, int64_t n, int64_t width, float *to) {
+  for (int64_t q = 0; q < n; q++) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < width; i++) sum += slope[q * stride + i] * mixed[q * stride + i];
+    to[q] = sum;
+  }
+}
+
+// out = silu(gate) · up, of rows that hold gate and then up.
+template <class T> static void gate_forward(const T *both, T *out, int64_t rows, int64_t width) {
+#pragma omp parallel for
+  for (int64_t row = 0; row < rows; row++) {
+    const T *gate = both + row * 2 * width, *up = gate + width;
+    T *own = out + row * width;
+#pragma omp simd
+    for (int64_t i = 0; i < width; i++) {
+      float g = load(gate[i]);
+      store(own[i], g / (1.0f + exponential(-g)) * load(up[i]));
+    }
+  }
+}
+
+template <class T> static void gate_backward(const T *slope, const T *both, T *out, int64_t rows, int64_t width) {
+#pragma omp parallel for
+  for (int64_t row = 0; row < rows; row++) {
+    const T *gate = both + row * 2 * width, *up = gate + width, *own = slope + row * width;
+    T *dgate = out + row * 2 * width, *dup = dgate + width;
+#pragma omp simd
+    for (int64_t i = 0; i < width; i++) {
+      float g = load(gate[i]), d = load(own[i]), sigmoid = 1.0f / (1.0f + exponential(-g));
+      store(dgate[i], d * load(up[i]) * sigmoid * (1.0f + g * (1.0f - sigmoid)));
+      store(dup[i], d * g * sigmoid);
+    }
+  }
+}
+
+// The loss of each row, log Σ exp − the chosen logit; the logits become their gradient, (softmax − one-hot) · scale.
+template <class T> static void entropy(T *logits, const int64_t *chosen, float *losses, float scale, bool wanted, int64_t rows, int64_t width) {
+#pragma omp parallel for
+  for (int64_t row = 0; row < rows; row++) {
+    T *own = logits + row * width;
+    float most = -INFINITY, sum = 0, target = load(own[chosen[row]]);
+#pragma omp simd reduction(max : most)
+    for (int64_t i = 0; i < width; i++) most = std::max(most, load(own[i]));
+    if (!wanted) {
+#pragma omp simd reduction(+ : sum)
+      for (int64_t i = 0; i < width; i++) sum += exponential(load(own[i]) - most);
+      losses[row] = most + std::log(sum) - target;
+      continue;
+    }
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < width; i++) sum += exponential(load(own[i]) - most);
+    losses[row] = most + std::log(sum) - target;
+    float share = scale / sum;
+#pragma omp simd
+    for (int64_t i = 0; i < width; i++) store(own[i], exponential(load(own[i]) - most) * share);
+    store(own[chosen[row]], (std::exp(target - most) / sum - 1.0f) * scale);
+  }
+}
+
+const Kernels kernels = {
+    {norm_forward<float>, norm_backward<float>, gate_forward<float>, gate_backward<float>, entropy<float>, rotate<float>, turn_back<float>, divided<float>},
+    {norm_forward<bf16>, norm_backward<bf16>, gate_forward<bf16>, gate_backward<bf16>, entropy<bf16>, rotate<bf16>, turn_back<bf16>, divided<bf16>},
+    transpose,
+    softmax,
+    softmax_backward,
+    deltas,
+};
+} // namespace LEVEL

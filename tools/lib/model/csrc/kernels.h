@@ -1,0 +1,43 @@
+// The CPU's kernels, a table of them for each level of x86-64.
+#pragma once
+#include <cstdint>
+
+struct bf16 {
+  uint16_t bits;
+};
+
+// Shares of the rows, each with a partial sum of its own: a fixed number, so that threads change nothing.
+constexpr int64_t NORM_PARTS = 64;
+// Queries that attention takes at once.
+constexpr int64_t QUERIES = 64;
+
+template <class T> struct KernelsOf {
+  void (*norm_forward)(const float *x, const T *branch, const float *w, float eps, float *sum, T *y, float *inverse, int64_t rows, int64_t width);
+  void (*norm_backward)(const T *dy, const float *dsum, const float *x, const float *w, const float *inverse, float *dx, T *dbranch, float *dw,
+                        float *parts, int64_t rows, int64_t width);
+  void (*gate_forward)(const T *both, T *out, int64_t rows, int64_t width);
+  void (*gate_backward)(const T *slope, const T *both, T *out, int64_t rows, int64_t width);
+  void (*entropy)(T *logits, const int64_t *chosen, float *losses, float scale, bool wanted, int64_t rows, int64_t width);
+  void (*rotate)(const T *from, float *to, const float *cos, const float *sin, int64_t rows, int64_t length, int64_t heads, int64_t kv, int64_t width);
+  void (*turn_back)(const float *from, int64_t n, int64_t width, const float *cos, const float *sin, T *to, int64_t stride);
+  void (*divided)(const float *mixed, const float *sum, int64_t n, int64_t width, T *to, int64_t stride);
+};
+
+struct Kernels {
+  KernelsOf<float> f32;
+  KernelsOf<bf16> b16;
+  void (*transpose)(const float *from, int64_t stride, int64_t n, int64_t width, float *to, int64_t length);
+  void (*softmax)(float *scores, int64_t n, int64_t keys, int64_t seen, float scale, float *most, float *sum, float *mixed, int64_t width);
+  void (*softmax_backward)(float *scores, float *slopes, int64_t keys, int64_t seen, float scale, const float *logs, const float *deltas);
+  void (*deltas)(const float *slope, const float *mixed, int64_t stride, int64_t n, int64_t width, float *to);
+};
+
+namespace x86_64_v2 {
+extern const Kernels kernels;
+}
+namespace x86_64_v3 {
+extern const Kernels kernels;
+}
+namespace x86_64_v4 {
+extern const Kernels kernels;
+}
