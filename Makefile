@@ -12,7 +12,7 @@ PREFIX ?= $(HOME)/.local
 TORCH_MODE ?= cpu
 FUZZ ?= slice dense choice topk dct
 
-.PHONY: help setup build release install demo test test-peers check bench fuzz miner validator window clean
+.PHONY: help setup build release install demo test test-peers check bench bench-train fuzz miner validator window clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,8 +29,8 @@ release: setup ## build all tools, optimized
 install: release ## install the tools into PREFIX (~/.local)
 	@PREFIX="$(PREFIX)" scripts/install-files.sh
 
-demo: build ## a network of miners, cheats and a validator on this machine (RESUME=1 goes on, WINDOWS=n)
-	@PATH="$(DEBUG):$$PATH" pipelines/demo.sh $(if $(RESUME),resume,anew)
+demo: build ## a network of miners, cheats and a validator on this machine (RESUME=1 goes on, WINDOWS=n, DEVICE=cuda)
+	@PATH="$(DEBUG):$$PATH" DEVICE="$(or $(DEVICE),auto)" pipelines/demo.sh $(if $(RESUME),resume,anew)
 
 test: build ## all tests
 	@PATH="$(DEBUG):$$PATH" $(CARGO) test --workspace --locked -j $(JOBS)
@@ -43,8 +43,11 @@ check: setup ## format, lints, the dependency rule, licences
 	@$(CARGO) clippy --workspace --all-targets --locked -j $(JOBS) -- -D warnings
 	@scripts/check-dependencies.sh
 
-bench: build ## start-up, window overhead, training beside eager PyTorch: JSON lines into target/bench/
+bench: build ## start-up, window overhead, codecs, memory beside their peers: JSON lines into target/bench/
 	@PATH="$(DEBUG):$$PATH" scripts/bench.sh
+
+bench-train: build ## training beside PyTorch, eager and compiled (MODEL=tiny|124m|350m|boltzmann, DTYPE=f32|bf16, ROUNDS=3)
+	@PATH="$(DEBUG):$$PATH" ROUNDS="$(or $(ROUNDS),3)" scripts/bench-train.sh $(MODEL) $(DTYPE)
 
 fuzz: ## hostile bytes for each decoder of lib/wire, SECONDS=60 each (nightly Rust, cargo install cargo-fuzz)
 	@for target in $(FUZZ); do kept=fuzz/corpus/$$target; mkdir -p target/$$kept tools/lib/wire/$$kept; \

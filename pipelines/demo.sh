@@ -4,6 +4,7 @@
 #   pipelines/demo.sh            anew
 #   pipelines/demo.sh resume     go on where the last one stopped, for as many windows more
 #   CHEATS= HPARAMS=FILE         without cheats, or with some of them; of another run (scripts/compare-codecs.sh)
+#   DEVICE=cuda                  on a GPU, and with a model of 26 million parameters in bf16; without one it says so and ends
 set -u
 . "$(dirname "$0")/stage.sh"
 # The settings of a real node are not the demo's.
@@ -15,6 +16,13 @@ windows=${WINDOWS:-12}
 honest='honest-1 honest-2 honest-3'
 cheats=${CHEATS-noise million copy lazy picky}
 hparams=${HPARAMS:-$here/hparams/demo.json}
+larger=.
+export BZ_DEVICE=${DEVICE:-auto}
+if [ "$BZ_DEVICE" = cuda ]; then
+  bz-train --hparams "$hparams" --quiet </dev/null >/dev/null || exit
+  larger='.model += {hidden_size: 512, intermediate_size: 1408, num_hidden_layers: 8, num_attention_heads: 8, num_key_value_heads: 4}
+    | .inner += {dtype: "bf16", lr: 0.001, batch: 32, micro_batch: null} | .data.pages_per_window = 8'
+fi
 nodes="validator $honest $cheats"
 began=$(date +%s)
 pids=
@@ -73,7 +81,7 @@ export BZ_INTERVAL=${BZ_INTERVAL:-0.5}
 if [ ! -f "$root/hparams.json" ]; then
   block=$(bz-localnet --dir "$root" status | jq .block)
   jq --argjson block "$block" --slurpfile text "$root/text.json" \
-    '.start_window = (($block / .clock.blocks | floor) + 1) | .data.manifest = ($text[] | select(.manifest) | .manifest)' \
+    '.start_window = (($block / .clock.blocks | floor) + 1) | .data.manifest = ($text[] | select(.manifest) | .manifest) | '"$larger" \
     "$hparams" >"$root/hparams.json.part" && mv "$root/hparams.json.part" "$root/hparams.json"
 fi
 blocks=$(jq .clock.blocks "$root/hparams.json")

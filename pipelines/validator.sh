@@ -20,7 +20,7 @@ stage commits "bz-window --window $W --wait commit | bz-pull --commits" || exit
 stage pulled "bz-window --window $W --wait deadline < $Q/commits | bz-pull --deltas | bz-delta check" || exit
 
 # Train again on the pages of some, and compare.
-stage scores "bz-pages --role audit < $Q/pulled | bz-train | bz-score" || exit
+stage scores "bz-pages --role audit < $Q/pulled | ${BZ_TRAIN:-bz-train} | bz-score" || exit
 
 # The next state: follow who published before us, or make, sign and publish it.
 stage state "bz-window --window $((W + 1)) --wait start | bz-pull --state --publish | bz-state apply"

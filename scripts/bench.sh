@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Speed, side by side, as JSON lines into target/bench/: start-up, window overhead, training beside eager PyTorch, the codecs beside
+# Speed, side by side, as JSON lines into target/bench/: start-up, window overhead, the codecs beside
 # SparseLoCo's in PyTorch, and the memory that deltas and states of a larger model take.
 # Window overhead is that of the last demo's network (make demo first). PyTorch is that of the same wheels, see scripts/peers.sh.
 set -euo pipefail
@@ -76,34 +76,18 @@ PY
   )
 fi
 
-echo "bench: one window of a miner, stage by stage, and training beside eager PyTorch" >&2
 mkdir -p "$work/text" "$work/home"
 git ls-files '*.rs' '*.md' | while read -r f; do cat "$f"; done >"$work/text/all.txt"
 manifest=$(bz-pages index --data "$work/text" --name bench </dev/null 2>/dev/null | jq -r 'select(.manifest).manifest')
-: >$out/train.jsonl
-for dtype in f32 bf16; do
-  jq --arg m "$manifest" --arg d $dtype '.data.manifest = $m | .data.rows_per_page = 8 | .data.pages_per_window = 1 | .data.max_uids = 1
-    | .inner.steps = 24 | .inner.dtype = $d | .model.hidden_size = 256 | .model.intermediate_size = 704 | .model.num_hidden_layers = 4
-    | .data.sequence_length = 256 | .inner.batch = 8' pipelines/hparams/demo.json >"$work/home/hparams.json"
-  export BZ_HOME=$work/home
-  rm -rf "$work/home/states" "$work/home/windows"
-  # No chain is needed: records of its own.
-  scripts/offline-window.sh "$work/home/hparams.json" >"$work/window"
-  bz-state init <"$work/window" >/dev/null
-  bz-pages --role given --page 0 --data "$work/text" <"$work/window" >"$work/pages"
-  for threads in 1 2; do
-    ours=$(bz-train --force --quiet --device cpu --threads $threads <"$work/pages" | jq -c 'select(.type == "train")')
-    peer=null
-    if [ $dtype = f32 ]; then
-      peer=$(OMP_WAIT_POLICY=PASSIVE "$python" scripts/peer_llama.py "$work/home/hparams.json" "$work/home/states/0" \
-        "$(jq -r 'select(.type == "pages").path' "$work/pages")" $threads 2>"$work/error") || { tail -n 1 "$work/error" >&2; peer=null; }
-    fi
-    jq -cn --argjson o "$ours" --argjson p "$peer" --arg n "train.3m.$dtype.cpu.eager" --argjson t $threads '{bench: $n, unit: "tokens/CPU s", threads: $t,
-      ours: ($o.tokens / $o.cpu_s | round), ours_wall: ($o.tokens_per_s), loss: [$o.loss_before, $o.loss_after]}
-      + if $p == null then {peer: null, peer_name: null, ratio: null} else {peer: ($p.tokens / $p.cpu_s | round), peer_name: "torch 2.11 eager",
-      peer_loss: [$p.loss_before, $p.loss_after], ratio: (($o.tokens / $o.cpu_s) / ($p.tokens / $p.cpu_s) * 100 | round / 100)} end' | tee -a $out/train.jsonl
-  done
-done
+jq --arg m "$manifest" '.data.manifest = $m | .data.rows_per_page = 8 | .data.pages_per_window = 1 | .data.max_uids = 1
+  | .inner.steps = 24 | .model.hidden_size = 256 | .model.intermediate_size = 704 | .model.num_hidden_layers = 4
+  | .data.sequence_length = 256 | .inner.batch = 8' pipelines/hparams/demo.json >"$work/home/hparams.json"
+export BZ_HOME=$work/home
+# No chain is needed: records of its own.
+scripts/offline-window.sh "$work/home/hparams.json" >"$work/window"
+bz-state init <"$work/window" >/dev/null
+bz-pages --role given --page 0 --data "$work/text" <"$work/window" >"$work/pages"
+bz-train --quiet --device cpu <"$work/pages" >"$work/update"
 
 echo "bench: codecs, on the update of that window" >&2
 cargo build --release --locked -q -p wire --example codec

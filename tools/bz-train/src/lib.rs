@@ -3,13 +3,17 @@
 //! Any number of `pages` records go through one load of the state. The same inputs on the same machine give the same
 //! bytes. No network and no key is opened here.
 
-use model::{How, Llama, Params, Sequences, data, device, inner, memory};
+use model::{
+    How, Llama, Params, Sequences,
+    data::{self, Stored},
+    device, inner, memory,
+};
 use record::{
     Hparams, Report, Stream, Window,
     cli::{Common, Shard, check_file, note},
     files,
     progress::Progress,
-    records::{Cost, Pages, State, Train},
+    records::{Cost, PageRef, Pages, State, Train},
 };
 use std::{
     path::{Path, PathBuf},
@@ -85,7 +89,9 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     let how = How { train: true, half: hparams.inner.dtype == "bf16", plain: args.plain, checkpoint: args.checkpoint };
     let mut run = Run { args: &args, hparams: &hparams, devices, how, micro_batch: None };
     let mut loaded: Option<Loaded> = None;
-    for pages in work {
+    let count = work.len();
+    for (place, pages) in work.into_iter().enumerate() {
+        let last = place + 1 == count;
         let path = update_path(&args, &pages);
         let (dir, state) = state_dir(&args, pages.window)?;
         if let Some(done) = finished(&path, &args, &pages, &state)? {
@@ -103,13 +109,21 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
                     }
                 };
                 let load_s = started.elapsed().as_secs_f64();
-                run.one(&pages, &path, &state, &loaded.insert(base).params, load_s)
+                // What is trained on last is trained in place: θ is read once more in the end. A GPU's memory is larger, and its bus slower.
+                if last && !run.devices[0].is_cuda() {
+                    return run.one(&pages, &path, &state, Theta::Last(base), load_s);
+                }
+                run.one(&pages, &path, &state, Theta::Kept(loaded.insert(base)), load_s)
             });
             match (tried, &mut run.micro_batch) {
                 // Gradients of a step are summed over its parts: smaller ones give the same update, up to rounding.
                 (Err(report), Some(most @ 2..)) if device::out_of_memory(&report) => {
                     *most /= 2;
                     note(stream.tool(), format!("{}: again with {most} sequences at once", report.error));
+                }
+                (Err(report), Some(1)) if device::out_of_memory(&report) && !run.how.checkpoint => {
+                    run.how.checkpoint = true;
+                    note(stream.tool(), format!("{}: again as with --checkpoint", report.error));
                 }
                 (tried, _) => break tried?,
             }
@@ -150,13 +164,25 @@ fn finished(path: &Path, args: &Args, pages: &Pages, state: &State) -> Result<Op
     }
 }
 
+fn state_path(args: &Args, window: Window) -> PathBuf {
+    args.state.clone().unwrap_or_else(|| args.common.home().state(window))
+}
+
 fn state_dir(args: &Args, window: Window) -> Result<(PathBuf, State), Report> {
-    let dir = args.state.clone().unwrap_or_else(|| args.common.home().state(window));
+    let dir = state_path(args, window);
     let state: State = files::read_json(&dir.join("state.json")).map_err(|e| {
         e.at("the state to train from")
             .hint("bz-state init makes the first one, bz-pull --state | bz-state apply the next")
     })?;
     Ok((dir, state))
+}
+
+/// The parameters that a record is trained from.
+enum Theta<'a> {
+    /// Others are, too.
+    Kept(&'a Loaded),
+    /// None is any more.
+    Last(Loaded),
 }
 
 /// How records are trained on.
@@ -170,7 +196,14 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn one(&mut self, pages: &Pages, path: &Path, state: &State, theta: &Params, load_s: f64) -> Result<Train, Report> {
+    fn one(
+        &mut self,
+        pages: &Pages,
+        path: &Path,
+        state: &State,
+        theta: Theta<'_>,
+        load_s: f64,
+    ) -> Result<Train, Report> {
         let (args, hparams, inner) = (self.args, self.hparams, &self.hparams.inner);
         let (started, cpu) = (Instant::now(), device::cpu_s());
         check_file(&pages.path, pages.bytes, pages.blake3)?;
@@ -191,11 +224,28 @@ impl Run<'_> {
             None => memory::micro_batch(&hparams.model, self.how, length, batch, &self.devices)?,
         };
         self.micro_batch = Some(micro_batch);
-        let replica = |device: &Device| {
-            let params = theta.to_device(*device);
-            Ok::<_, Report>((Llama::new(&hparams.model, params, *device, self.how)?, sequences.to_device(*device)))
+        let device = self.devices[0];
+        let replica = |params, device: Device| {
+            Ok::<_, Report>((Llama::new(&hparams.model, params, device, self.how)?, sequences.to_device(device)))
         };
-        let replicas = self.devices.iter().map(replica).collect::<Result<_, _>>()?;
+        let own = match &theta {
+            Theta::Kept(base) => &base.params,
+            Theta::Last(base) => &base.params,
+        };
+        let mut replicas = Vec::new();
+        for other in &self.devices[1..] {
+            replicas.push(replica(own.to_device(*other), *other)?);
+        }
+        let (kept, lead) = match theta {
+            Theta::Kept(base) => (Some(base), base.params.copy()),
+            Theta::Last(base) => (None, base.params),
+        };
+        let stored = || Stored::open(state_path(args, pages.window).join("model.safetensors"));
+        let again = |name: &str| match kept {
+            Some(base) => Ok(base.params.leaves[name].tensor.shallow_clone()),
+            None => stored()?.leaf(&hparams.model, name, device),
+        };
+        replicas.insert(0, replica(lead, device)?);
         let label = format!("window {} uid {}", pages.window, pages.uid);
         let mut progress = Progress::new(args.common.quiet, &label, inner.steps, "steps");
         let share = |step| match &inner.schedule {
@@ -203,7 +253,7 @@ impl Run<'_> {
             None => 1.0,
         };
         let begun = Instant::now();
-        let start = inner::Start { theta, replicas, micro_batch: micro_batch as i64 };
+        let start = inner::Start { theta: &again, replicas, micro_batch: micro_batch as i64 };
         let mut trained = inner::train(start, inner, share, |step, loss| {
             let memory = device::peak_memory(&self.devices).unwrap_or_default() >> 20;
             let speed = (batch * length * step) as f64 / begun.elapsed().as_secs_f64();
@@ -218,6 +268,12 @@ impl Run<'_> {
             (None, _) => (None, "nonfinite"),
         };
         trained.cost.write_s = writing.elapsed().as_secs_f64();
+        if let Some(reason) = &mut trained.reason {
+            let page = |p: &PageRef| format!("{} {} rows {} to {}", p.source, p.part, p.row, p.row + p.rows - 1);
+            let listed = pages.pages.iter().map(page).collect::<Vec<_>>().join(", ");
+            *reason = format!("{reason}; {listed}");
+            note("bz-train", format!("uid {}: {reason}", pages.uid));
+        }
         let wall_s = started.elapsed().as_secs_f64();
         let finite = |x: f64| x.is_finite().then_some(x);
         let cost = self.cost(trained.cost, trained.tokens, load_s, data_s)?;

@@ -119,6 +119,10 @@ struct Attention : Function<Attention> {
     at::native::cpublas::brgemm(m, n, k, lda, ldb, ldc, more, a, b, c, false);
   }
 
+  static void dense(const float *from, int64_t stride, int64_t n, int64_t width, float *to) {
+    for (int64_t row = 0; row < n; row++) std::copy_n(from + row * stride, width, to + row * width);
+  }
+
   static Tensor forward(AutogradContext *context, const Tensor &qkv, const Tensor &cos, const Tensor &sin, int64_t heads, int64_t kv) {
     auto s = shape(qkv, cos, heads, kv);
     bool half = qkv.scalar_type() == at::kBFloat16;
@@ -126,16 +130,21 @@ struct Attention : Function<Attention> {
     auto turned = half ? at::empty(qkv.sizes(), cos.options()) : qkv;
     auto mixed = at::empty({qkv.size(0), heads * s.width}, qkv.options());
     auto logs = at::empty({s.batch, heads, s.length}, cos.options());
-    auto keys = at::empty({s.batch * kv, s.width, s.length}, cos.options());
-    int64_t blocks = (s.length + QUERIES - 1) / QUERIES;
+    int64_t blocks = (s.length + QUERIES - 1) / QUERIES, whole = blocks * QUERIES * s.width;
+    // Right factors lie close together: a block of keys as columns, and the rows of all values.
+    auto keys = at::empty({s.batch * kv, whole}, cos.options()), values = at::empty_like(keys);
     auto scratch = at::empty({omp_get_max_threads(), QUERIES * (KEYS + s.width)}, cos.options());
     with(qkv.scalar_type(), [&](auto &k, auto *t) {
       using T = std::remove_pointer_t<decltype(t)>;
       k.rotate(data<T>(qkv), data<float>(turned), data<float>(cos), data<float>(sin), qkv.size(0), s.length, heads, kv, s.width);
 #pragma omp parallel for
-      for (int64_t task = 0; task < s.batch * kv; task++)
-        kernels().transpose(data<float>(turned) + task / kv * s.length * s.row + (heads + task % kv) * s.width, s.row, s.length, s.width,
-                            data<float>(keys) + task * s.width * s.length, s.length);
+      for (int64_t task = 0; task < s.batch * kv; task++) {
+        const float *rows = data<float>(turned) + task / kv * s.length * s.row + (heads + task % kv) * s.width;
+        for (int64_t first = 0; first < s.length; first += QUERIES)
+          kernels().transpose(rows + first * s.row, s.row, std::min(QUERIES, s.length - first), s.width, data<float>(keys) + task * whole + first * s.width,
+                              QUERIES);
+        dense(rows + kv * s.width, s.row, s.length, s.width, data<float>(values) + task * whole);
+      }
 #pragma omp parallel
       {
         float *scores = data<float>(scratch) + omp_get_thread_num() * scratch.size(1), *sums = scores + QUERIES * KEYS;
@@ -144,16 +153,17 @@ struct Attention : Function<Attention> {
           // The longest ones first.
           int64_t first = (blocks - 1 - task / (s.batch * heads)) * QUERIES, head = task % heads, batch = task / heads % s.batch;
           int64_t n = std::min(QUERIES, s.length - first), own = head / (heads / kv), last = first + n;
-          const float *rows = data<float>(turned) + batch * s.length * s.row, *values = rows + (heads + kv + own) * s.width;
+          const float *queries = data<float>(turned) + (batch * s.length + first) * s.row + head * s.width;
+          const float *key_blocks = data<float>(keys) + (batch * kv + own) * whole, *value_rows = data<float>(values) + (batch * kv + own) * whole;
           float most[QUERIES], sum[QUERIES] = {}, *log = data<float>(logs) + (batch * heads + head) * s.length + first;
           std::fill(most, most + QUERIES, -INFINITY);
           std::fill_n(sums, QUERIES * s.width, 0.0f);
           for (int64_t key = 0; key < last; key += KEYS) {
             int64_t count = std::min(KEYS, last - key);
-            product(n, count, s.width, rows + first * s.row + head * s.width, s.row, data<float>(keys) + (batch * kv + own) * s.width * s.length + key,
-                    s.length, scores, count, false);
-            kernels().softmax(scores, n, count, first - key + 1, s.scale(), most, sum, sums, s.width);
-            product(n, s.width, count, scores, count, values + key * s.row, s.row, sums, s.width, true);
+            for (int64_t block = 0; block < count; block += QUERIES)
+              product(n, QUERIES, s.width, queries, s.row, key_blocks + (key + block) * s.width, QUERIES, scores + block, KEYS, false);
+            kernels().softmax(scores, n, count, KEYS, first - key + 1, s.scale(), most, sum, sums, s.width);
+            product(n, s.width, count, scores, KEYS, value_rows + key * s.width, s.width, sums, s.width, true);
           }
           k.divided(sums, sum, n, s.width, data<T>(mixed) + (batch * s.length + first) * heads * s.width + head * s.width, heads * s.width);
           for (int64_t q = 0; q < n; q++) log[q] = most[q] + std::log(sum[q]);
@@ -181,11 +191,11 @@ struct Attention : Function<Attention> {
       if (half) k.rotate(data<T>(qkv), data<float>(turned), cos, sin, qkv.size(0), s.length, heads, kv, s.width);
       auto &all = kernels();
       int64_t block = QUERIES * s.width, whole = s.length * s.width;
-      auto scratch = at::empty({omp_get_max_threads(), 3 * whole + 4 * block + 2 * KEYS * QUERIES}, logs.options());
+      auto scratch = at::empty({omp_get_max_threads(), 3 * whole + 6 * block + 2 * KEYS * QUERIES}, logs.options());
 #pragma omp parallel
       {
         float *keys = data<float>(scratch) + omp_get_thread_num() * scratch.size(1), *dk = keys + whole, *dv = dk + whole, *query = dv + whole;
-        float *down = query + block, *dq_columns = down + block, *dq = dq_columns + block, *scores = dq + block, *dscores = scores + KEYS * QUERIES;
+        float *down = query + block, *dq_columns = down + block, *dq = dq_columns + block, *query_rows = dq + block, *down_rows = query_rows + block, *scores = down_rows + block, *dscores = scores + KEYS * QUERIES;
 #pragma omp for schedule(dynamic)
         for (int64_t task = 0; task < s.batch * kv; task++) {
           int64_t batch = task / kv, own = task % kv, wide = heads * s.width;
@@ -205,14 +215,16 @@ struct Attention : Function<Attention> {
               all.deltas(slopes, data<float>(mixed) + here, wide, n, s.width, delta);
               all.transpose(queries, s.row, n, s.width, query, QUERIES);
               all.transpose(slopes, wide, n, s.width, down, QUERIES);
+              dense(queries, s.row, n, s.width, query_rows);
+              dense(slopes, wide, n, s.width, down_rows);
               std::fill_n(dq_columns, block, 0.0f);
               for (int64_t key = 0; key < last; key += KEYS) {
                 int64_t count = std::min(KEYS, last - key);
                 product(count, QUERIES, s.width, key_rows + key * s.row, s.row, query, QUERIES, scores, QUERIES, false);
                 product(count, QUERIES, s.width, value_rows + key * s.row, s.row, down, QUERIES, dscores, QUERIES, false);
                 all.softmax_backward(scores, dscores, count, first - key + 1, s.scale(), log, delta);
-                product(count, s.width, n, scores, QUERIES, slopes, wide, dv + key * s.width, s.width, true);
-                product(count, s.width, n, dscores, QUERIES, queries, s.row, dk + key * s.width, s.width, true);
+                product(count, s.width, n, scores, QUERIES, down_rows, s.width, dv + key * s.width, s.width, true);
+                product(count, s.width, n, dscores, QUERIES, query_rows, s.width, dk + key * s.width, s.width, true);
                 product(s.width, QUERIES, count, keys + key, s.length, dscores, QUERIES, dq_columns, QUERIES, true);
               }
               all.transpose(dq_columns, QUERIES, s.width, n, dq, s.width);
@@ -257,7 +269,9 @@ struct LinearCrossEntropy : Function<LinearCrossEntropy> {
   static Tensor forward(AutogradContext *context, const Tensor &x, const Tensor &w, const Tensor &y, double share, bool wanted) {
     auto kind = x.scalar_type();
     auto xs = x.contiguous(), ws = w.to(kind), ys = y.contiguous();
-    int64_t rows = x.size(0), step = std::max<int64_t>(64, (int64_t(1) << 24) / w.size(0));
+    // Parts of the same size: the fewer they are, the fewer times all of the weight's gradient is gone over.
+    int64_t rows = x.size(0), most = std::max<int64_t>(64, (int64_t(1) << 25) / w.size(0)), parts = (rows + most - 1) / most;
+    int64_t step = (rows + parts - 1) / parts;
     double scale = share / double(rows);
     auto dx = wanted ? at::empty_like(xs) : Tensor(), dw = wanted && rows > step ? at::zeros_like(w) : Tensor();
     bool kernel = x.is_cpu() && (kind == at::kFloat || kind == at::kBFloat16);
@@ -322,6 +336,38 @@ int bz_attention(Tensor *qkv, Tensor *cos, Tensor *sin, int64_t heads, int64_t k
 
 int bz_gate(Tensor *both, Tensor **out) {
   return guarded([&] { *out = new Tensor(Gate::apply(*both)); });
+}
+
+// One step of AdamW over one parameter and, where there is one, its copy in bf16: on the CPU.
+int bz_adamw(Tensor *param, Tensor *grad, Tensor *first, Tensor *second, Tensor *copy, double scale, uint64_t step, double lr, double beta1, double beta2,
+             double decay, double eps) {
+  return guarded([&] {
+    auto g = grad->contiguous();
+    auto t = double(step);
+    Adam c{float(lr / (1 - std::pow(beta1, t))), float(1 / std::sqrt(1 - std::pow(beta2, t))), float(1 - beta1), float(1 - beta2), float(eps),
+           float(1 - lr * decay)};
+    with(g.scalar_type(), [&](auto &k, auto *t) {
+      using T = std::remove_pointer_t<decltype(t)>;
+      k.adamw(data<float>(*param), data<T>(g), data<float>(*first), data<float>(*second), copy ? data<bf16>(*copy) : nullptr, g.numel(), float(scale), c);
+    });
+  });
+}
+
+// The Euclidean norm over all tensors: on the CPU, in blocks and then in their order.
+int bz_norm_in_blocks(Tensor **tensors, size_t n, double *out) {
+  return guarded([&] {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) {
+      auto x = tensors[i]->contiguous();
+      std::vector<double> sums((x.numel() + BLOCK - 1) / BLOCK);
+      with(x.scalar_type(), [&](auto &k, auto *t) {
+        using T = std::remove_pointer_t<decltype(t)>;
+        k.squares(data<T>(x), x.numel(), sums.data());
+      });
+      for (double one : sums) sum += one;
+    }
+    *out = std::sqrt(sum);
+  });
 }
 
 int bz_linear_cross_entropy(Tensor *x, Tensor *w, Tensor *y, double share, Tensor **out) {

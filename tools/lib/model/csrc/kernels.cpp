@@ -157,11 +157,11 @@ static void transpose(const float *from, int64_t stride, int64_t n, int64_t widt
     }
 }
 
-// The next keys of a running softmax: scores (n, keys) become shares of the greatest one's so far, and what was summed before is made smaller.
+// The next keys of a running softmax: scores (n, keys), so far apart, become shares of the greatest one's so far, and what was summed before is made smaller.
 // Query q sees the first `seen` + q keys.
-static void softmax(float *scores, int64_t n, int64_t keys, int64_t seen, float scale, float *most, float *sum, float *mixed, int64_t width) {
+static void softmax(float *scores, int64_t n, int64_t keys, int64_t apart, int64_t seen, float scale, float *most, float *sum, float *mixed, int64_t width) {
   for (int64_t q = 0; q < n; q++) {
-    float *own = scores + q * keys, highest = most[q], all = 0;
+    float *own = scores + q * apart, highest = most[q], all = 0;
     int64_t count = std::max<int64_t>(0, std::min(keys, seen + q));
 #pragma omp simd reduction(max : highest)
     for (int64_t i = 0; i < count; i++) highest = std::max(highest, own[i] * scale);
@@ -260,9 +260,46 @@ template <class T> static void entropy(T *logits, const int64_t *chosen, float *
   }
 }
 
+// One step of AdamW; gradients are multiplied by `scale`, and a copy in bf16 is made where there is one. Source: Loshchilov and Hutter (2019), algorithm 2.
+template <class T>
+static void adamw(float *param, const T *grad, float *first, float *second, bf16 *copy, int64_t n, float scale, const Adam &c) {
+#pragma omp parallel for
+  for (int64_t block = 0; block < (n + BLOCK - 1) / BLOCK; block++) {
+    int64_t end = std::min(n, (block + 1) * BLOCK);
+#pragma omp simd
+    for (int64_t i = block * BLOCK; i < end; i++) {
+      float g = load(grad[i]) * scale, m = first[i] + (g - first[i]) * c.rate1, v = second[i] + (g * g - second[i]) * c.rate2;
+      first[i] = m;
+      second[i] = v;
+      param[i] = param[i] * c.kept - c.lr * m / (std::sqrt(v) * c.root + c.eps);
+    }
+    if (copy)
+#pragma omp simd
+      for (int64_t i = block * BLOCK; i < end; i++) store(copy[i], param[i]);
+  }
+}
+
+// Sums of squares of blocks: as many as there are.
+template <class T> static void squares(const T *x, int64_t n, double *sums) {
+#pragma omp parallel for
+  for (int64_t block = 0; block < (n + BLOCK - 1) / BLOCK; block++) {
+    double sum = 0;
+    // f32 in short runs, which lose nothing that a norm shows, and f64 over them.
+    for (int64_t first = block * BLOCK; first < std::min(n, (block + 1) * BLOCK); first += 256) {
+      float run = 0;
+#pragma omp simd reduction(+ : run)
+      for (int64_t i = first; i < std::min(n, first + 256); i++) run += load(x[i]) * load(x[i]);
+      sum += run;
+    }
+    sums[block] = sum;
+  }
+}
+
 const Kernels kernels = {
-    {norm_forward<float>, norm_backward<float>, gate_forward<float>, gate_backward<float>, entropy<float>, rotate<float>, turn_back<float>, divided<float>},
-    {norm_forward<bf16>, norm_backward<bf16>, gate_forward<bf16>, gate_backward<bf16>, entropy<bf16>, rotate<bf16>, turn_back<bf16>, divided<bf16>},
+    {norm_forward<float>, norm_backward<float>, gate_forward<float>, gate_backward<float>, entropy<float>, rotate<float>, turn_back<float>, divided<float>,
+     adamw<float>, squares<float>},
+    {norm_forward<bf16>, norm_backward<bf16>, gate_forward<bf16>, gate_backward<bf16>, entropy<bf16>, rotate<bf16>, turn_back<bf16>, divided<bf16>,
+     adamw<bf16>, squares<bf16>},
     transpose,
     softmax,
     softmax_backward,

@@ -11,6 +11,14 @@ constexpr int64_t NORM_PARTS = 64;
 // Queries that attention takes at once.
 constexpr int64_t QUERIES = 64;
 
+// Values that a thread takes at once where there are no rows.
+constexpr int64_t BLOCK = 16384;
+
+// AdamW's numbers of a step: learning rate over the first bias correction; the root of the second, inverted; 1 − β₁, 1 − β₂; ε; 1 − lr·decay.
+struct Adam {
+  float lr, root, rate1, rate2, eps, kept;
+};
+
 template <class T> struct KernelsOf {
   void (*norm_forward)(const float *x, const T *branch, const float *w, float eps, float *sum, T *y, float *inverse, int64_t rows, int64_t width);
   void (*norm_backward)(const T *dy, const float *dsum, const float *x, const float *w, const float *inverse, float *dx, T *dbranch, float *dw,
@@ -21,13 +29,15 @@ template <class T> struct KernelsOf {
   void (*rotate)(const T *from, float *to, const float *cos, const float *sin, int64_t rows, int64_t length, int64_t heads, int64_t kv, int64_t width);
   void (*turn_back)(const float *from, int64_t n, int64_t width, const float *cos, const float *sin, T *to, int64_t stride);
   void (*divided)(const float *mixed, const float *sum, int64_t n, int64_t width, T *to, int64_t stride);
+  void (*adamw)(float *param, const T *grad, float *first, float *second, bf16 *copy, int64_t n, float scale, const Adam &c);
+  void (*squares)(const T *x, int64_t n, double *sums);
 };
 
 struct Kernels {
   KernelsOf<float> f32;
   KernelsOf<bf16> b16;
   void (*transpose)(const float *from, int64_t stride, int64_t n, int64_t width, float *to, int64_t length);
-  void (*softmax)(float *scores, int64_t n, int64_t keys, int64_t seen, float scale, float *most, float *sum, float *mixed, int64_t width);
+  void (*softmax)(float *scores, int64_t n, int64_t keys, int64_t apart, int64_t seen, float scale, float *most, float *sum, float *mixed, int64_t width);
   void (*softmax_backward)(float *scores, float *slopes, int64_t keys, int64_t seen, float scale, const float *logs, const float *deltas);
   void (*deltas)(const float *slope, const float *mixed, int64_t stride, int64_t n, int64_t width, float *to);
 };

@@ -3,7 +3,12 @@
 use crate::Params;
 use record::{Context, Hash, Report, files, hparams::Model};
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
-use std::{borrow::Cow, fs::File, io, path::Path};
+use std::{
+    borrow::Cow,
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+};
 use tch::{Device, Kind, Tensor};
 
 /// Packed sequences.
@@ -71,10 +76,56 @@ impl Sequences {
     }
 }
 
+/// The parameters in a file, with the model's names and shapes, f32.
+pub struct Stored {
+    path: PathBuf,
+    map: memmap2::Mmap,
+}
+
+impl Stored {
+    /// Open the file.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn open(path: PathBuf) -> Result<Self, Report> {
+        Ok(Stored { map: map(&path)?, path })
+    }
+
+    /// All of them, on the device.
+    ///
+    /// # Errors
+    /// Exit code 65 when one is missing or of another shape.
+    pub fn all(&self, model: &Model, device: Device) -> Result<Params, Report> {
+        Params::of(model, self.read(device)?)
+    }
+
+    /// One leaf, on the device.
+    ///
+    /// # Errors
+    /// As [`Stored::all`].
+    pub fn leaf(&self, model: &Model, name: &str, device: Device) -> Result<Tensor, Report> {
+        Params::leaf(model, name, self.read(device)?)
+    }
+
+    fn read(&self, device: Device) -> Result<impl FnMut(&str, &[i64]) -> Result<Tensor, Report>, Report> {
+        let path = self.path.display();
+        let file = SafeTensors::deserialize(&self.map).data(&path)?;
+        Ok(move |name: &str, shape: &[i64]| {
+            let view = file.tensor(name).data(&path)?;
+            if view.dtype() != Dtype::F32 || !view.shape().iter().map(|d| *d as i64).eq(shape.iter().copied()) {
+                let found = format!("{:?} {:?}", view.dtype(), view.shape());
+                return Err(Report::data(format!("{path}: {name} is {found}, expected F32 {shape:?}")));
+            }
+            let tensor = Tensor::f_from_data_size(view.data(), shape, Kind::Float).again(name)?;
+            tensor.f_to_device(device).again("moving the model to the device")
+        })
+    }
+}
+
 /// The parameters of a state directory, f32, on the device.
 ///
 /// # Errors
-/// Exit code 65 when one is missing or of another shape.
+/// As [`Stored::all`].
 pub fn load_state(dir: &Path, model: &Model, device: Device) -> Result<Params, Report> {
     load_tensors(&dir.join("model.safetensors"), model, device)
 }
@@ -82,23 +133,9 @@ pub fn load_state(dir: &Path, model: &Model, device: Device) -> Result<Params, R
 /// The tensors of a file with the model's names and shapes, f32, on the device.
 ///
 /// # Errors
-/// As [`load_state`].
+/// As [`Stored::all`].
 pub fn load_tensors(path: &Path, model: &Model, device: Device) -> Result<Params, Report> {
-    let map = map(path)?;
-    let file = SafeTensors::deserialize(&map).data(path.display())?;
-    Params::of(model, |name, shape| {
-        let view = file.tensor(name).data(path.display())?;
-        if view.dtype() != Dtype::F32 || !view.shape().iter().map(|d| *d as i64).eq(shape.iter().copied()) {
-            return Err(Report::data(format!(
-                "{}: {name} is {:?} {:?}, expected F32 {shape:?}",
-                path.display(),
-                view.dtype(),
-                view.shape()
-            )));
-        }
-        let tensor = Tensor::f_from_data_size(view.data(), shape, Kind::Float).again(name)?;
-        tensor.f_to_device(device).again("moving the model to the device")
-    })
+    Stored::open(path.to_path_buf())?.all(model, device)
 }
 
 /// A parameter whose bytes are made when they are written.

@@ -1,9 +1,9 @@
 //! The inner steps of a window, and the loss on pages.
 
-use crate::{Llama, Params, Sequences, device, params::Leaf, shim};
+use crate::{Llama, Params, Sequences, device, llama::Sum, params::Leaf, shim};
 use record::{Code, Report, hparams::Inner, records::Cost};
 use std::{collections::VecDeque, time::Instant};
-use tch::{Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
 /// What the inner steps made.
 pub struct Trained {
@@ -41,8 +41,8 @@ pub fn evaluate(model: &Llama, pages: &Sequences, micro_batch: i64, most: i64) -
 
 /// What the inner steps begin from.
 pub struct Start<'a> {
-    /// θ.
-    pub theta: &'a Params,
+    /// A leaf of θ once more, when Δ is taken.
+    pub theta: &'a dyn Fn(&str) -> Result<Tensor, Report>,
     /// Its copies, one a device, and the pages there. The first has the optimizer.
     pub replicas: Vec<(Llama, Sequences)>,
     /// Sequences that go through a copy at once.
@@ -88,9 +88,12 @@ pub fn train(
                     only = Some(no_grad(|| scaled(&model.params, &grads, scale.as_ref(), inner, lr)));
                 }
                 for group in &mut groups {
-                    group.step(&grads, scale.as_ref(), inner, lr)?;
+                    group.step(&grads, scale.as_ref(), inner, lr, &model)?;
                 }
-                model.refresh();
+                drop(grads);
+                if inner.optimizer != "adamw" {
+                    model.refresh();
+                }
                 replicas.iter_mut().for_each(|(other, _)| other.follow(&model));
                 Ok::<_, Report>(norm)
             })?;
@@ -100,7 +103,11 @@ pub fn train(
             let Some((step, loss, norm)) = unseen.pop_front() else { break };
             let seen = timed(&mut trained.cost.forward_backward_s, || (loss.double_value(&[]), norm.double_value(&[])));
             if !seen.0.is_finite() || !seen.1.is_finite() {
-                trained.reason = Some(format!("step {step}: loss {}, gradient norm {}", seen.0, seen.1));
+                let first = step as i64 * batch % pages.count;
+                trained.reason = Some(format!(
+                    "step {step}: loss {}, gradient norm {}, in {batch} sequences from {first} on, of {}",
+                    seen.0, seen.1, pages.count
+                ));
                 return Ok(trained);
             }
             trained.steps += 1;
@@ -111,14 +118,18 @@ pub fn train(
     drop(groups);
     drop(replicas);
     trained.loss_after = timed(&mut trained.cost.evaluate_s, || evaluate(&model, &pages, micro_batch, batch))?;
-    let update = only.unwrap_or_else(|| {
-        let update = model.params.share();
-        for (own, before) in update.leaves.values().zip(theta.leaves.values()) {
-            // θ − θ' in place of θ'.
-            no_grad(|| drop(own.tensor.shallow_clone().neg_().g_add_(&before.tensor)));
+    let update = match only {
+        Some(gradient) => gradient,
+        None => {
+            let update = model.params.share();
+            for (name, own) in &update.leaves {
+                let before = theta(name)?;
+                // θ − θ' in place of θ'.
+                no_grad(|| drop(own.tensor.shallow_clone().neg_().g_add_(&before)));
+            }
+            update
         }
-        update
-    });
+    };
     let all: Vec<Tensor> = update.leaves.values().map(|leaf| leaf.tensor.shallow_clone()).collect();
     if shim::norm_of(&all)?.double_value(&[]).is_finite() && trained.loss_after.is_finite() {
         trained.update = Some(update);
@@ -136,18 +147,20 @@ fn timed<T>(seconds: &mut f64, work: impl FnOnce() -> T) -> T {
     result
 }
 
-type Sum = (Tensor, Vec<Tensor>);
-
 fn add(sum: Option<Sum>, (loss, grads): Sum) -> Option<Sum> {
     let Some((mut all, mut sums)) = sum else { return Some((loss, grads)) };
     no_grad(|| {
         let _ = all.g_add_(&loss.to_device(all.device()));
-        sums.iter_mut().zip(grads).for_each(|(sum, more)| drop(sum.g_add_(&more.to_device(sum.device()))));
+        for (sum, more) in sums.iter_mut().zip(grads) {
+            // One part alone may be in bf16; a sum never is.
+            *sum = sum.to_kind(Kind::Float);
+            let _ = sum.g_add_(&more.to_device(sum.device()));
+        }
     });
     Some((all, sums))
 }
 
-/// Loss and gradients of one step, f32, in the order of the leaves: summed over each copy's parts in their order, and then over the copies.
+/// Loss and gradients of one step in the order of the leaves: summed over each copy's parts in their order, and then over the copies.
 fn gradients(
     model: &Llama,
     pages: &Sequences,
@@ -164,7 +177,6 @@ fn gradients(
             let here = micro_batch.min(batch - done);
             let (x, y) = pages.batch(first + done, here);
             let (loss, grads) = model.gradients(&x, &y, here as f64 / batch as f64)?;
-            let grads = no_grad(|| grads.into_iter().map(|grad| grad.to_kind(Kind::Float)).collect());
             sum = add(sum, (loss, grads));
         }
         Ok(sum)
@@ -195,7 +207,8 @@ fn gradients(
 fn scaled(params: &Params, grads: &[Tensor], scale: Option<&Tensor>, inner: &Inner, lr: f64) -> Params {
     let mut delta = params.share();
     for (leaf, grad) in delta.leaves.values_mut().zip(grads) {
-        let grad = scale.map_or_else(|| grad.shallow_clone(), |scale| grad / scale) * lr;
+        let grad = grad.to_kind(Kind::Float);
+        let grad = scale.map_or_else(|| grad.shallow_clone(), |scale| &grad / scale) * lr;
         let decay = if leaf.tensor.dim() > 1 { lr * inner.weight_decay } else { 0.0 };
         leaf.tensor = grad + &leaf.tensor * decay;
     }
@@ -220,6 +233,7 @@ struct Group {
     first: Vec<Tensor>,
     second: Vec<Tensor>,
     steps: Vec<Tensor>,
+    done: u64,
     decay: f64,
     rule: Rule,
 }
@@ -257,15 +271,32 @@ fn groups_of(params: &Params, inner: &Inner) -> Vec<Group> {
 
 impl Group {
     /// Move the parameters; the gradients are used up.
-    fn step(&mut self, grads: &[Tensor], scale: Option<&Tensor>, inner: &Inner, lr: f64) -> Result<(), Report> {
+    fn step(
+        &mut self,
+        grads: &[Tensor],
+        scale: Option<&Tensor>,
+        inner: &Inner,
+        lr: f64,
+        model: &Llama,
+    ) -> Result<(), Report> {
         let own: Vec<Tensor> = self.places.iter().map(|place| grads[*place].shallow_clone()).collect();
         if self.rule == Rule::AdamW {
             let c = shim::AdamW { lr, beta1: inner.beta1, beta2: inner.beta2, decay: self.decay, eps: inner.eps };
             let params: Vec<Tensor> = self.leaves.iter().map(|leaf| leaf.tensor.shallow_clone()).collect();
-            return shim::fused_adamw([&params, &own, &self.first, &self.second, &self.steps], scale, &c);
+            if params.iter().any(|param| param.device() != Device::Cpu) {
+                return shim::fused_adamw([&params, &own, &self.first, &self.second, &self.steps], scale, &c);
+            }
+            self.done += 1;
+            let scale = scale.map_or(1.0, |scale| 1.0 / scale.double_value(&[]));
+            for (place, param) in params.iter().enumerate() {
+                let state = [param, &own[place], &self.first[place], &self.second[place]];
+                shim::adamw(state, model.copy_of(self.places[place]), scale, self.done, &c)?;
+            }
+            return Ok(());
         }
         no_grad(|| {
-            for (place, mut grad) in own.into_iter().enumerate() {
+            for (place, grad) in own.into_iter().enumerate() {
+                let mut grad = grad.to_kind(Kind::Float);
                 if let Some(scale) = scale {
                     let _ = grad.g_div_(scale);
                 }

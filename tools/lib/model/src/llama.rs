@@ -100,7 +100,7 @@ impl Llama {
             let found = working.get(name).map(Tensor::shallow_clone);
             found.ok_or_else(|| Report::data(format!("the state has no tensor {name}")))
         };
-        let embed_vd = get("model.embed_tokens.weight")?;
+        let embed_vd = get(EMBEDDING)?;
         let head_vd = if model.tie_word_embeddings { embed_vd.shallow_clone() } else { get("lm_head.weight")? };
         let layers = (0..model.num_hidden_layers)
             .map(|index| {
@@ -147,6 +147,11 @@ impl Llama {
             }
         });
         self.refresh();
+    }
+
+    /// The copy in bf16 of the leaf at this place, if it has one.
+    pub(crate) fn copy_of(&self, place: usize) -> Option<&Tensor> {
+        self.working.values().nth(place).filter(|own| own.kind() == Kind::BFloat16)
     }
 
     /// Take the masters' new values into the copies that the products read.
@@ -280,72 +285,94 @@ impl Llama {
         self.working(|| self.entropy(&self.last(tokens_bt)?, targets_bt, 1.0))
     }
 
-    /// `share` of the loss, and its gradients in the order of the leaves.
+    /// `share` of the loss, and its gradients in the order of the leaves: in the dtype of what the products read.
     ///
     /// # Errors
     /// What libtorch throws.
-    pub fn gradients(
-        &self,
-        tokens_bt: &Tensor,
-        targets_bt: &Tensor,
-        share: f64,
-    ) -> Result<(Tensor, Vec<Tensor>), Report> {
-        if self.how.checkpoint {
-            return self.gradients_by_layer(tokens_bt, targets_bt, share);
-        }
-        let leaves: Vec<Tensor> = self.working.values().map(Tensor::shallow_clone).collect();
-        let loss = self.working(|| self.entropy(&self.last(tokens_bt)?, targets_bt, share))?;
-        let gradients = shim::gradients(&[loss.shallow_clone()], &[], &leaves)?;
-        Ok((loss.detach(), gradients))
+    pub fn gradients(&self, tokens_bt: &Tensor, targets_bt: &Tensor, share: f64) -> Result<Sum, Report> {
+        let rotation = self.rotation(tokens_bt.size()[1]);
+        let mut found = Found::default();
+        let first = no_grad(|| self.embed(tokens_bt));
+        let (loss, slopes) = if self.how.checkpoint {
+            let mut inputs = vec![first];
+            for layer in &self.layers {
+                let next = no_grad(|| self.working(|| self.layer(layer, &inputs[inputs.len() - 1], &rotation)))?;
+                inputs.push(next);
+            }
+            let last =
+                inputs.pop().map_or_else(|| Err(Report::new(Code::Bug, "no stream")), |stream| Ok(stream.leaf()))?;
+            let loss = self.working(|| self.entropy(&self.norm(&last, &self.norm_d)?.0, targets_bt, share))?;
+            let mut slopes = found.of(&[loss.shallow_clone()], &[], last.tensors(), self.leaves(&self.ends()))?;
+            for (layer, stream) in self.layers.iter().zip(inputs).rev() {
+                let stream = stream.leaf();
+                let made = self.working(|| self.layer(layer, &stream, &rotation))?;
+                slopes = found.of(&made.tensors(), &slopes, stream.tensors(), self.leaves(&layer.leaves))?;
+            }
+            (loss, slopes)
+        } else {
+            let loss = self.working(|| {
+                let mut stream = first.leaf();
+                let begin = stream.tensors();
+                for layer in &self.layers {
+                    stream = self.layer(layer, &stream, &rotation)?;
+                }
+                Ok((self.entropy(&self.norm(&stream, &self.norm_d)?.0, targets_bt, share)?, begin))
+            });
+            let (loss, begin) = loss?;
+            let all: Vec<String> =
+                self.layers.iter().flat_map(|layer| &layer.leaves).chain(&self.ends()).cloned().collect();
+            let slopes = found.of(&[loss.shallow_clone()], &[], begin, self.leaves(&all))?;
+            (loss, slopes)
+        };
+        // Each token's row has its gradient, on top of that of the output layer where that is the embedding.
+        no_grad(|| {
+            let own = found.gradients.entry(EMBEDDING.into()).or_insert_with(|| self.embed_vd.zeros_like());
+            let _ = own.index_add_(0, &tokens_bt.reshape([-1]), &slopes[0]);
+        });
+        Ok((loss.detach(), found.gradients.into_values().collect()))
     }
 
-    /// The same with one layer's inside in memory at a time.
-    fn gradients_by_layer(
-        &self,
-        tokens_bt: &Tensor,
-        targets_bt: &Tensor,
-        share: f64,
-    ) -> Result<(Tensor, Vec<Tensor>), Report> {
-        let rotation = self.rotation(tokens_bt.size()[1]);
-        let leaf = |name: &String| (name.clone(), self.working[name].shallow_clone());
-        let mut gradients: BTreeMap<String, Tensor> = BTreeMap::new();
-        // The gradients of what a piece computed, for what it read and for its leaves.
-        let mut piece = |made: &[Tensor], slopes: &[Tensor], read: Vec<Tensor>, leaves: Vec<(String, Tensor)>| {
-            let inputs: Vec<Tensor> =
-                read.iter().chain(leaves.iter().map(|(_, t)| t)).map(Tensor::shallow_clone).collect();
-            let mut all = shim::gradients(made, slopes, &inputs)?;
-            for ((name, _), gradient) in leaves.into_iter().zip(all.split_off(read.len())) {
-                let sum = match gradients.remove(&name) {
-                    Some(before) => no_grad(|| before + gradient),
-                    None => gradient,
-                };
-                gradients.insert(name, sum);
-            }
-            Ok::<_, Report>(all)
-        };
-        let mut inputs = vec![no_grad(|| self.embed(tokens_bt))];
-        for layer in &self.layers {
-            let next = no_grad(|| self.working(|| self.layer(layer, &inputs[inputs.len() - 1], &rotation)))?;
-            inputs.push(next);
-        }
-        let stream = inputs.pop().map(|stream| stream.leaf()).ok_or_else(|| Report::new(Code::Bug, "no stream"))?;
-        let loss = self.working(|| self.entropy(&self.norm(&stream, &self.norm_d)?.0, targets_bt, share))?;
-        let head = if self.model.tie_word_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" };
-        let ends: Vec<_> = ["model.norm.weight", head].map(String::from).iter().map(leaf).collect();
-        let mut slopes = piece(&[loss.shallow_clone()], &[], stream.tensors(), ends)?;
-        for (layer, stream) in self.layers.iter().zip(inputs).rev() {
-            let stream = stream.leaf();
-            let made = self.working(|| self.layer(layer, &stream, &rotation))?;
-            slopes = piece(&made.tensors(), &slopes, stream.tensors(), layer.leaves.iter().map(leaf).collect())?;
-        }
-        let first = self.embed(tokens_bt);
-        piece(&first.tensors(), &slopes, Vec::new(), vec![leaf(&"model.embed_tokens.weight".to_string())])?;
-        Ok((loss.detach(), gradients.into_values().collect()))
+    /// The leaves behind the last layer.
+    fn ends(&self) -> Vec<String> {
+        let head = if self.model.tie_word_embeddings { EMBEDDING } else { "lm_head.weight" };
+        ["model.norm.weight", head].map(String::from).to_vec()
+    }
+
+    fn leaves(&self, names: &[String]) -> Vec<(String, Tensor)> {
+        names.iter().map(|name| (name.clone(), self.working[name].shallow_clone())).collect()
     }
 
     /// Run something with products in bf16 where libtorch's own operators have to be told.
     fn working<T>(&self, work: impl FnOnce() -> Result<T, Report>) -> Result<T, Report> {
         if self.how.half && !self.fused { shim::autocast_bf16(self.device.is_cuda(), work)? } else { work() }
+    }
+}
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+
+/// A loss and gradients in the order of the leaves.
+pub type Sum = (Tensor, Vec<Tensor>);
+
+/// Gradients by leaf.
+#[derive(Default)]
+struct Found {
+    gradients: BTreeMap<String, Tensor>,
+}
+
+impl Found {
+    /// The gradients of what was made, for what was read and for the leaves, which are kept.
+    fn of(
+        &mut self,
+        made: &[Tensor],
+        slopes: &[Tensor],
+        read: Vec<Tensor>,
+        leaves: Vec<(String, Tensor)>,
+    ) -> Result<Vec<Tensor>, Report> {
+        let inputs: Vec<Tensor> = read.iter().chain(leaves.iter().map(|(_, t)| t)).map(Tensor::shallow_clone).collect();
+        let mut all = shim::gradients(made, slopes, &inputs)?;
+        let own = all.split_off(read.len());
+        self.gradients.extend(leaves.into_iter().map(|(name, _)| name).zip(own));
+        Ok(all)
     }
 }
 

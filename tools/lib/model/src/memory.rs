@@ -19,7 +19,7 @@ fn bytes_of_step(model: &Model, how: How, length: u64) -> (u64, u64) {
         false => (stream + inside) * (model.num_hidden_layers + 1),
     };
     // Logits of some tokens only, see `linear_cross_entropy`.
-    let logits = size * (1 << 24).max(64 * model.vocab_size).min(model.vocab_size * length * 64);
+    let logits = size * (1 << 25).max(64 * model.vocab_size).min(model.vocab_size * length * 64);
     // A copy of θ, the products' copy, gradients, both moments.
     let parameters = (4 + (size % 4) + 4 + (size % 4) + 8) * model.numel();
     (layers * fused, parameters + logits * fused)

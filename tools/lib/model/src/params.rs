@@ -49,10 +49,21 @@ impl Params {
     ///
     /// # Errors
     /// As `get`.
-    pub fn of(model: &Model, mut get: impl FnMut(&str, &[i64]) -> Result<Tensor, Report>) -> Result<Self, Report> {
+    pub fn of(model: &Model, get: impl FnMut(&str, &[i64]) -> Result<Tensor, Report>) -> Result<Self, Report> {
+        Self::some(model, |_| true, get)
+    }
+
+    fn some(
+        model: &Model,
+        wanted: impl Fn(&str) -> bool,
+        mut get: impl FnMut(&str, &[i64]) -> Result<Tensor, Report>,
+    ) -> Result<Self, Report> {
         let mut leaves: BTreeMap<String, Vec<(usize, String, Vec<i64>)>> = BTreeMap::new();
         for (name, shape) in model.tensors() {
             let (leaf, place) = leaf_of(&name);
+            if !wanted(&leaf) {
+                continue;
+            }
             leaves.entry(leaf).or_default().push((place, name, shape.iter().map(|d| *d as i64).collect()));
         }
         let mut made = BTreeMap::new();
@@ -73,6 +84,19 @@ impl Params {
             made.insert(leaf, Leaf { tensor, parts });
         }
         Ok(Params { leaves: made })
+    }
+
+    /// One leaf alone.
+    ///
+    /// # Errors
+    /// As `get`, and exit code 65 when the model has no such leaf.
+    pub fn leaf(
+        model: &Model,
+        name: &str,
+        get: impl FnMut(&str, &[i64]) -> Result<Tensor, Report>,
+    ) -> Result<Tensor, Report> {
+        let mut made = Self::some(model, |leaf| leaf == name, get)?;
+        made.leaves.remove(name).map(|leaf| leaf.tensor).ok_or_else(|| Report::data(format!("the model has no {name}")))
     }
 
     /// Each parameter by its Hugging Face name: a view.

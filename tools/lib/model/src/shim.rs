@@ -4,7 +4,7 @@
 use crate::device;
 use record::{Code, Report};
 use std::ffi::{CStr, c_char, c_int};
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 type Raw = *const torch_sys::C_tensor;
 type Made = *mut torch_sys::C_tensor;
@@ -25,6 +25,21 @@ unsafe extern "C" {
         decay: f64,
         eps: f64,
     ) -> c_int;
+    fn bz_adamw(
+        param: Raw,
+        grad: Raw,
+        first: Raw,
+        second: Raw,
+        copy: Raw,
+        scale: f64,
+        step: u64,
+        lr: f64,
+        beta1: f64,
+        beta2: f64,
+        decay: f64,
+        eps: f64,
+    ) -> c_int;
+    fn bz_norm_in_blocks(tensors: *const Raw, n: usize, out: *mut f64) -> c_int;
     fn bz_norm_of(tensors: *const Raw, n: usize, out: *mut Made) -> c_int;
     fn bz_gradients(
         made: *const Raw,
@@ -83,6 +98,23 @@ pub(crate) fn fused_adamw(
     checked(unsafe { bz_fused_adamw(p, g, m, v, s, n, or_null(scale), c.lr, c.beta1, c.beta2, c.decay, c.eps) })
 }
 
+/// Step number `step`, from 1, of AdamW on the CPU: a parameter, its gradient in f32 or bf16, both moments, and its copy in bf16.
+pub(crate) fn adamw(
+    [param, grad, first, second]: [&Tensor; 4],
+    copy: Option<&Tensor>,
+    scale: f64,
+    step: u64,
+    c: &AdamW,
+) -> Result<(), Report> {
+    let all = [param, grad, first, second];
+    if all.iter().copied().chain(copy).any(|t| t.size() != param.size() || !t.is_contiguous()) {
+        return Err(Report::new(Code::Bug, "AdamW's tensors differ in shape"));
+    }
+    let [p, g, m, v] = all.map(Tensor::as_ptr);
+    // SAFETY: live tensors of one shape; the shim keeps none of them.
+    checked(unsafe { bz_adamw(p, g, m, v, or_null(copy), scale, step, c.lr, c.beta1, c.beta2, c.decay, c.eps) })
+}
+
 fn or_null(tensor: Option<&Tensor>) -> Raw {
     tensor.map_or(std::ptr::null(), Tensor::as_ptr)
 }
@@ -98,6 +130,12 @@ fn made(make: impl FnOnce(*mut Made) -> c_int) -> Result<Tensor, Report> {
 /// The Euclidean norm over all tensors, on their device.
 pub(crate) fn norm_of(tensors: &[Tensor]) -> Result<Tensor, Report> {
     let list = raw(tensors);
+    if tensors.iter().all(|t| t.device() == Device::Cpu && [Kind::Float, Kind::BFloat16].contains(&t.kind())) {
+        let mut norm = 0.0;
+        // SAFETY: an array of live tensors and a place for the result.
+        checked(unsafe { bz_norm_in_blocks(list.as_ptr(), list.len(), &mut norm) })?;
+        return Ok(Tensor::from(norm));
+    }
     // SAFETY: an array of live tensors.
     made(|out| unsafe { bz_norm_of(list.as_ptr(), list.len(), out) })
 }
@@ -191,17 +229,17 @@ pub(crate) fn autocast_bf16<T>(cuda: bool, work: impl FnOnce() -> T) -> Result<T
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::{Device, Kind, Reduction};
+    use tch::Reduction;
 
     #[test]
     fn a_loss_in_parts_is_that_of_the_whole_and_so_are_its_gradients() {
-        // So many tokens that there are that 64 rows are a part: three parts, the last one shorter.
-        let (rows, width, vocab) = (130, 4, 1 << 18);
+        // So many tokens that there are that 64 rows are a part at most: three parts, the last one shorter.
+        let (rows, width, vocab) = (130, 4, 1 << 19);
         let wave = |shape: [i64; 2], speed: f64| {
             (Tensor::arange(shape[0] * shape[1], (Kind::Double, Device::Cpu)) * speed).sin().view(shape) * 3.0
         };
         let (x, w) = (wave([rows, width], 0.7), wave([vocab, width], 1.3));
-        let y = Tensor::arange(rows, (Kind::Int64, Device::Cpu)) * 2003;
+        let y = Tensor::arange(rows, (Kind::Int64, Device::Cpu)) * 4001;
         let leaf = |t: &Tensor, kind| t.to_kind(kind).detach().set_requires_grad(true);
         let (a, b) = (leaf(&x, Kind::Float), leaf(&w, Kind::Float));
         let ours = linear_cross_entropy(&a, &b, &y, 1.0).unwrap();

@@ -122,19 +122,27 @@ pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>)
     write_mode(path, 0o644, fill)
 }
 
-/// The same for what writes to a path, which has to be that of a file that is there.
+/// The same for what writes to a path by itself.
 ///
 /// # Errors
 /// As [`write_atomic`].
 pub fn write_at(path: &Path, fill: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), Report> {
+    let part = part_beside(path)?;
+    fill(part.path()).and_then(|()| persist(part, path, 0o644)).map_err(|e| io_report("write", path, &e))
+}
+
+/// A file beside this place. What a process that was killed had begun for the same place is removed.
+fn part_beside(path: &Path) -> Result<tempfile::NamedTempFile, Report> {
+    let refused = |e: io::Error| io_report("write", path, &e);
     let folder = folder_of(path);
     create_dir(folder)?;
-    let write = || -> io::Result<()> {
-        let part = tempfile::Builder::new().prefix(".part-").tempfile_in(folder)?;
-        fill(part.path())?;
-        persist(part, path, 0o644)
-    };
-    write().map_err(|e| io_report("write", path, &e))
+    let prefix = format!(".part-{}-", path.file_name().unwrap_or_default().display());
+    for entry in std::fs::read_dir(folder).map_err(refused)?.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&prefix) {
+            std::fs::remove_file(entry.path()).map_err(refused)?;
+        }
+    }
+    tempfile::Builder::new().prefix(&prefix).tempfile_in(folder).map_err(refused)
 }
 
 fn folder_of(path: &Path) -> &Path {
@@ -153,16 +161,7 @@ impl Pending {
     /// # Errors
     /// When the file system refuses.
     pub fn begin(path: &Path) -> Result<Self, Report> {
-        let refused = |e: io::Error| io_report("write", path, &e);
-        let folder = folder_of(path);
-        create_dir(folder)?;
-        let prefix = format!(".part-{}-", path.file_name().unwrap_or_default().display());
-        for entry in std::fs::read_dir(folder).map_err(refused)?.flatten() {
-            if entry.file_name().to_string_lossy().starts_with(&prefix) {
-                std::fs::remove_file(entry.path()).map_err(refused)?;
-            }
-        }
-        let file = tempfile::Builder::new().prefix(&prefix).tempfile_in(folder).map_err(refused)?;
+        let file = part_beside(path)?;
         Ok(Pending { file: io::BufWriter::with_capacity(1 << 20, file), path: path.into() })
     }
 
