@@ -36,6 +36,8 @@ fi
 BZ_HOME=${BZ_HOME:-$HOME/.boltzmann}
 case $BZ_HOME in /*) ;; *) BZ_HOME=$PWD/$BZ_HOME ;; esac
 export BZ_HOME
+# Threads that wait do not spin: several tools may share the machine.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 for tool in bz-window jq flock; do
   command -v $tool >/dev/null || die 78 "$tool is not on the PATH" 'make install, or start the loop with make miner; apt-get install jq util-linux'
 done

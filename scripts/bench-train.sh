@@ -16,7 +16,9 @@ keep='MALLOC_MMAP_THRESHOLD_=2147483647 MALLOC_TRIM_THRESHOLD_=2147483647 MALLOC
 mkdir -p "$work/text"
 git ls-files '*.rs' '*.md' | while read -r f; do cat "$f"; done >"$work/text/all.txt"
 manifest=$(bz-pages index --data "$work/text" --name bench </dev/null 2>/dev/null | jq -r 'select(.manifest).manifest')
-: >>$out/train.jsonl
+: >$out/train.jsonl
+# For all of them: threads that wait do not spin.
+export OMP_WAIT_POLICY=PASSIVE
 
 one() { # one MODEL DTYPE
   local model=$1 dtype=$2 length batch steps warm
@@ -39,27 +41,33 @@ one() { # one MODEL DTYPE
   pages=$(jq -r 'select(.type == "pages").path' "$BZ_HOME/pages")
   : >"$work/runs"
   for _ in $(seq "$rounds"); do
-    bz-train --force --quiet --device "$device" --threads "$threads" <"$BZ_HOME/pages" | jq -c 'select(.type == "train") | . + {name: "ours",
-      wall: ((.forward_backward_s + .optimizer_s) / .tokens), cpu: (.cpu_s / .tokens)}' >>"$work/runs"
-    for peer in eager compile 'compile, same allocator'; do
+    # The first steps are not counted here either: what a run of them alone takes is taken off.
+    for most in "$warm" "$steps"; do
+      jq --argjson s "$most" '.inner.steps = $s' "$BZ_HOME/hparams.json" >"$work/hparams.json"
+      bz-train --force --quiet --device "$device" --threads "$threads" --hparams "$work/hparams.json" <"$BZ_HOME/pages" | jq -c 'select(.type == "train")'
+    done | jq -sc '.[0] as $first | .[1] | . + {name: "ours", cpu: ((.cpu_s - $first.cpu_s) / (.tokens - $first.tokens)),
+      wall: ((.forward_backward_s + .optimizer_s - $first.forward_backward_s - $first.optimizer_s) / (.tokens - $first.tokens))}' >>"$work/runs"
+    for peer in eager compile compile-same-allocator; do
       local settings=
-      [ "$peer" = "${peer%,*}" ] || settings=$keep
+      [ "$peer" = "${peer%-same*}" ] || settings=$keep
       # shellcheck disable=SC2086
-      env OMP_WAIT_POLICY=PASSIVE $settings "$python" scripts/peer_llama.py "$BZ_HOME/hparams.json" "$BZ_HOME/states/0" "$pages" "$threads" "${peer%,*}" "$warm" 2>"$work/error" |
+      env $settings "$python" scripts/peer_llama.py "$BZ_HOME/hparams.json" "$BZ_HOME/states/0" "$pages" "$threads" "${peer%-same*}" "$warm" "$device" 2>"$work/error" |
         jq -c --arg n "$peer" '. + {name: $n, wall: (.wall_s / .tokens), cpu: (.cpu_s / .tokens)}' >>"$work/runs" || { tail -n 3 "$work/error" >&2; exit 1; }
     done
   done
-  jq -sc --arg bench "train.$model.$dtype.$device" --argjson t "$threads" '
+  local flop
+  flop=$(jq -s 'map(select(.name == "ours"))[0] | .model_flop_per_s * (.forward_backward_s + .optimizer_s) / .tokens' "$work/runs")
+  jq -sc --argjson flop "$flop" --arg bench "train.$model.$dtype.$device" --argjson t "$threads" '
     def median(f): map(f) | sort | .[length / 2 | floor];
     (map(select(.name == "ours"))) as $ours
-    | ("eager", "compile", "compile, same allocator") as $peer | map(select(.name == $peer)) as $theirs
+    | ("eager", "compile", "compile-same-allocator") as $peer | map(select(.name == $peer)) as $theirs
     | ($ours | median(.wall)) as $a | ($theirs | median(.wall)) as $b
     | {bench: "\($bench).\($peer)", unit: "tokens/s", threads: $t, ours: (1 / $a | round), peer: (1 / $b | round), peer_name: "torch 2.11 \($peer)",
        ratio: ($b / $a * 100 | round / 100), ratios: [range($ours | length) as $i | $theirs[$i].wall / $ours[$i].wall * 100 | round / 100],
        cpu_ratio: (($theirs | median(.cpu)) / ($ours | median(.cpu)) * 100 | round / 100),
        memory_MB: ($ours | median(.peak_memory_bytes) / 1e6 | round), peer_memory_MB: ($theirs | median(.peak_memory_bytes) / 1e6 | round),
        memory_ratio: (($theirs | median(.peak_memory_bytes)) / ($ours | median(.peak_memory_bytes)) * 100 | round / 100),
-       model_gflop_per_s: ($ours | median(.model_flop_per_s) / 1e9 | round), outside_steps_s: ($ours | median(.load_s + .data_s + .write_s) * 1000 | round / 1000),
+       model_gflop_per_s: ($flop / $a / 1e9 | round), load_data_write_s: ($ours | median(.load_s + .data_s + .write_s) * 1000 | round / 1000),
        loss: ($ours | map(.loss_after) | first), peer_loss: ($theirs | map(.loss_after) | first)}' "$work/runs" | tee -a $out/train.jsonl
 }
 

@@ -1,9 +1,9 @@
 """The same Llama in PyTorch, as people write it: the peer that bz-train is compared with and timed beside.
 
-peer_llama.py HPARAMS STATE_DIR PAGES THREADS [eager|compile] [WARM]
+peer_llama.py HPARAMS STATE_DIR PAGES THREADS [eager|compile] [WARM] [cpu|cuda]
   -> one JSON line: tokens, cpu_s and wall_s of the steps after the first WARM, peak_memory_bytes, loss_before, loss_after
 
-On a GPU where there is one. With MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_ and MALLOC_TOP_PAD_ set as bz-train does, it has the same allocator.
+With MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_ and MALLOC_TOP_PAD_ set as bz-train does, it has the same allocator.
 """
 import contextlib, json, resource, struct, sys, time
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 hparams, state, pages, threads, *rest = sys.argv[1:]
 how, warm = (rest + ["eager", "0"])[0], int((rest[1:] + ["0"])[0])
-device = "cuda" if torch.cuda.is_available() else "cpu"
+device = (rest[2:] + ["cpu"])[0]
 torch.set_num_threads(int(threads))
 h = json.load(open(hparams))
 m, inner = h["model"], h["inner"]

@@ -17,7 +17,7 @@ die() { # die STATUS ERROR HINT
 how=$1 count=$2
 shift 2
 case $how in parallel) need=parallel ;; slurm) need=sbatch ;; *) die 2 "'$how' is neither parallel nor slurm" 'shards.sh parallel 4 bz-train' ;; esac
-case $count in '' | *[!0-9]* | 0) die 2 "'$count' is no number of processes" 'shards.sh parallel 4 bz-train' ;; esac
+case $count in [1-9] | [1-9][0-9] | [1-9][0-9][0-9]) ;; *) die 2 "'$count' is no number of processes" 'shards.sh parallel 4 bz-train' ;; esac
 for tool in $need "$1"; do
   command -v "$tool" >/dev/null || die 78 "$tool is not on the PATH" 'apt-get install parallel, or slurm-client; make install'
 done
@@ -26,29 +26,47 @@ done
 folder=${BZ_HOME:-$HOME/.boltzmann}/shards
 mkdir -p "$folder" || exit 78
 work=$(mktemp -d "$folder/XXXXXX") || exit 78
-job=
-trap '[ -z "$job" ] || scancel "$job" 2>/dev/null; rm -rf "$work"' EXIT
+job= child=
+trap '[ -z "$child" ] || kill "$child" 2>/dev/null; [ -z "$job" ] || scancel "$job" 2>/dev/null; rm -rf "$work"' EXIT
 trap 'exit 143' TERM
 trap 'exit 130' INT
 cat >"$work/in" || exit
 printf -v command '%q ' "$@"
+quoted=$(printf %q "$work")
 # A shard's output is there when it has ended well; its status is there in any case.
 cat >"$work/shard" <<SHARD
-cd $(printf %q "$PWD") && $command --shard \$1/$count <$work/in >$work/out.\$1 2>$work/said.\$1
-status=\$?
-echo \$status >$work/status.\$1
+cd $(printf %q "$PWD") || exit
+work=$quoted
+$command --shard \$1/$count <"\$work/in" >"\$work/out.\$1" 2>"\$work/said.\$1"
+echo \$? >"\$work/part.\$1" && mv "\$work/part.\$1" "\$work/status.\$1"
 SHARD
 if [ "$how" = parallel ]; then
-  gpu=
-  [ ! -e /proc/driver/nvidia ] || gpu='CUDA_VISIBLE_DEVICES=$(({%} - 1)) '
-  seq 0 $((count - 1)) | parallel -j "$count" "${gpu}bash $work/shard {}"
+  # On this machine the processes share its cores and its GPUs.
+  export BZ_THREADS=${BZ_THREADS:-$((($(nproc) + count - 1) / count))}
+  gpus=${CUDA_VISIBLE_DEVICES:-$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | paste -sd,)}
+  IFS=, read -ra gpus <<<"$gpus"
+  for shard in $(seq 0 $((count - 1))); do
+    printf '%s\n' "${gpus[*]:+CUDA_VISIBLE_DEVICES=${gpus[shard % ${#gpus[@]}]} }bash $quoted/shard $shard"
+  done | parallel -j "$count" &
+  child=$!
+  wait "$child"
+  child=
 else
   # shellcheck disable=SC2086
   job=$(sbatch --parsable --array=0-$((count - 1)) --job-name="${1##*/}" --output=/dev/null ${BZ_SBATCH:-} \
-    --wrap "bash $work/shard \$SLURM_ARRAY_TASK_ID") || die 75 'Slurm took no job' "sinfo shows its nodes, BZ_SBATCH='${BZ_SBATCH:-}' is what was asked for"
+    --wrap "bash $quoted/shard \$SLURM_ARRAY_TASK_ID") || die 75 'Slurm took no job' "sinfo shows its nodes, BZ_SBATCH='${BZ_SBATCH:-}' is what was asked for"
   job=${job%%;*}
-  # Until no task is left: also when one was cancelled or its node went away.
-  while squeue --noheader --jobs "$job" 2>/dev/null | grep -q .; do sleep 0.5; done
+  # Until every task has said how it ended, or Slurm has known of none for some looks: what was cancelled, or its node lost, says nothing, and a
+  # shared folder may show a file late. A controller that does not answer is waited for.
+  gone=0
+  until [ "$(find "$work" -name 'status.*' | wc -l)" -eq "$count" ] || [ $gone -ge 10 ]; do
+    sleep 0.5
+    if left=$(squeue --noheader --jobs "$job" 2>&1); then
+      if [ -n "$left" ]; then gone=0; else gone=$((gone + 1)); fi
+    else
+      case $left in *'Invalid job id'*) gone=$((gone + 1)) ;; esac
+    fi
+  done
   job=
 fi
 for shard in $(seq 0 $((count - 1))); do

@@ -31,6 +31,36 @@ pub fn program(path: &Path) -> Command {
     command
 }
 
+/// The checkout.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// A node's folder with the demo's run, shortened, and one source file as its text; that text's folder; and the records of
+/// window 0, which no chain has.
+pub fn node_without_chain(folder: &Path, edit: impl FnOnce(&mut Value)) -> (PathBuf, PathBuf, Vec<Value>) {
+    let (home, data) = (folder.join("home"), folder.join("text"));
+    std::fs::create_dir(&home).unwrap();
+    std::fs::create_dir(&data).unwrap();
+    std::fs::copy(root().join("tests/tests/network.rs"), data.join("text.rs")).unwrap();
+    let out = tool("bz-pages", &home).args(["index", "--name", "t", "--data"]).arg(&data).output().unwrap();
+    let manifest = lines(&out.stdout).into_iter().find(|record| record["type"] == "manifest").unwrap();
+    let demo = std::fs::read(root().join("pipelines/hparams/demo.json")).unwrap();
+    let mut hparams: Value = serde_json::from_slice(&demo).unwrap();
+    hparams["data"]["manifest"] = manifest["manifest"].clone();
+    hparams["data"]["rows_per_page"] = 1.into();
+    hparams["data"]["pages_per_window"] = 1.into();
+    hparams["inner"]["steps"] = 2.into();
+    hparams["inner"]["batch"] = 2.into();
+    edit(&mut hparams);
+    std::fs::write(home.join("hparams.json"), hparams.to_string()).unwrap();
+    let path = format!("{}:{}", bins().display(), std::env::var("PATH").unwrap());
+    let script = root().join("scripts/offline-window.sh");
+    let out = program(&script).arg(home.join("hparams.json")).env("PATH", path).output().unwrap();
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    (home, data, lines(&out.stdout))
+}
+
 /// A tool of this suite with a home of its own.
 pub fn tool(name: &str, home: &Path) -> Command {
     let mut command = program(&bins().join(name));

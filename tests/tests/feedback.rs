@@ -7,11 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
-use tests::{bins, lines, text, tool};
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
+use tests::{lines, text, tool};
 
 struct Miner {
     home: PathBuf,
@@ -23,22 +19,7 @@ struct Miner {
 impl Miner {
     /// One that has trained: the very update of a window, which stands for that of the others too.
     fn new(folder: &Path) -> Self {
-        let (home, data, wallets) = (folder.join("home"), folder.join("text"), folder.join("wallets"));
-        std::fs::create_dir(&home).unwrap();
-        std::fs::create_dir(&data).unwrap();
-        std::fs::copy(root().join("tests/tests/network.rs"), data.join("text.rs")).unwrap();
-        let out = tool("bz-pages", &home).args(["index", "--name", "t", "--data"]).arg(&data).output().unwrap();
-        let manifest = lines(&out.stdout).into_iter().find(|record| record["type"] == "manifest").unwrap();
-        let demo = std::fs::read(root().join("pipelines/hparams/demo.json")).unwrap();
-        let mut hparams: Value = serde_json::from_slice(&demo).unwrap();
-        hparams["data"]["manifest"] = manifest["manifest"].clone();
-        hparams["data"]["rows_per_page"] = 1.into();
-        hparams["data"]["pages_per_window"] = 1.into();
-        hparams["inner"]["steps"] = 2.into();
-        hparams["inner"]["batch"] = 2.into();
-        hparams["codec"] = json!({"name": "topk", "compression": 1, "values": "sign", "k": 64, "decay": 0.95});
-        hparams["score"]["threshold"] = 0.1.into();
-        std::fs::write(home.join("hparams.json"), hparams.to_string()).unwrap();
+        let wallets = folder.join("wallets");
         let wallet = wallet::WalletArgs {
             name: "default".into(),
             hotkey: "default".into(),
@@ -46,11 +27,11 @@ impl Miner {
             password_file: None,
         };
         wallet.create().unwrap();
-        let path = format!("{}:{}", bins().display(), std::env::var("PATH").unwrap());
-        let script = root().join("scripts/offline-window.sh");
-        let out = tests::program(&script).arg(home.join("hparams.json")).env("PATH", path).output().unwrap();
-        assert!(out.status.success(), "{}", text(&out.stderr));
-        let mut miner = Miner { home, wallets, records: lines(&out.stdout), train: Value::Null };
+        let (home, data, records) = tests::node_without_chain(folder, |hparams| {
+            hparams["codec"] = json!({"name": "topk", "compression": 1, "values": "sign", "k": 64, "decay": 0.95});
+            hparams["score"]["threshold"] = 0.1.into();
+        });
+        let mut miner = Miner { home, wallets, records, train: Value::Null };
         let window = miner.input(0, None);
         miner.run("bz-state", &["init"], &window);
         let data = data.to_str().unwrap().to_string();

@@ -8,6 +8,8 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <exception>
 
 using at::Tensor;
 using torch::autograd::AutogradContext;
@@ -16,9 +18,12 @@ using torch::autograd::variable_list;
 
 static const Kernels &kernels() {
   static const Kernels &best = [&]() -> const Kernels & {
+    // BZ_CPU_LEVEL says less than there is: for tests of the others.
+    const char *told = std::getenv("BZ_CPU_LEVEL");
+    if (told && std::string(told) == "v2") return x86_64_v2::kernels;
     auto has = [](auto... yes) { return (yes && ...); };
     if (has(__builtin_cpu_supports("avx512f"), __builtin_cpu_supports("avx512bw"), __builtin_cpu_supports("avx512dq"),
-            __builtin_cpu_supports("avx512vl"), __builtin_cpu_supports("avx512cd")))
+            __builtin_cpu_supports("avx512vl"), __builtin_cpu_supports("avx512cd"), !told))
       return x86_64_v4::kernels;
     if (has(__builtin_cpu_supports("avx2"), __builtin_cpu_supports("fma"), __builtin_cpu_supports("bmi2"))) return x86_64_v3::kernels;
     return x86_64_v2::kernels;
@@ -114,6 +119,22 @@ struct Attention : Function<Attention> {
     return {qkv.size(0) / cos.size(0), cos.size(0), heads, kv, cos.size(1) * 2, qkv.size(1)};
   }
 
+  // The tasks of a parallel region; what one throws is thrown when all have ended.
+  struct Tasks {
+    std::exception_ptr thrown;
+    template <class F> void run(F work) {
+      try {
+        work();
+      } catch (...) {
+#pragma omp critical
+        thrown = std::current_exception();
+      }
+    }
+    void end() const {
+      if (thrown) std::rethrow_exception(thrown);
+    }
+  };
+
   // c (m, n) = a (m, k) · b (k, n), or that much more; each with its distance between rows.
   static void product(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb, float *c, int64_t ldc, bool more) {
     at::native::cpublas::brgemm(m, n, k, lda, ldb, ldc, more, a, b, c, false);
@@ -130,6 +151,7 @@ struct Attention : Function<Attention> {
     auto turned = half ? at::empty(qkv.sizes(), cos.options()) : qkv;
     auto mixed = at::empty({qkv.size(0), heads * s.width}, qkv.options());
     auto logs = at::empty({s.batch, heads, s.length}, cos.options());
+    Tasks tasks;
     int64_t blocks = (s.length + QUERIES - 1) / QUERIES, whole = blocks * QUERIES * s.width;
     // Right factors lie close together: a block of keys as columns, and the rows of all values.
     auto keys = at::empty({s.batch * kv, whole}, cos.options()), values = at::empty_like(keys);
@@ -149,7 +171,7 @@ struct Attention : Function<Attention> {
       {
         float *scores = data<float>(scratch) + omp_get_thread_num() * scratch.size(1), *sums = scores + QUERIES * KEYS;
 #pragma omp for schedule(dynamic)
-        for (int64_t task = 0; task < s.batch * heads * blocks; task++) {
+        for (int64_t task = 0; task < s.batch * heads * blocks; task++) tasks.run([&] {
           // The longest ones first.
           int64_t first = (blocks - 1 - task / (s.batch * heads)) * QUERIES, head = task % heads, batch = task / heads % s.batch;
           int64_t n = std::min(QUERIES, s.length - first), own = head / (heads / kv), last = first + n;
@@ -167,10 +189,11 @@ struct Attention : Function<Attention> {
           }
           k.divided(sums, sum, n, s.width, data<T>(mixed) + (batch * s.length + first) * heads * s.width + head * s.width, heads * s.width);
           for (int64_t q = 0; q < n; q++) log[q] = most[q] + std::log(sum[q]);
-        }
+        });
         at::native::cpublas::brgemm_release(false);
       }
     });
+    tasks.end();
     context->save_for_backward({qkv, cos, sin, mixed, logs});
     context->saved_data["heads"] = heads;
     context->saved_data["kv"] = kv;
@@ -185,6 +208,7 @@ struct Attention : Function<Attention> {
     auto cos = data<float>(saved[1]), sin = data<float>(saved[2]);
     bool half = qkv.scalar_type() == at::kBFloat16;
     auto turned = half ? at::empty(qkv.sizes(), logs.options()) : qkv, out = at::empty_like(qkv);
+    Tasks tasks;
     auto slope = slopes[0].to(at::kFloat).contiguous(), mixed = saved[3].to(at::kFloat);
     with(qkv.scalar_type(), [&](auto &k, auto *t) {
       using T = std::remove_pointer_t<decltype(t)>;
@@ -197,7 +221,7 @@ struct Attention : Function<Attention> {
         float *keys = data<float>(scratch) + omp_get_thread_num() * scratch.size(1), *dk = keys + whole, *dv = dk + whole, *query = dv + whole;
         float *down = query + block, *dq_columns = down + block, *dq = dq_columns + block, *query_rows = dq + block, *down_rows = query_rows + block, *scores = down_rows + block, *dscores = scores + KEYS * QUERIES;
 #pragma omp for schedule(dynamic)
-        for (int64_t task = 0; task < s.batch * kv; task++) {
+        for (int64_t task = 0; task < s.batch * kv; task++) tasks.run([&] {
           int64_t batch = task / kv, own = task % kv, wide = heads * s.width;
           const float *rows = data<float>(turned) + batch * s.length * s.row, *key_rows = rows + (heads + own) * s.width;
           const float *value_rows = key_rows + kv * s.width;
@@ -233,10 +257,11 @@ struct Attention : Function<Attention> {
             }
           k.turn_back(dk, s.length, s.width, cos, sin, to + (heads + own) * s.width, s.row);
           k.turn_back(dv, s.length, s.width, nullptr, nullptr, to + (heads + kv + own) * s.width, s.row);
-        }
+        });
         at::native::cpublas::brgemm_release(false);
       }
     });
+    tasks.end();
     return {out, Tensor(), Tensor(), Tensor(), Tensor()};
   }
 };
@@ -266,15 +291,14 @@ struct Gate : Function<Gate> {
 // Mean cross-entropy of x · wᵀ against y, in nats, times `share`, some rows at a time: the logits of all rows are never held, and their
 // gradient is made with them. x (N, D), w (V, D), y (N). Products in the dtype of x; w and its gradient stay as they are.
 struct LinearCrossEntropy : Function<LinearCrossEntropy> {
-  static Tensor forward(AutogradContext *context, const Tensor &x, const Tensor &w, const Tensor &y, double share, bool wanted) {
+  static Tensor forward(AutogradContext *context, const Tensor &x, const Tensor &w, const Tensor &y, double share, bool kernel, bool wanted) {
     auto kind = x.scalar_type();
     auto xs = x.contiguous(), ws = w.to(kind), ys = y.contiguous();
-    // Parts of the same size: the fewer they are, the fewer times all of the weight's gradient is gone over.
-    int64_t rows = x.size(0), most = std::max<int64_t>(64, (int64_t(1) << 25) / w.size(0)), parts = (rows + most - 1) / most;
+    // Parts of the same size, 128 MiB at most: the fewer they are, the fewer times all of the weight's gradient is gone over.
+    int64_t rows = x.size(0), most = std::max<int64_t>(64, (int64_t(1) << 27) / (w.size(0) * ws.element_size())), parts = (rows + most - 1) / most;
     int64_t step = (rows + parts - 1) / parts;
     double scale = share / double(rows);
     auto dx = wanted ? at::empty_like(xs) : Tensor(), dw = wanted && rows > step ? at::zeros_like(w) : Tensor();
-    bool kernel = x.is_cpu() && (kind == at::kFloat || kind == at::kBFloat16);
     std::vector<Tensor> losses;
     for (int64_t first = 0; first < rows; first += step) {
       int64_t count = std::min(step, rows - first);
@@ -309,9 +333,9 @@ struct LinearCrossEntropy : Function<LinearCrossEntropy> {
     auto saved = context->get_saved_variables();
     // The loss is the end of a step, so on the CPU, where that can be looked at, this is one.
     if (!slopes[0].is_cpu() || slopes[0].item<double>() != 1.0) {
-      for (auto &gradient : saved) gradient = gradient * slopes[0].to(gradient.scalar_type());
+      for (auto &gradient : saved) gradient.mul_(slopes[0].to(gradient.scalar_type()));
     }
-    return {saved[0], saved[1], Tensor(), Tensor(), Tensor()};
+    return {saved[0], saved[1], Tensor(), Tensor(), Tensor(), Tensor()};
   }
 };
 
@@ -370,7 +394,7 @@ int bz_norm_in_blocks(Tensor **tensors, size_t n, double *out) {
   });
 }
 
-int bz_linear_cross_entropy(Tensor *x, Tensor *w, Tensor *y, double share, Tensor **out) {
-  return guarded([&] { *out = new Tensor(LinearCrossEntropy::apply(*x, *w, *y, share, at::GradMode::is_enabled())); });
+int bz_linear_cross_entropy(Tensor *x, Tensor *w, Tensor *y, double share, int fused, Tensor **out) {
+  return guarded([&] { *out = new Tensor(LinearCrossEntropy::apply(*x, *w, *y, share, bool(fused), at::GradMode::is_enabled())); });
 }
 }

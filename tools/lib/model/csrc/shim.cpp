@@ -69,8 +69,8 @@ int bz_cuda_memory(int64_t index, uint64_t *free, uint64_t *peak) {
     auto device = c10::DeviceIndex(index);
     auto stats = allocator->getDeviceStats(device);
     auto all = size_t(c10::CachingAllocator::StatType::AGGREGATE);
-    *free = allocator->getMemoryInfo(device).first + (stats.reserved_bytes[all].current - stats.allocated_bytes[all].current);
-    *peak = stats.allocated_bytes[all].peak;
+    if (free) *free = allocator->getMemoryInfo(device).first + (stats.reserved_bytes[all].current - stats.allocated_bytes[all].current);
+    if (peak) *peak = stats.allocated_bytes[all].peak;
   });
 }
 

@@ -99,6 +99,13 @@ impl Stored {
         Params::of(model, self.read(device)?)
     }
 
+    /// Let go of the memory that was read into; what is read again comes from the file.
+    #[allow(unsafe_code)]
+    pub fn rest(&self) {
+        // SAFETY: the map is never written to, so that nothing is lost.
+        let _ = unsafe { self.map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+    }
+
     /// One leaf, on the device.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use crate::shim;
-use record::{Report, cli::note};
+use record::Report;
 use std::{
     ffi::{CStr, CString, OsStr},
     os::unix::ffi::OsStrExt,
@@ -12,13 +12,11 @@ use tch::Device;
 
 /// Prepare the process. Must come before any other call of libtorch, which caches whether CUDA is there.
 ///
-/// Threads that wait do not spin, and freed memory is kept: both cost a third of the time otherwise.
+/// Freed memory is kept: that is a third of the time. That threads which wait do not spin is for the environment to say, since OpenMP
+/// reads `OMP_WAIT_POLICY` before `main`: the loops do.
 pub fn prepare(threads: Option<usize>) -> Result<(), Report> {
-    // SAFETY: called at the start of main, before any thread; plain integers.
+    // SAFETY: plain integers.
     unsafe {
-        if std::env::var_os("OMP_WAIT_POLICY").is_none() {
-            std::env::set_var("OMP_WAIT_POLICY", "PASSIVE");
-        }
         libc::mallopt(libc::M_MMAP_THRESHOLD, i32::MAX);
         libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
         libc::mallopt(libc::M_TOP_PAD, 64 << 20);
@@ -73,15 +71,14 @@ pub fn pick(name: &str) -> Result<Device, Report> {
     }
 }
 
-/// The devices that share a record's work: all GPUs, or so many replicas of the model. On the CPU they share its threads.
+/// The devices that share a record's work: as many GPUs as there are replicas of the model. On the CPU these share its threads.
 ///
 /// # Errors
 /// As [`pick`], and exit code 78 when there are not so many.
-pub fn share(name: &str, replicas: Option<usize>) -> Result<Vec<Device>, Report> {
+pub fn share(name: &str, wanted: usize) -> Result<Vec<Device>, Report> {
     match pick(name)? {
         Device::Cuda(_) => {
             let there = tch::Cuda::device_count().max(1) as usize;
-            let wanted = replicas.unwrap_or(there);
             if wanted > there {
                 return Err(Report::config(format!("{wanted} replicas, but there are {there} GPUs"))
                     .hint("one GPU has one replica; --replicas says how many of them work"));
@@ -89,7 +86,6 @@ pub fn share(name: &str, replicas: Option<usize>) -> Result<Vec<Device>, Report>
             Ok((0..wanted).map(Device::Cuda).collect())
         }
         device => {
-            let wanted = replicas.unwrap_or(1);
             tch::set_num_threads((tch::get_num_threads() / wanted as i32).max(1));
             Ok(vec![device; wanted])
         }
@@ -99,14 +95,16 @@ pub fn share(name: &str, replicas: Option<usize>) -> Result<Vec<Device>, Report>
 /// Bytes that can still be had on a device.
 pub fn free_memory(device: Device) -> Result<u64, Report> {
     if let Device::Cuda(index) = device {
-        return shim::cuda_memory(index as i64).map(|(free, _)| free);
+        return shim::cuda_free(index as i64);
     }
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let number = |text: &str| text.split_whitespace().find_map(|word| word.parse::<u64>().ok());
     let free = read("/proc/meminfo").lines().find(|line| line.starts_with("MemAvailable")).and_then(number);
-    // A container may have less, and so may a shell.
+    // A container may have less, of which files that can be dropped are no use; and so may a shell.
     let group = |name: &str| number(&read(&format!("/sys/fs/cgroup/memory.{name}")));
-    let left = group("max").zip(group("current")).map(|(most, used)| most.saturating_sub(used));
+    let stat = read("/sys/fs/cgroup/memory.stat");
+    let files: u64 = stat.lines().filter(|line| line.contains("active_file ")).filter_map(number).sum();
+    let left = group("max").zip(group("current")).map(|(most, used)| most.saturating_sub(used.saturating_sub(files)));
     let limit = read("/proc/self/limits").lines().find(|line| line.starts_with("Max address space")).and_then(number);
     let mapped = read("/proc/self/statm").split_whitespace().next().and_then(|pages| pages.parse::<u64>().ok());
     let address = limit.zip(mapped).map(|(most, pages)| most.saturating_sub(pages * 4096));
@@ -116,7 +114,7 @@ pub fn free_memory(device: Device) -> Result<u64, Report> {
 /// Most bytes that the process, or the largest allocator of these GPUs, has had.
 pub fn peak_memory(devices: &[Device]) -> Result<u64, Report> {
     let on_gpu = devices.iter().filter_map(|device| match device {
-        Device::Cuda(index) => Some(shim::cuda_memory(*index as i64).map(|(_, peak)| peak)),
+        Device::Cuda(index) => Some(shim::cuda_peak(*index as i64)),
         _ => None,
     });
     let most = on_gpu.collect::<Result<Vec<_>, _>>()?.into_iter().max();
@@ -126,9 +124,9 @@ pub fn peak_memory(devices: &[Device]) -> Result<u64, Report> {
 /// Products in bf16, without sparsity, that the makers name for their GPUs: FLOP a second.
 const PEAKS: [(&str, f64); 8] = [
     ("H100 PCIe", 756e12),
+    ("H100 NVL", 835e12),
     ("H100", 989e12),
     ("H200", 989e12),
-    ("GH200", 989e12),
     ("B200", 2250e12),
     ("A100", 312e12),
     ("L40S", 362e12),
@@ -205,20 +203,20 @@ pub(crate) fn said(message: &str) -> Report {
     let line = line.split("] err == 0. ").last().unwrap_or_default();
     let report = Report::again(format!("libtorch: {line}"));
     if out_of_memory(&report) {
-        report.hint(
-            "fewer sequences at once need less memory (--micro-batch), and so does --checkpoint; a smaller model too",
-        )
+        report.hint("less inner.micro_batch needs less memory, and so do bz-train's --micro-batch and --checkpoint")
     } else {
         report.hint("run it once more with --device cpu to see whether the device is at fault")
     }
 }
 
-/// Whether libtorch threw for want of memory.
-pub fn out_of_memory(report: &Report) -> bool {
-    report.error.starts_with("libtorch: ") && report.error.contains("memory")
+/// Give what was kept of freed memory back to the system.
+pub fn release_memory() {
+    // SAFETY: moves nothing that is in use.
+    unsafe { libc::malloc_trim(0) };
 }
 
-/// Say on which device the work runs.
-pub fn announce(tool: &str, device: Device) {
-    note(tool, format!("{}, {} threads", name(device), tch::get_num_threads()));
+/// Whether libtorch threw for want of memory. oneDNN, which cannot create something then, does not say why.
+pub fn out_of_memory(report: &Report) -> bool {
+    let words = ["out of memory", "can't allocate memory", "bad_alloc", "could not create a"];
+    report.error.starts_with("libtorch: ") && words.iter().any(|word| report.error.contains(word))
 }

@@ -1,9 +1,14 @@
 //! The inner steps of a window, and the loss on pages.
 
-use crate::{Llama, Params, Sequences, device, llama::Sum, params::Leaf, shim};
+use crate::{
+    Llama, Params, Sequences, device,
+    llama::Sum,
+    params::Leaf,
+    shim::{self, no_grad},
+};
 use record::{Code, Report, hparams::Inner, records::Cost};
-use std::{collections::VecDeque, time::Instant};
-use tch::{Device, Kind, Tensor, no_grad};
+use std::time::Instant;
+use tch::{Kind, Tensor};
 
 /// What the inner steps made.
 pub struct Trained {
@@ -70,16 +75,16 @@ pub fn train(
         Trained { update: None, loss_before, loss_after: f64::NAN, steps: 0, tokens: 0, reason: None, cost };
     let mut groups = groups_of(&model.params, inner);
     let mut only = None;
-    // A GPU is not waited for: what a step had is looked at when the next one is under way.
-    let late = usize::from(pages.tokens.device().is_cuda());
-    let mut unseen = VecDeque::new();
+    // A look at a GPU's numbers waits for all that it was given: only now and then, so that it never waits for us.
+    let every = if pages.tokens.device().is_cuda() { 16 } else { 1 };
+    let mut unseen = Vec::new();
     for step in 0..=inner.steps {
         if step < inner.steps {
             let (loss, grads) = timed(&mut trained.cost.forward_backward_s, || {
                 gradients(&model, &pages, &mut replicas, step as i64 * batch, batch, micro_batch)
             })?;
             let norm = timed(&mut trained.cost.optimizer_s, || {
-                let norm = shim::norm_of(&grads)?;
+                let norm = shim::norm_of(&grads, model.fused)?;
                 let lr = inner.lr * share(step);
                 // What the gradients are divided by: never less than one.
                 let scale = (inner.clip > 0.0).then(|| no_grad(|| (&norm / inner.clip).clamp_min(1.0)));
@@ -91,16 +96,19 @@ pub fn train(
                     group.step(&grads, scale.as_ref(), inner, lr, &model)?;
                 }
                 drop(grads);
+                // AdamW's kernel has written the copies of what it moved.
                 if inner.optimizer != "adamw" {
                     model.refresh();
                 }
                 replicas.iter_mut().for_each(|(other, _)| other.follow(&model));
                 Ok::<_, Report>(norm)
             })?;
-            unseen.push_back((step, loss, norm));
+            unseen.push((step, loss, norm));
         }
-        while unseen.len() > if step < inner.steps { late } else { 0 } {
-            let Some((step, loss, norm)) = unseen.pop_front() else { break };
+        if unseen.len() < every && step < inner.steps {
+            continue;
+        }
+        for (step, loss, norm) in unseen.drain(..) {
             let seen = timed(&mut trained.cost.forward_backward_s, || (loss.double_value(&[]), norm.double_value(&[])));
             if !seen.0.is_finite() || !seen.1.is_finite() {
                 let first = step as i64 * batch % pages.count;
@@ -131,7 +139,7 @@ pub fn train(
         }
     };
     let all: Vec<Tensor> = update.leaves.values().map(|leaf| leaf.tensor.shallow_clone()).collect();
-    if shim::norm_of(&all)?.double_value(&[]).is_finite() && trained.loss_after.is_finite() {
+    if shim::norm_of(&all, model.fused)?.double_value(&[]).is_finite() && trained.loss_after.is_finite() {
         trained.update = Some(update);
     } else {
         trained.reason = Some(format!("after {} steps: loss {}", trained.steps, trained.loss_after));
@@ -283,7 +291,7 @@ impl Group {
         if self.rule == Rule::AdamW {
             let c = shim::AdamW { lr, beta1: inner.beta1, beta2: inner.beta2, decay: self.decay, eps: inner.eps };
             let params: Vec<Tensor> = self.leaves.iter().map(|leaf| leaf.tensor.shallow_clone()).collect();
-            if params.iter().any(|param| param.device() != Device::Cpu) {
+            if !model.fused {
                 return shim::fused_adamw([&params, &own, &self.first, &self.second, &self.steps], scale, &c);
             }
             self.done += 1;

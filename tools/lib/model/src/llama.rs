@@ -4,10 +4,13 @@
 //! tokens that there are. Source: `LlamaForCausalLM`, and its kin of Mistral and Qwen, of Hugging Face transformers, whose names
 //! and results these are.
 
-use crate::{Params, shim};
+use crate::{
+    Params,
+    shim::{self, no_grad},
+};
 use record::{Code, Report, hparams::Model};
 use std::{cell::RefCell, collections::BTreeMap};
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor};
 
 /// A matrix, and what is added to its product, if anything.
 struct Linear {
@@ -55,7 +58,7 @@ pub struct Llama {
     device: Device,
     how: How,
     /// Whether the kernels of `csrc/kernels.cpp` are used.
-    fused: bool,
+    pub(crate) fused: bool,
     /// The last rotation.
     rotation: RefCell<Option<(Tensor, Tensor)>>,
 }
@@ -274,7 +277,7 @@ impl Llama {
 
     fn entropy(&self, last_rd: &Tensor, targets_bt: &Tensor, share: f64) -> Result<Tensor, Report> {
         let kind = if self.how.half { Kind::BFloat16 } else { last_rd.kind() };
-        shim::linear_cross_entropy(&last_rd.to_kind(kind), &self.head_vd, &targets_bt.reshape([-1]), share)
+        shim::linear_cross_entropy(&last_rd.to_kind(kind), &self.head_vd, &targets_bt.reshape([-1]), share, self.fused)
     }
 
     /// Mean cross-entropy in nats a token.

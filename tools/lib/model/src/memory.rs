@@ -7,21 +7,23 @@ use tch::Device;
 /// Bytes that a step keeps for the gradients: of each token, and of the parameters.
 ///
 /// What the functions of `csrc/fused.cpp` save, or what libtorch's own operators do, which is about twice as much.
-fn bytes_of_step(model: &Model, how: How, length: u64) -> (u64, u64) {
+fn bytes_of_step(model: &Model, how: How) -> (u64, u64) {
     let fused = if how.plain { 2 } else { 1 };
     let size = if how.half { 2 } else { 4 };
     let (heads, kv) = (model.num_attention_heads * model.width(), model.num_key_value_heads * model.width());
     // The stream twice in f32, what the norms give, queries, keys, values, what attention gives, gate, up and their product.
     let stream = 8 * model.hidden_size;
     let inside = size * (2 * model.hidden_size + 2 * heads + 2 * kv + 3 * model.intermediate_size);
-    let layers = match how.checkpoint {
-        true => (4 + size) * model.hidden_size * model.num_hidden_layers + 2 * (stream + inside),
-        false => (stream + inside) * (model.num_hidden_layers + 1),
+    let layers = match (how.train, how.checkpoint) {
+        (true, false) => (stream + inside) * (model.num_hidden_layers + 1),
+        (true, true) => (4 + size) * model.hidden_size * model.num_hidden_layers + 2 * (stream + inside),
+        (false, _) => 2 * (stream + inside),
     };
     // Logits of some tokens only, see `linear_cross_entropy`.
-    let logits = size * (1 << 25).max(64 * model.vocab_size).min(model.vocab_size * length * 64);
-    // A copy of θ, the products' copy, gradients, both moments.
-    let parameters = (4 + (size % 4) + 4 + (size % 4) + 8) * model.numel();
+    let logits = (1 << 27).max(64 * size * model.vocab_size);
+    // A copy of θ and that of the products; a part's gradients and their sum; both moments.
+    let copy = if how.half { 2 } else { 0 };
+    let parameters = if how.train { (4 + copy + 4 + 4 + 8) * model.numel() } else { 0 };
     (layers * fused, parameters + logits * fused)
 }
 
@@ -31,7 +33,7 @@ fn bytes_of_step(model: &Model, how: How, length: u64) -> (u64, u64) {
 /// When a GPU does not say what it has.
 pub fn micro_batch(model: &Model, how: How, length: u64, batch: u64, devices: &[Device]) -> Result<u64, Report> {
     let Some(first) = devices.first() else { return Ok(1) };
-    let (each, fixed) = bytes_of_step(model, how, length);
+    let (each, fixed) = bytes_of_step(model, how);
     let copies = if first.is_cuda() { 1 } else { devices.len() as u64 };
     // A fifth is left to others, and to what only lives for a moment.
     let free = device::free_memory(*first)? / 5 * 4 / copies;
@@ -39,7 +41,9 @@ pub fn micro_batch(model: &Model, how: How, length: u64, batch: u64, devices: &[
     // A replica has its share of the batch. On the CPU more tokens at once are no faster, and leave its caches.
     let most = batch.div_ceil(devices.len() as u64);
     let enough = if first.is_cuda() { most } else { (CPU_TOKENS / length.max(1)).max(1) };
-    Ok(fit.min(most).min(enough).max(1))
+    // A power of two: a little more or less of free memory does not change the rounding.
+    let fit = fit.min(most).min(enough).max(1);
+    Ok(1 << fit.ilog2())
 }
 
 const CPU_TOKENS: u64 = 4096;

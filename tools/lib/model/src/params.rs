@@ -1,8 +1,9 @@
 //! The parameters of a model as a step reads them: matrices that multiply the same rows are one matrix.
 
+use crate::shim::no_grad;
 use record::{Report, hparams::Model};
 use std::collections::BTreeMap;
-use tch::{Device, Tensor, no_grad};
+use tch::{Device, Tensor};
 
 /// Parameters that are one tensor in a step: most are alone; the queries, keys and values of a layer are together, and so
 /// are gate and up.

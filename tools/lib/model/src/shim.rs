@@ -53,7 +53,7 @@ unsafe extern "C" {
     fn bz_linear(x: Raw, w: Raw, bias: Raw, out: *mut Made) -> c_int;
     fn bz_attention(qkv: Raw, cos: Raw, sin: Raw, heads: i64, kv: i64, out: *mut Made) -> c_int;
     fn bz_gate(both: Raw, out: *mut Made) -> c_int;
-    fn bz_linear_cross_entropy(x: Raw, w: Raw, y: Raw, share: f64, out: *mut Made) -> c_int;
+    fn bz_linear_cross_entropy(x: Raw, w: Raw, y: Raw, share: f64, fused: c_int, out: *mut Made) -> c_int;
     fn bz_orthogonal(matrix: Raw) -> c_int;
     fn bz_deterministic() -> c_int;
     fn bz_cuda_memory(index: i64, free: *mut u64, peak: *mut u64) -> c_int;
@@ -107,8 +107,12 @@ pub(crate) fn adamw(
     c: &AdamW,
 ) -> Result<(), Report> {
     let all = [param, grad, first, second];
-    if all.iter().copied().chain(copy).any(|t| t.size() != param.size() || !t.is_contiguous()) {
-        return Err(Report::new(Code::Bug, "AdamW's tensors differ in shape"));
+    let half = |t: &Tensor| t.kind() == Kind::BFloat16;
+    let float = [param, first, second].iter().all(|t| t.kind() == Kind::Float && t.is_contiguous());
+    let typed =
+        float && (grad.kind() == Kind::Float || half(grad)) && copy.is_none_or(|t| half(t) && t.is_contiguous());
+    if !typed || all.iter().copied().chain(copy).any(|t| t.size() != param.size() || t.device() != Device::Cpu) {
+        return Err(Report::new(Code::Bug, "AdamW's tensors differ in shape, or are not f32 and bf16 on the CPU"));
     }
     let [p, g, m, v] = all.map(Tensor::as_ptr);
     // SAFETY: live tensors of one shape; the shim keeps none of them.
@@ -127,10 +131,10 @@ fn made(make: impl FnOnce(*mut Made) -> c_int) -> Result<Tensor, Report> {
     Ok(unsafe { Tensor::from_ptr(out) })
 }
 
-/// The Euclidean norm over all tensors, on their device.
-pub(crate) fn norm_of(tensors: &[Tensor]) -> Result<Tensor, Report> {
+/// The Euclidean norm over all tensors, on their device; `fused` are f32 or bf16 on the CPU.
+pub(crate) fn norm_of(tensors: &[Tensor], fused: bool) -> Result<Tensor, Report> {
     let list = raw(tensors);
-    if tensors.iter().all(|t| t.device() == Device::Cpu && [Kind::Float, Kind::BFloat16].contains(&t.kind())) {
+    if fused {
         let mut norm = 0.0;
         // SAFETY: an array of live tensors and a place for the result.
         checked(unsafe { bz_norm_in_blocks(list.as_ptr(), list.len(), &mut norm) })?;
@@ -190,10 +194,16 @@ pub(crate) fn gate(both: &Tensor) -> Result<Tensor, Report> {
 }
 
 /// Mean cross-entropy of `x · wᵀ` against `y` in nats, times `share`, with gradients for both: x (N, D), w (V, D), y (N).
-/// Products are in the dtype of `x`.
-pub(crate) fn linear_cross_entropy(x: &Tensor, w: &Tensor, y: &Tensor, share: f64) -> Result<Tensor, Report> {
+/// Products are in the dtype of `x`; `fused` ones with the CPU's kernels.
+pub(crate) fn linear_cross_entropy(
+    x: &Tensor,
+    w: &Tensor,
+    y: &Tensor,
+    share: f64,
+    fused: bool,
+) -> Result<Tensor, Report> {
     // SAFETY: three live tensors.
-    made(|out| unsafe { bz_linear_cross_entropy(x.as_ptr(), w.as_ptr(), y.as_ptr(), share, out) })
+    made(|out| unsafe { bz_linear_cross_entropy(x.as_ptr(), w.as_ptr(), y.as_ptr(), share, c_int::from(fused), out) })
 }
 
 /// The orthogonal matrix that is nearest, about, in place of an f32 matrix.
@@ -208,22 +218,46 @@ pub(crate) fn deterministic() -> Result<(), Report> {
     checked(unsafe { bz_deterministic() })
 }
 
-/// Bytes of a GPU that are free, counting those that libtorch keeps for later; and the most that it has had in use.
-pub(crate) fn cuda_memory(index: i64) -> Result<(u64, u64), Report> {
-    let (mut free, mut peak) = (0, 0);
-    // SAFETY: two places for the results.
-    checked(unsafe { bz_cuda_memory(index, &mut free, &mut peak) })?;
-    Ok((free, peak))
+/// Bytes of a GPU that are free, counting those that libtorch keeps for later.
+pub(crate) fn cuda_free(index: i64) -> Result<u64, Report> {
+    let mut free = 0;
+    // SAFETY: a place for the result, and none for the other.
+    checked(unsafe { bz_cuda_memory(index, &mut free, std::ptr::null_mut()) })?;
+    Ok(free)
+}
+
+/// The most bytes of a GPU that libtorch has had in use. The driver is not asked.
+pub(crate) fn cuda_peak(index: i64) -> Result<u64, Report> {
+    let mut peak = 0;
+    // SAFETY: as above.
+    checked(unsafe { bz_cuda_memory(index, std::ptr::null_mut(), &mut peak) })?;
+    Ok(peak)
+}
+
+/// Run `work` without gradients. tch's own would leave them off for good when `work` panics, as it does for want of memory.
+pub(crate) fn no_grad<T>(work: impl FnOnce() -> T) -> T {
+    let _guard = tch::no_grad_guard();
+    work()
+}
+
+/// Products in bf16 while it lives.
+struct Autocast {
+    cuda: bool,
+}
+
+impl Drop for Autocast {
+    fn drop(&mut self) {
+        // SAFETY: plain integers.
+        unsafe { bz_autocast_bf16(c_int::from(self.cuda), 0) };
+    }
 }
 
 /// Run `work` with matrix products in bf16.
 pub(crate) fn autocast_bf16<T>(cuda: bool, work: impl FnOnce() -> T) -> Result<T, Report> {
+    let _guard = Autocast { cuda };
     // SAFETY: plain integers.
     checked(unsafe { bz_autocast_bf16(c_int::from(cuda), 1) })?;
-    let result = work();
-    // SAFETY: as above.
-    checked(unsafe { bz_autocast_bf16(c_int::from(cuda), 0) })?;
-    Ok(result)
+    Ok(work())
 }
 
 #[cfg(test)]
@@ -233,7 +267,13 @@ mod tests {
 
     #[test]
     fn a_loss_in_parts_is_that_of_the_whole_and_so_are_its_gradients() {
-        // So many tokens that there are that 64 rows are a part at most: three parts, the last one shorter.
+        for fused in [true, false] {
+            loss_in_parts(fused);
+        }
+    }
+
+    fn loss_in_parts(fused: bool) {
+        // So many tokens that 64 rows are a part at most: three parts, the last one shorter.
         let (rows, width, vocab) = (130, 4, 1 << 19);
         let wave = |shape: [i64; 2], speed: f64| {
             (Tensor::arange(shape[0] * shape[1], (Kind::Double, Device::Cpu)) * speed).sin().view(shape) * 3.0
@@ -242,7 +282,7 @@ mod tests {
         let y = Tensor::arange(rows, (Kind::Int64, Device::Cpu)) * 4001;
         let leaf = |t: &Tensor, kind| t.to_kind(kind).detach().set_requires_grad(true);
         let (a, b) = (leaf(&x, Kind::Float), leaf(&w, Kind::Float));
-        let ours = linear_cross_entropy(&a, &b, &y, 1.0).unwrap();
+        let ours = linear_cross_entropy(&a, &b, &y, 1.0, fused).unwrap();
         (&ours * 0.5).backward();
         let (c, d) = (leaf(&x, Kind::Double), leaf(&w, Kind::Double));
         let logits = c.matmul(&d.transpose(0, 1));
@@ -255,7 +295,7 @@ mod tests {
             // In f32 a sum over so many tokens is off by a part in 7,000; PyTorch's own is by the same.
             assert!(far < 3e-4 * theirs.abs().max().double_value(&[]), "{far}");
         }
-        let quiet = tch::no_grad(|| linear_cross_entropy(&a, &b, &y, 1.0)).unwrap();
+        let quiet = tch::no_grad(|| linear_cross_entropy(&a, &b, &y, 1.0, fused)).unwrap();
         assert_eq!(quiet.double_value(&[]), ours.double_value(&[]));
     }
 }

@@ -183,6 +183,16 @@ fn kernels_and_recomputed_layers_give_the_gradient_of_plain_operators() {
         let half = distance(&gradient(How { half: true, ..TRAIN }).update.unwrap(), &plain_update);
         let theirs = distance(&gradient(How { half: true, plain: true, ..TRAIN }).update.unwrap(), &plain_update);
         assert!(half < 1.2 * theirs && half > 1e-4, "{name}, bf16: {half} {theirs}");
+        // libtorch's own AdamW and norm, and the kernels: steps of a clipped gradient, in one part and in two.
+        let adamw = Inner { clip: 0.1, weight_decay: 0.1, ..inner_of("adamw", 3) };
+        let plain = run_so(&model, &theta, &adamw, 4, How { plain: true, ..TRAIN }).update.unwrap();
+        for parts in [4, 2] {
+            let far = distance(&run_so(&model, &theta, &adamw, parts, TRAIN).update.unwrap(), &plain);
+            assert!(far < 1e-3, "{name}, AdamW: {far}");
+        }
+        let half = Inner { dtype: "bf16".into(), ..adamw };
+        let far = distance(&run(&model, &theta, &half, 4).update.unwrap(), &plain);
+        assert!(far < 0.2, "{name}, AdamW in bf16: {far}");
     }
 }
 
@@ -190,8 +200,9 @@ fn kernels_and_recomputed_layers_give_the_gradient_of_plain_operators() {
 fn attention_over_many_blocks_of_keys_is_that_of_plain_operators() {
     // 64 queries and 256 keys are a block, and these lengths are multiples of neither.
     let model = Model { max_position_embeddings: 1024, ..model_of(true) };
-    let theta = params(&model, 12);
-    for length in [63, 65, 257, 585] {
+    for (length, width) in [(1, 8), (63, 24), (65, 64), (257, 80), (585, 8), (300, 128)] {
+        let model = Model { head_dim: Some(width), ..model.clone() };
+        let theta = params(&model, 12);
         let mut dice = dice(length as u64);
         let tokens: Vec<i64> = (0..2 * (length + 1)).map(|_| ((dice() + 1.0) * 30.4) as i64).collect();
         let tokens = Tensor::from_slice(&tokens).view([2, length + 1]);
@@ -199,6 +210,14 @@ fn attention_over_many_blocks_of_keys_is_that_of_plain_operators() {
         let of = |how| Llama::new(&model, theta.copy(), Device::Cpu, how).unwrap().gradients(&x, &y, 1.0).unwrap();
         let (loss, gradients) = of(TRAIN);
         let (plain_loss, plain) = of(How { plain: true, ..TRAIN });
+        let (half_loss, half) = of(How { half: true, ..TRAIN });
+        let (plain_half_loss, plain_half) = of(How { half: true, plain: true, ..TRAIN });
+        assert!((half_loss - plain_half_loss).abs().double_value(&[]) < 1e-2, "{length}");
+        let off = |ours: &[Tensor]| -> f64 {
+            let pairs = ours.iter().zip(&plain).map(|(a, b)| (a - b).square().sum(Kind::Double).double_value(&[]));
+            pairs.sum::<f64>().sqrt()
+        };
+        assert!(off(&half) < 1.2 * off(&plain_half), "{length}, bf16: {} {}", off(&half), off(&plain_half));
         assert!((loss - plain_loss).abs().double_value(&[]) < 1e-5, "{length}");
         for (ours, theirs) in gradients.iter().zip(&plain) {
             let far = (ours - theirs).norm().double_value(&[]) / theirs.norm().double_value(&[]);

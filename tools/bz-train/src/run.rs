@@ -1,0 +1,199 @@
+//! One record: the model, its steps, its update, and what they took.
+
+use crate::Args;
+use model::{
+    How, Llama, Params, Sequences,
+    data::{self, Stored},
+    device, inner, memory,
+};
+use record::{
+    Hparams, Report,
+    cli::{check_file, note},
+    progress::Progress,
+    records::{Cost, PageRef, Pages, State, Train},
+};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
+use tch::Device;
+
+/// The parameters that a record is trained from.
+pub(crate) enum Theta<'a> {
+    /// Others are, too.
+    Kept(&'a Loaded),
+    /// None is any more.
+    Last(Loaded),
+}
+
+/// How records are trained on.
+pub(crate) struct Run<'a> {
+    pub args: &'a Args,
+    pub hparams: &'a Hparams,
+    pub devices: Vec<Device>,
+    pub how: How,
+    /// Most sequences at once, since memory was wanting.
+    pub most: u64,
+    /// Sequences at once of the last try.
+    pub tried: u64,
+}
+
+/// The parameters of one state on the device, and the file that they are from.
+pub(crate) struct Loaded {
+    pub dir: PathBuf,
+    params: Params,
+    stored: Stored,
+}
+
+impl Loaded {
+    pub fn open(dir: &Path, hparams: &Hparams, device: Device) -> Result<Self, Report> {
+        // Once: a file that takes its place meanwhile is another state's.
+        let stored = Stored::open(dir.join("model.safetensors"))?;
+        let params = stored.all(&hparams.model, device)?;
+        stored.rest();
+        Ok(Loaded { dir: dir.into(), params, stored })
+    }
+}
+
+impl Run<'_> {
+    /// Whether there is a way to go on with less memory: half the sequences at once, or only the layers' inputs.
+    pub fn with_less(&mut self, tool: &str, report: &Report) -> bool {
+        device::release_memory();
+        if self.tried > 1 {
+            self.most = self.tried / 2;
+            note(tool, format!("{}: again with {} sequences at once", report.error, self.most));
+            return true;
+        }
+        let left = self.tried == 1 && !self.how.checkpoint;
+        if left {
+            self.how.checkpoint = true;
+            note(tool, format!("{}: again as with --checkpoint", report.error));
+        }
+        left
+    }
+
+    pub fn one(
+        &mut self,
+        pages: &Pages,
+        path: &Path,
+        state: &State,
+        theta: Theta<'_>,
+        load_s: f64,
+    ) -> Result<Train, Report> {
+        let (args, hparams, inner) = (self.args, self.hparams, &self.hparams.inner);
+        let (started, cpu) = (Instant::now(), device::cpu_s());
+        check_file(&pages.path, pages.bytes, pages.blake3)?;
+        let sequences = Sequences::open(&pages.path, hparams.model.vocab_size, self.devices[0])?;
+        let length = hparams.data.sequence_length;
+        if sequences.length as u64 != length {
+            return Err(Report::data(format!(
+                "{}: sequences of {}, the run's have {length}",
+                pages.path.display(),
+                sequences.length,
+            )));
+        }
+        let data_s = started.elapsed().as_secs_f64();
+        let batch = inner.batch.unwrap_or((sequences.count as u64 / inner.steps).max(1));
+        let micro_batch = match args.micro_batch.map(u64::from).or(inner.micro_batch) {
+            // Every replica has its share of the step.
+            Some(told) => told.min(batch.div_ceil(self.devices.len() as u64)),
+            None => memory::micro_batch(&hparams.model, self.how, length, batch, &self.devices)?,
+        };
+        self.tried = micro_batch.min(self.most);
+        let micro_batch = self.tried;
+        let device = self.devices[0];
+        let replica = |params, device: Device| {
+            Ok::<_, Report>((Llama::new(&hparams.model, params, device, self.how)?, sequences.to_device(device)))
+        };
+        let own = match &theta {
+            Theta::Kept(base) => &base.params,
+            Theta::Last(base) => &base.params,
+        };
+        let mut replicas = Vec::new();
+        for other in &self.devices[1..] {
+            replicas.push(replica(own.to_device(*other), *other)?);
+        }
+        let (kept, stored, lead) = match theta {
+            Theta::Kept(base) => (Some(&base.params), None, base.params.copy()),
+            Theta::Last(base) => (None, Some(base.stored), base.params),
+        };
+        let again = |name: &str| match (&kept, &stored) {
+            (Some(params), _) => Ok(params.leaves[name].tensor.shallow_clone()),
+            (None, Some(stored)) => stored.leaf(&hparams.model, name, device),
+            (None, None) => Err(Report::data(format!("θ has no {name}"))),
+        };
+        replicas.insert(0, replica(lead, device)?);
+        let label = format!("window {} uid {}", pages.window, pages.uid);
+        let mut progress = Progress::new(args.common.quiet, &label, inner.steps, "steps");
+        let share = |step| match &inner.schedule {
+            Some(schedule) => schedule.share(hparams.start_window, pages.window, step, inner.steps),
+            None => 1.0,
+        };
+        let begun = Instant::now();
+        let start = inner::Start { theta: &again, replicas, micro_batch: micro_batch as i64 };
+        let mut trained = inner::train(start, inner, share, |step, loss| {
+            let memory = device::peak_memory(&self.devices).unwrap_or_default() >> 20;
+            let speed = (batch * length * step) as f64 / begun.elapsed().as_secs_f64();
+            progress.advance(1, &format!("loss {loss:.3} {speed:.0} tokens/s {memory} MiB"));
+        })?;
+        drop(progress);
+        let writing = Instant::now();
+        let (written, status) = match (&trained.update, args.common.dry_run) {
+            (Some(update), false) => (Some(data::write(path, update)?), "ok"),
+            (Some(_), true) => (None, "ok"),
+            (None, _) => (None, "nonfinite"),
+        };
+        trained.cost.write_s = writing.elapsed().as_secs_f64();
+        if let Some(reason) = &mut trained.reason {
+            let page = |p: &PageRef| format!("{} {} rows {} to {}", p.source, p.part, p.row, p.row + p.rows - 1);
+            let listed = pages.pages.iter().map(page).collect::<Vec<_>>().join(", ");
+            *reason = format!("{reason}; {listed}");
+            note("bz-train", format!("uid {}: {reason}", pages.uid));
+        }
+        let wall_s = started.elapsed().as_secs_f64();
+        let finite = |x: f64| x.is_finite().then_some(x);
+        let cost = self.cost(trained.cost, trained.tokens, load_s, data_s)?;
+        Ok(Train {
+            window: pages.window,
+            uid: pages.uid,
+            role: pages.role.clone(),
+            path: written.map(|_| path.to_path_buf()),
+            bytes: written.map_or(0, |(bytes, _)| bytes),
+            blake3: written.map(|(_, hash)| hash),
+            base: state.root,
+            pages: pages.hash(),
+            steps: trained.steps,
+            tokens: trained.tokens,
+            loss_before: finite(trained.loss_before),
+            loss_after: finite(trained.loss_after),
+            tokens_per_s: (trained.tokens as f64 / wall_s).round(),
+            cpu_s: milli(device::cpu_s() - cpu),
+            device: device::names(&self.devices),
+            status: status.into(),
+            reason: trained.reason,
+            cost,
+        })
+    }
+
+    fn cost(&self, spent: Cost, tokens: u64, load_s: f64, data_s: f64) -> Result<Cost, Report> {
+        let flop = (self.hparams.model.flop_per_token(self.hparams.data.sequence_length) * tokens) as f64;
+        let model_flop_per_s = (flop / (spent.forward_backward_s + spent.optimizer_s).max(1e-9)).round();
+        let share = device::peak_flop_per_s(&self.devices).map(|peak| milli(model_flop_per_s / peak));
+        Ok(Cost {
+            micro_batch: self.tried,
+            load_s: milli(load_s),
+            data_s: milli(data_s),
+            evaluate_s: milli(spent.evaluate_s),
+            forward_backward_s: milli(spent.forward_backward_s),
+            optimizer_s: milli(spent.optimizer_s),
+            write_s: milli(spent.write_s),
+            model_flop_per_s,
+            peak_share: share,
+            peak_memory_bytes: device::peak_memory(&self.devices)?,
+        })
+    }
+}
+
+fn milli(x: f64) -> f64 {
+    (x * 1e3).round() / 1e3
+}
