@@ -30,6 +30,8 @@ case "$MODE" in cpu | cuda) ;; *) die "unknown mode '$MODE'" "scripts/setup.sh [
 need cargo "install Rust 1.95 or later with rustup (the suite is written in Rust)"
 need cc "apt-get install gcc"
 need c++ "apt-get install g++ (tch and the shim over libtorch are C++)"
+echo '#include <omp.h>' | c++ -march=x86-64-v4 -fopenmp -fsyntax-only -x c++ - 2>/dev/null ||
+  die "c++ knows neither -march=x86-64-v4 nor -fopenmp" "GCC 11 or later is needed: apt-get install g++"
 need make "apt-get install make"
 need jq "apt-get install jq (the pipelines read their records with it)"
 need flock "apt-get install util-linux"
