@@ -148,12 +148,17 @@ static void transpose(const float *from, int64_t stride, int64_t n, int64_t widt
   constexpr int64_t TILE = 16;
   for (int64_t first = 0; first < length; first += TILE)
     for (int64_t column = 0; column < width; column += TILE) {
-      float tile[TILE][TILE] = {};
       int64_t high = std::min(TILE, n - first), wide = std::min(TILE, width - column), long_ = std::min(TILE, length - first);
-      for (int64_t q = 0; q < high; q++)
-        for (int64_t i = 0; i < wide; i++) tile[q][i] = from[(first + q) * stride + column + i];
-      for (int64_t i = 0; i < wide; i++)
-        for (int64_t q = 0; q < long_; q++) to[(column + i) * length + first + q] = tile[q][i];
+      const float *in = from + first * stride + column;
+      float *out = to + column * length + first;
+      if (high == TILE && wide == TILE) {
+        for (int64_t i = 0; i < TILE; i++)
+#pragma omp simd
+          for (int64_t q = 0; q < TILE; q++) out[i * length + q] = in[q * stride + i];
+      } else {
+        for (int64_t i = 0; i < wide; i++)
+          for (int64_t q = 0; q < long_; q++) out[i * length + q] = q < high ? in[q * stride + i] : 0.0f;
+      }
     }
 }
 
@@ -178,9 +183,11 @@ static void softmax(float *scores, int64_t n, int64_t keys, int64_t apart, int64
 
 // (n, width), each row divided by its sum.
 template <class T> static void divided(const float *mixed, const float *sum, int64_t n, int64_t width, T *to, int64_t stride) {
-  for (int64_t q = 0; q < n; q++)
+  for (int64_t q = 0; q < n; q++) {
+    float share = 1.0f / sum[q];
 #pragma omp simd
-    for (int64_t i = 0; i < width; i++) store(to[q * stride + i], mixed[q * width + i] / sum[q]);
+    for (int64_t i = 0; i < width; i++) store(to[q * stride + i], mixed[q * width + i] * share);
+  }
 }
 
 // Here queries lie side by side, (keys, 64). The shares of keys once more, from scores and the log of each query's sum; and the gradient of the
