@@ -22,7 +22,7 @@ export OMP_WAIT_POLICY=PASSIVE
 
 one() { # one MODEL DTYPE
   local model=$1 dtype=$2 length batch steps warm
-  # Steps enough that the first ones, in which memory is touched and code compiled, are few; PyTorch's first WARM are not counted at all.
+  # Steps enough that the first ones, in which memory is touched and code compiled, are few; the first WARM are not counted at all.
   case $model:$device in
     tiny:*) length=256 batch=8 steps=20 warm=4 ;;
     *:cpu) length=${LENGTH:-512} batch=2 steps=6 warm=2 ;;
@@ -41,7 +41,7 @@ one() { # one MODEL DTYPE
   pages=$(jq -r 'select(.type == "pages").path' "$BZ_HOME/pages")
   : >"$work/runs"
   for _ in $(seq "$rounds"); do
-    # The first steps are not counted here either: what a run of them alone takes is taken off.
+    # What a run of the first steps alone takes is taken off.
     for most in "$warm" "$steps"; do
       jq --argjson s "$most" '.inner.steps = $s' "$BZ_HOME/hparams.json" >"$work/hparams.json"
       bz-train --force --quiet --device "$device" --threads "$threads" --hparams "$work/hparams.json" <"$BZ_HOME/pages" | jq -c 'select(.type == "train")'

@@ -37,11 +37,12 @@ width = m["hidden_size"] // heads
 length = tokens.shape[1] - 1
 inverse = m["rope_theta"] ** (-torch.arange(0, width, 2).float() / width)
 angles = torch.outer(torch.arange(length).float(), inverse).to(device)
+half = inner["dtype"] == "bf16"
+cos, sin = (t.to(torch.bfloat16 if half else torch.float32) for t in (angles.cos(), angles.sin()))
 
 
 def rotate(x):
     a, b = x.chunk(2, -1)
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
 
 
@@ -69,7 +70,6 @@ def loss_of(rows):
 
 if how == "compile":
     loss_of = torch.compile(loss_of)
-half = inner["dtype"] == "bf16"
 working = lambda: torch.autocast(device, torch.bfloat16) if half else contextlib.nullcontext()
 wait = torch.cuda.synchronize if device == "cuda" else lambda: None
 matrices = [p for p in params.values() if p.dim() > 1]

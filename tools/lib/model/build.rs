@@ -11,17 +11,16 @@ fn main() {
         println!("cargo:warning=there is no libtorch in {}: run make setup", torch.display());
         std::process::exit(1);
     }
-    let build = |files: &[&str], name: &str| {
+    let build = |files: &[&str]| {
         let mut build = cc::Build::new();
         build.cpp(true).std("c++17").pic(true).warnings(false).files(files.iter().map(|file| format!("csrc/{file}")));
         build.include(&include).include(include.join("torch/csrc/api/include"));
-        (build, name.to_string())
+        build
     };
-    let (mut shim, name) = build(&["shim.cpp", "fused.cpp"], "boltzmann_shim");
-    shim.opt_level(1).flag("-fopenmp").compile(&name);
+    build(&["shim.cpp", "fused.cpp"]).opt_level(1).flag("-fopenmp").compile("boltzmann_shim");
     // The kernels once for each level of the processor; which one is asked when they run.
     for level in ["v2", "v3", "v4"] {
-        let (mut kernels, name) = build(&["kernels.cpp"], &format!("boltzmann_kernels_{level}"));
+        let mut kernels = build(&["kernels.cpp"]);
         kernels.opt_level(3).define("LEVEL", Some(&*format!("x86_64_{level}"))).flag(format!("-march=x86-64-{level}"));
         for flag in ["-fopenmp", "-fno-math-errno", "-fno-trapping-math"] {
             kernels.flag(flag);
@@ -29,7 +28,7 @@ fn main() {
         if level == "v4" {
             kernels.flag("-mprefer-vector-width=512");
         }
-        kernels.compile(&name);
+        kernels.compile(&format!("boltzmann_kernels_{level}"));
     }
     println!("cargo:rustc-link-lib=gomp");
 }

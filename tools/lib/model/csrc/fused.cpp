@@ -219,7 +219,8 @@ struct Attention : Function<Attention> {
 #pragma omp parallel
       {
         float *keys = data<float>(scratch) + omp_get_thread_num() * scratch.size(1), *dk = keys + whole, *dv = dk + whole, *query = dv + whole;
-        float *down = query + block, *dq_columns = down + block, *dq = dq_columns + block, *query_rows = dq + block, *down_rows = query_rows + block, *scores = down_rows + block, *dscores = scores + KEYS * QUERIES;
+        float *down = query + block, *dq_columns = down + block, *dq = dq_columns + block, *query_rows = dq + block, *down_rows = query_rows + block;
+        float *scores = down_rows + block, *dscores = scores + KEYS * QUERIES;
 #pragma omp for schedule(dynamic)
         for (int64_t task = 0; task < s.batch * kv; task++) tasks.run([&] {
           int64_t batch = task / kv, own = task % kv, wide = heads * s.width;

@@ -148,7 +148,7 @@ static void transpose(const float *from, int64_t stride, int64_t n, int64_t widt
   constexpr int64_t TILE = 16;
   for (int64_t first = 0; first < length; first += TILE)
     for (int64_t column = 0; column < width; column += TILE) {
-      int64_t high = std::min(TILE, n - first), wide = std::min(TILE, width - column), long_ = std::min(TILE, length - first);
+      int64_t high = std::min(TILE, n - first), wide = std::min(TILE, width - column), rest = std::min(TILE, length - first);
       const float *in = from + first * stride + column;
       float *out = to + column * length + first;
       if (high == TILE && wide == TILE) {
@@ -157,7 +157,7 @@ static void transpose(const float *from, int64_t stride, int64_t n, int64_t widt
           for (int64_t q = 0; q < TILE; q++) out[i * length + q] = in[q * stride + i];
       } else {
         for (int64_t i = 0; i < wide; i++)
-          for (int64_t q = 0; q < long_; q++) out[i * length + q] = q < high ? in[q * stride + i] : 0.0f;
+          for (int64_t q = 0; q < rest; q++) out[i * length + q] = q < high ? in[q * stride + i] : 0.0f;
       }
     }
 }
@@ -243,7 +243,7 @@ template <class T> static void gate_backward(const T *slope, const T *both, T *o
   }
 }
 
-// The loss of each row, log Σ exp − the chosen logit; the logits become their gradient, (softmax − one-hot) · scale.
+// The loss of each row, log Σ exp − the chosen logit; where it is wanted, the logits become their gradient, (softmax − one-hot) · scale.
 template <class T> static void entropy(T *logits, const int64_t *chosen, float *losses, float scale, bool wanted, int64_t rows, int64_t width) {
 #pragma omp parallel for
   for (int64_t row = 0; row < rows; row++) {
@@ -251,15 +251,10 @@ template <class T> static void entropy(T *logits, const int64_t *chosen, float *
     float most = -INFINITY, sum = 0, target = load(own[chosen[row]]);
 #pragma omp simd reduction(max : most)
     for (int64_t i = 0; i < width; i++) most = std::max(most, load(own[i]));
-    if (!wanted) {
-#pragma omp simd reduction(+ : sum)
-      for (int64_t i = 0; i < width; i++) sum += exponential(load(own[i]) - most);
-      losses[row] = most + std::log(sum) - target;
-      continue;
-    }
 #pragma omp simd reduction(+ : sum)
     for (int64_t i = 0; i < width; i++) sum += exponential(load(own[i]) - most);
     losses[row] = most + std::log(sum) - target;
+    if (!wanted) continue;
     float share = scale / sum;
 #pragma omp simd
     for (int64_t i = 0; i < width; i++) store(own[i], exponential(load(own[i]) - most) * share);
