@@ -16,6 +16,15 @@ fn with_input(mut command: Command, input: &str) -> Output {
     child.wait_with_output().unwrap()
 }
 
+/// What a tool says of what it is given, with the kernels of a level of the processor or the best.
+fn run(home: &Path, name: &str, args: &[&str], level: Option<&str>, input: &str) -> Vec<Value> {
+    let mut command = tool(name, home);
+    command.args(args).envs(level.map(|level| ("BZ_CPU_LEVEL", level)));
+    let out = with_input(command, input);
+    assert!(out.status.success(), "{name}: {}", text(&out.stderr));
+    lines(&out.stdout)
+}
+
 fn text_of(records: &[Value]) -> String {
     records.iter().map(|record| format!("{record}\n")).collect()
 }
@@ -38,25 +47,23 @@ fn trained(records: &[Value]) -> Vec<(u64, String)> {
 /// The kernels of lesser processors, which this one would not choose.
 #[test]
 fn every_level_of_the_processor_trains_alike() {
-    let folder = tempfile::tempdir().unwrap();
-    let (home, data, window) = tests::node_without_chain(folder.path(), |_| {});
-    let run = |name: &str, args: &[&str], level: Option<&str>, input: &str| {
-        let mut command = tool(name, &home);
-        command.args(args).envs(level.map(|level| ("BZ_CPU_LEVEL", level)));
-        let out = with_input(command, input);
-        assert!(out.status.success(), "{name}: {}", text(&out.stderr));
-        lines(&out.stdout)
-    };
-    run("bz-state", &["init"], None, &text_of(&window));
-    let args = ["--role", "given", "--page", "0", "--data", data.to_str().unwrap()];
-    let pages = text_of(&run("bz-pages", &args, None, &text_of(&window)));
-    let loss = |level| {
-        let all = run("bz-train", &["--quiet", "--force", "--device", "cpu", "--threads", "1"], level, &pages);
-        all.iter().rfind(|record| record["type"] == "train").unwrap()["loss_after"].as_f64().unwrap()
-    };
-    let best = loss(None);
-    for level in ["v2", "v3"] {
-        assert!((loss(Some(level)) - best).abs() < 1e-5, "{level}: {} {best}", loss(Some(level)));
+    // In bf16 they may round inside attention, or not.
+    for (dtype, most) in [("f32", 1e-5), ("bf16", 5e-3)] {
+        let folder = tempfile::tempdir().unwrap();
+        let (home, data, window) =
+            tests::node_without_chain(folder.path(), |hparams| hparams["inner"]["dtype"] = dtype.into());
+        run(&home, "bz-state", &["init"], None, &text_of(&window));
+        let args = ["--role", "given", "--page", "0", "--data", data.to_str().unwrap()];
+        let pages = text_of(&run(&home, "bz-pages", &args, None, &text_of(&window)));
+        let loss = |level| {
+            let args = ["--quiet", "--force", "--device", "cpu", "--threads", "1"];
+            let all = run(&home, "bz-train", &args, level, &pages);
+            all.iter().rfind(|record| record["type"] == "train").unwrap()["loss_after"].as_f64().unwrap()
+        };
+        let best = loss(None);
+        for level in ["v2", "v3", "v4"] {
+            assert!((loss(Some(level)) - best).abs() < most, "{dtype}, {level}: {} {best}", loss(Some(level)));
+        }
     }
 }
 
@@ -64,25 +71,19 @@ fn every_level_of_the_processor_trains_alike() {
 fn two_processes_train_what_one_does() {
     let folder = tempfile::tempdir().unwrap();
     let (home, data, window) = tests::node_without_chain(folder.path(), |_| {});
-    let run = |name: &str, args: &[&str], input: &str| {
-        let mut command = tool(name, &home);
-        command.args(args);
-        let out = with_input(command, input);
-        assert!(out.status.success(), "{name}: {}", text(&out.stderr));
-        lines(&out.stdout)
-    };
-    run("bz-state", &["init"], &text_of(&window));
+    run(&home, "bz-state", &["init"], None, &text_of(&window));
     let mut input = window.clone();
     for (uid, page) in ["0", "1", "2"].iter().enumerate() {
         let file = folder.path().join(format!("pages-{page}"));
         let args = ["--role", "given", "--page", page, "--data", data.to_str().unwrap(), "-o", file.to_str().unwrap()];
-        let mut pages = run("bz-pages", &args, &text_of(&window)).into_iter().rfind(|r| r["type"] == "pages").unwrap();
+        let mut pages =
+            run(&home, "bz-pages", &args, None, &text_of(&window)).into_iter().rfind(|r| r["type"] == "pages").unwrap();
         pages["uid"] = uid.into();
         input.push(pages);
     }
     let input = text_of(&input);
     let tool = ["bz-train", "--quiet", "--device", "cpu", "--threads", "1", "--force"];
-    let one = trained(&run(tool[0], &tool[1..], &input));
+    let one = trained(&run(&home, tool[0], &tool[1..], None, &input));
     assert_eq!(one.len(), 3);
     let refused = shards(&home, &["parallel", "0", "bz-train"], &input);
     assert_eq!(refused.status.code(), Some(2), "{}", text(&refused.stderr));

@@ -19,14 +19,14 @@ fn main() {
     };
     build(&["shim.cpp", "fused.cpp"]).opt_level(1).flag("-fopenmp").compile("boltzmann_shim");
     // The kernels once for each level of the processor; which one is asked when they run.
-    for level in ["v2", "v3", "v4"] {
+    let wide = "-mprefer-vector-width=512";
+    for (level, march, more) in
+        [("v2", "v2", &[][..]), ("v3", "v3", &[]), ("v4", "v4", &[wide]), ("v4_bf16", "v4", &[wide, "-mavx512bf16"])]
+    {
         let mut kernels = build(&["kernels.cpp"]);
-        kernels.opt_level(3).define("LEVEL", Some(&*format!("x86_64_{level}"))).flag(format!("-march=x86-64-{level}"));
-        for flag in ["-fopenmp", "-fno-math-errno", "-fno-trapping-math"] {
+        kernels.opt_level(3).define("LEVEL", Some(&*format!("x86_64_{level}"))).flag(format!("-march=x86-64-{march}"));
+        for flag in ["-fopenmp", "-fno-math-errno", "-fno-trapping-math"].iter().chain(more) {
             kernels.flag(flag);
-        }
-        if level == "v4" {
-            kernels.flag("-mprefer-vector-width=512");
         }
         kernels.compile(&format!("boltzmann_kernels_{level}"));
     }

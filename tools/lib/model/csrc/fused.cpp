@@ -23,8 +23,8 @@ static const Kernels &kernels() {
     if (told && std::string(told) == "v2") return x86_64_v2::kernels;
     auto has = [](auto... yes) { return (yes && ...); };
     if (has(__builtin_cpu_supports("avx512f"), __builtin_cpu_supports("avx512bw"), __builtin_cpu_supports("avx512dq"),
-            __builtin_cpu_supports("avx512vl"), __builtin_cpu_supports("avx512cd"), !told))
-      return x86_64_v4::kernels;
+            __builtin_cpu_supports("avx512vl"), __builtin_cpu_supports("avx512cd"), !told || std::string(told) == "v4"))
+      return !told && __builtin_cpu_supports("avx512bf16") ? x86_64_v4_bf16::kernels : x86_64_v4::kernels;
     if (has(__builtin_cpu_supports("avx2"), __builtin_cpu_supports("fma"), __builtin_cpu_supports("bmi2"))) return x86_64_v3::kernels;
     return x86_64_v2::kernels;
   }();
@@ -104,20 +104,22 @@ struct Linear : Function<Linear> {
   }
 };
 
-// Causal attention of rows (B·T, (H + 2K)·E) that hold queries, keys, values; queries and keys are turned by their place, here. Inside in f32. Each
-// task takes 64 queries at a time, and of their scores those of some keys only, in the processor's own cache. Source: FlashAttention (Dao and others
-// 2022), algorithms 1 and 4.
+// Causal attention of rows (B·T, (H + 2K)·E) that hold queries, keys, values; queries and keys are turned by their place, here and in place: what made
+// the rows does not need them any more. Each task takes 64 queries at a time, and of their scores those of some keys only, in the processor's own cache.
+// In bf16 where the processor has its products, else inside in f32. Source: FlashAttention (Dao and others 2022), algorithms 1 and 4.
 struct Attention : Function<Attention> {
   static constexpr int64_t KEYS = 256;
 
   struct Shape {
     int64_t batch, length, heads, kv, width, row;
-    float scale() const { return 1.0f / std::sqrt(float(width)); }
-  };
+    // Of a head, in whole vectors; of a sequence, in whole blocks of queries.
+    int64_t wide, blocks, whole;
+    float scale;
 
-  static Shape shape(const Tensor &qkv, const Tensor &cos, int64_t heads, int64_t kv) {
-    return {qkv.size(0) / cos.size(0), cos.size(0), heads, kv, cos.size(1) * 2, qkv.size(1)};
-  }
+    Shape(const Tensor &qkv, const Tensor &cos, int64_t heads, int64_t kv)
+        : batch(qkv.size(0) / cos.size(0)), length(cos.size(0)), heads(heads), kv(kv), width(cos.size(1) * 2), row(qkv.size(1)),
+          wide((width + 15) / 16 * 16), blocks((length + QUERIES - 1) / QUERIES), whole(blocks * QUERIES * wide), scale(1.0f / std::sqrt(float(width))) {}
+  };
 
   // The tasks of a parallel region; what one throws is thrown when all have ended.
   struct Tasks {
@@ -135,65 +137,76 @@ struct Attention : Function<Attention> {
     }
   };
 
-  // c (m, n) = a (m, k) · b (k, n), or that much more; each with its distance between rows.
+  // c (m, n) = a (m, k) · b (k, n), or that much more; each with its distance between rows, and b packed.
   static void product(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb, float *c, int64_t ldc, bool more) {
     at::native::cpublas::brgemm(m, n, k, lda, ldb, ldc, more, a, b, c, false);
   }
-
-  static void dense(const float *from, int64_t stride, int64_t n, int64_t width, float *to) {
-    for (int64_t row = 0; row < n; row++) std::copy_n(from + row * stride, width, to + row * width);
+  static void product(int64_t m, int64_t n, int64_t k, const bf16 *a, int64_t lda, const bf16 *b, int64_t ldb, float *c, int64_t ldc, bool more) {
+    kernels().product(m, n, k, a, lda, b, ldb, c, ldc, more);
   }
 
+  static at::ScalarType kind(const Tensor &qkv) { return kernels().product ? qkv.scalar_type() : at::kFloat; }
+
+  // Memory of each thread's own, in pieces that are taken one after the other.
+  struct Scratch {
+    Tensor all;
+    Scratch(int64_t bytes) : all(at::empty({omp_get_max_threads(), bytes}, at::kByte)) {}
+    struct Own {
+      uint8_t *next;
+      template <class T> T *take(int64_t n) { return reinterpret_cast<T *>(std::exchange(next, next + n * sizeof(T))); }
+    };
+    Own own() const { return {data<uint8_t>(all) + omp_get_thread_num() * all.size(1)}; }
+  };
+
   static Tensor forward(AutogradContext *context, const Tensor &qkv, const Tensor &cos, const Tensor &sin, int64_t heads, int64_t kv) {
-    auto s = shape(qkv, cos, heads, kv);
-    bool half = qkv.scalar_type() == at::kBFloat16;
-    // f32 in place: what made these rows does not need them any more.
-    auto turned = half ? at::empty(qkv.sizes(), cos.options()) : qkv;
-    auto mixed = at::empty({qkv.size(0), heads * s.width}, qkv.options());
-    auto logs = at::empty({s.batch, heads, s.length}, cos.options());
-    Tasks tasks;
-    int64_t blocks = (s.length + QUERIES - 1) / QUERIES, whole = blocks * QUERIES * s.width;
-    // Right factors lie close together: a block of keys as columns, and the rows of all values.
-    auto keys = at::empty({s.batch * kv, whole}, cos.options()), values = at::empty_like(keys);
-    auto scratch = at::empty({omp_get_max_threads(), QUERIES * (KEYS + s.width)}, cos.options());
+    Shape s(qkv, cos, heads, kv);
     with(qkv.scalar_type(), [&](auto &k, auto *t) {
       using T = std::remove_pointer_t<decltype(t)>;
-      k.rotate(data<T>(qkv), data<float>(turned), data<float>(cos), data<float>(sin), qkv.size(0), s.length, heads, kv, s.width);
+      k.rotate(data<T>(qkv), data<T>(qkv), data<float>(cos), data<float>(sin), qkv.size(0), s.length, heads, kv, s.width);
+    });
+    auto turned = qkv.to(kind(qkv)), mixed = at::empty({qkv.size(0), heads * s.width}, turned.options());
+    auto logs = at::empty({s.batch, heads, s.length}, cos.options()), keys = at::empty({s.batch * kv, s.whole}, turned.options()), values = at::empty_like(keys);
+    Tasks tasks;
+    Scratch scratch(QUERIES * (KEYS * 2 + s.wide) * sizeof(float));
+    with(turned.scalar_type(), [&](auto &k, auto *t) {
+      using T = std::remove_pointer_t<decltype(t)>;
 #pragma omp parallel for
       for (int64_t task = 0; task < s.batch * kv; task++) {
-        const float *rows = data<float>(turned) + task / kv * s.length * s.row + (heads + task % kv) * s.width;
+        const T *rows = data<T>(turned) + task / kv * s.length * s.row + (heads + task % kv) * s.width;
         for (int64_t first = 0; first < s.length; first += QUERIES)
-          kernels().transpose(rows + first * s.row, s.row, std::min(QUERIES, s.length - first), s.width, data<float>(keys) + task * whole + first * s.width,
-                              QUERIES);
-        dense(rows + kv * s.width, s.row, s.length, s.width, data<float>(values) + task * whole);
+          k.columns(rows + first * s.row, s.row, std::min(QUERIES, s.length - first), s.width, data<T>(keys) + task * s.whole + first * s.wide, QUERIES);
+        k.packed(rows + kv * s.width, s.row, s.length, s.width, data<T>(values) + task * s.whole, s.blocks * QUERIES, s.wide);
       }
 #pragma omp parallel
       {
-        float *scores = data<float>(scratch) + omp_get_thread_num() * scratch.size(1), *sums = scores + QUERIES * KEYS;
+        auto own = scratch.own();
+        auto *scores = own.template take<float>(QUERIES * KEYS), *sums = own.template take<float>(QUERIES * s.wide);
+        auto *shares = sizeof(T) == sizeof(float) ? reinterpret_cast<T *>(scores) : own.template take<T>(QUERIES * KEYS);
 #pragma omp for schedule(dynamic)
-        for (int64_t task = 0; task < s.batch * heads * blocks; task++) tasks.run([&] {
+        for (int64_t task = 0; task < s.batch * heads * s.blocks; task++) tasks.run([&] {
           // The longest ones first.
-          int64_t first = (blocks - 1 - task / (s.batch * heads)) * QUERIES, head = task % heads, batch = task / heads % s.batch;
-          int64_t n = std::min(QUERIES, s.length - first), own = head / (heads / kv), last = first + n;
-          const float *queries = data<float>(turned) + (batch * s.length + first) * s.row + head * s.width;
-          const float *key_blocks = data<float>(keys) + (batch * kv + own) * whole, *value_rows = data<float>(values) + (batch * kv + own) * whole;
+          int64_t first = (s.blocks - 1 - task / (s.batch * heads)) * QUERIES, head = task % heads, batch = task / heads % s.batch;
+          int64_t n = std::min(QUERIES, s.length - first), one = (batch * kv + head / (heads / kv)) * s.whole, last = first + QUERIES;
+          const T *queries = data<T>(turned) + (batch * s.length + first) * s.row + head * s.width;
+          const T *key_blocks = data<T>(keys) + one, *value_rows = data<T>(values) + one;
           float most[QUERIES], sum[QUERIES] = {}, *log = data<float>(logs) + (batch * heads + head) * s.length + first;
           std::fill(most, most + QUERIES, -INFINITY);
-          std::fill_n(sums, QUERIES * s.width, 0.0f);
+          std::fill_n(sums, QUERIES * s.wide, 0.0f);
           for (int64_t key = 0; key < last; key += KEYS) {
             int64_t count = std::min(KEYS, last - key);
             for (int64_t block = 0; block < count; block += QUERIES)
-              product(n, QUERIES, s.width, queries, s.row, key_blocks + (key + block) * s.width, QUERIES, scores + block, KEYS, false);
-            kernels().softmax(scores, n, count, KEYS, first - key + 1, s.scale(), most, sum, sums, s.width);
-            product(n, s.width, count, scores, KEYS, value_rows + key * s.width, s.width, sums, s.width, true);
+              product(n, QUERIES, s.width, queries, s.row, key_blocks + (key + block) * s.wide, QUERIES, scores + block, KEYS, false);
+            k.softmax(scores, shares, n, count, KEYS, first - key + 1, s.scale, most, sum, sums, s.wide);
+            product(n, s.wide, count, shares, KEYS, value_rows + key * s.wide, s.wide, sums, s.wide, true);
           }
-          k.divided(sums, sum, n, s.width, data<T>(mixed) + (batch * s.length + first) * heads * s.width + head * s.width, heads * s.width);
+          k.divided(sums, s.wide, sum, n, s.width, data<T>(mixed) + (batch * s.length + first) * heads * s.width + head * s.width, heads * s.width);
           for (int64_t q = 0; q < n; q++) log[q] = most[q] + std::log(sum[q]);
         });
         at::native::cpublas::brgemm_release(false);
       }
     });
     tasks.end();
+    mixed = mixed.to(qkv.scalar_type());
     context->save_for_backward({qkv, cos, sin, mixed, logs});
     context->saved_data["heads"] = heads;
     context->saved_data["kv"] = kv;
@@ -202,68 +215,71 @@ struct Attention : Function<Attention> {
 
   static variable_list backward(AutogradContext *context, variable_list slopes) {
     auto saved = context->get_saved_variables();
-    auto &qkv = saved[0], &logs = saved[4];
     int64_t heads = context->saved_data["heads"].toInt(), kv = context->saved_data["kv"].toInt();
-    auto s = shape(qkv, saved[1], heads, kv);
+    auto kind = Attention::kind(saved[0]);
+    auto turned = saved[0].to(kind), mixed = saved[3].to(kind), slope = slopes[0].to(kind).contiguous(), out = at::empty_like(turned), logs = saved[4];
     auto cos = data<float>(saved[1]), sin = data<float>(saved[2]);
-    bool half = qkv.scalar_type() == at::kBFloat16;
-    auto turned = half ? at::empty(qkv.sizes(), logs.options()) : qkv, out = at::empty_like(qkv);
+    Shape s(turned, saved[1], heads, kv);
     Tasks tasks;
-    auto slope = slopes[0].to(at::kFloat).contiguous(), mixed = saved[3].to(at::kFloat);
-    with(qkv.scalar_type(), [&](auto &k, auto *t) {
+    with(kind, [&](auto &k, auto *t) {
       using T = std::remove_pointer_t<decltype(t)>;
-      if (half) k.rotate(data<T>(qkv), data<float>(turned), cos, sin, qkv.size(0), s.length, heads, kv, s.width);
-      auto &all = kernels();
-      int64_t block = QUERIES * s.width, whole = s.length * s.width;
-      auto scratch = at::empty({omp_get_max_threads(), 3 * whole + 6 * block + 2 * KEYS * QUERIES}, logs.options());
+      constexpr bool half = sizeof(T) < sizeof(float);
+      int64_t block = QUERIES * s.wide, part = KEYS * QUERIES;
+      Scratch scratch(3 * (s.whole + block) * sizeof(T) + (2 * (s.whole + block) + 2 * part) * sizeof(float) + 3 * part * sizeof(T));
 #pragma omp parallel
       {
-        float *keys = data<float>(scratch) + omp_get_thread_num() * scratch.size(1), *dk = keys + whole, *dv = dk + whole, *query = dv + whole;
-        float *down = query + block, *dq_columns = down + block, *dq = dq_columns + block, *query_rows = dq + block, *down_rows = query_rows + block;
-        float *scores = down_rows + block, *dscores = scores + KEYS * QUERIES;
+        auto own = scratch.own();
+        auto *dk = own.template take<float>(s.whole), *dv = own.template take<float>(s.whole), *dq = own.template take<float>(block);
+        auto *dq_columns = own.template take<float>(block), *scores = own.template take<float>(part), *slopes = own.template take<float>(part);
+        auto *keys = own.template take<T>(s.whole), *query_columns = own.template take<T>(block), *down_columns = own.template take<T>(block);
+        auto *query_rows = own.template take<T>(block), *down_rows = own.template take<T>(block);
+        // In f32 they take the place of what they are made of.
+        auto *shares = half ? own.template take<T>(part) : reinterpret_cast<T *>(scores), *dscores = half ? own.template take<T>(part) : reinterpret_cast<T *>(slopes);
+        auto *dscore_rows = half ? own.template take<T>(part) : dscores;
 #pragma omp for schedule(dynamic)
         for (int64_t task = 0; task < s.batch * kv; task++) tasks.run([&] {
-          int64_t batch = task / kv, own = task % kv, wide = heads * s.width;
-          const float *rows = data<float>(turned) + batch * s.length * s.row, *key_rows = rows + (heads + own) * s.width;
-          const float *value_rows = key_rows + kv * s.width;
+          int64_t batch = task / kv, one = task % kv, apart = heads * s.width, length = s.blocks * QUERIES;
+          const T *rows = data<T>(turned) + batch * s.length * s.row, *key_rows = rows + (heads + one) * s.width;
+          const T *value_rows = key_rows + kv * s.width;
           T *to = data<T>(out) + batch * s.length * s.row;
-          all.transpose(key_rows, s.row, s.length, s.width, keys, s.length);
-          std::fill_n(dk, whole, 0.0f);
-          std::fill_n(dv, whole, 0.0f);
+          k.turned(key_rows, s.row, s.length, s.width, keys, length);
+          std::fill_n(dk, s.whole, 0.0f);
+          std::fill_n(dv, s.whole, 0.0f);
           // A key or value that several heads read has the sum of their gradients.
-          for (int64_t head = own * (heads / kv); head < (own + 1) * (heads / kv); head++)
+          for (int64_t head = one * (heads / kv); head < (one + 1) * (heads / kv); head++)
             for (int64_t first = 0; first < s.length; first += QUERIES) {
-              int64_t n = std::min(QUERIES, s.length - first), last = first + n, here = (batch * s.length + first) * wide + head * s.width;
-              const float *queries = rows + first * s.row + head * s.width, *slopes = data<float>(slope) + here;
+              int64_t n = std::min(QUERIES, s.length - first), last = first + n, here = (batch * s.length + first) * apart + head * s.width;
+              const T *queries = rows + first * s.row + head * s.width, *down = data<T>(slope) + here;
               float log[QUERIES] = {}, delta[QUERIES] = {};
               std::copy_n(data<float>(logs) + (batch * heads + head) * s.length + first, n, log);
-              all.deltas(slopes, data<float>(mixed) + here, wide, n, s.width, delta);
-              all.transpose(queries, s.row, n, s.width, query, QUERIES);
-              all.transpose(slopes, wide, n, s.width, down, QUERIES);
-              dense(queries, s.row, n, s.width, query_rows);
-              dense(slopes, wide, n, s.width, down_rows);
+              k.deltas(down, data<T>(mixed) + here, apart, n, s.width, delta);
+              k.columns(queries, s.row, n, s.width, query_columns, QUERIES);
+              k.columns(down, apart, n, s.width, down_columns, QUERIES);
+              k.packed(queries, s.row, n, s.width, query_rows, QUERIES, s.wide);
+              k.packed(down, apart, n, s.width, down_rows, QUERIES, s.wide);
               std::fill_n(dq_columns, block, 0.0f);
               for (int64_t key = 0; key < last; key += KEYS) {
-                int64_t count = std::min(KEYS, last - key);
-                product(count, QUERIES, s.width, key_rows + key * s.row, s.row, query, QUERIES, scores, QUERIES, false);
-                product(count, QUERIES, s.width, value_rows + key * s.row, s.row, down, QUERIES, dscores, QUERIES, false);
-                all.softmax_backward(scores, dscores, count, first - key + 1, s.scale(), log, delta);
-                product(count, s.width, n, scores, QUERIES, down_rows, s.width, dv + key * s.width, s.width, true);
-                product(count, s.width, n, dscores, QUERIES, query_rows, s.width, dk + key * s.width, s.width, true);
-                product(s.width, QUERIES, count, keys + key, s.length, dscores, QUERIES, dq_columns, QUERIES, true);
+                int64_t count = std::min(KEYS, last - key), even = half ? (count + 1) / 2 * 2 : count;
+                product(count, QUERIES, s.width, key_rows + key * s.row, s.row, query_columns, QUERIES, scores, QUERIES, false);
+                product(count, QUERIES, s.width, value_rows + key * s.row, s.row, down_columns, QUERIES, slopes, QUERIES, false);
+                k.softmax_backward(scores, slopes, shares, dscores, count, first - key + 1, s.scale, log, delta);
+                product(count, s.wide, QUERIES, shares, QUERIES, down_rows, s.wide, dv + key * s.wide, s.wide, true);
+                product(count, s.wide, QUERIES, dscores, QUERIES, query_rows, s.wide, dk + key * s.wide, s.wide, true);
+                if (dscore_rows != dscores) k.packed(dscores, QUERIES, count, QUERIES, dscore_rows, even, QUERIES);
+                product(s.width, QUERIES, even, keys + key, length, dscore_rows, QUERIES, dq_columns, QUERIES, true);
               }
-              all.transpose(dq_columns, QUERIES, s.width, n, dq, s.width);
+              kernels().f32.columns(dq_columns, QUERIES, s.width, n, dq, s.width);
               int64_t angle = first * s.width / 2;
-              k.turn_back(dq, n, s.width, cos + angle, sin + angle, to + first * s.row + head * s.width, s.row);
+              k.turn_back(dq, s.width, n, s.width, cos + angle, sin + angle, to + first * s.row + head * s.width, s.row);
             }
-          k.turn_back(dk, s.length, s.width, cos, sin, to + (heads + own) * s.width, s.row);
-          k.turn_back(dv, s.length, s.width, nullptr, nullptr, to + (heads + kv + own) * s.width, s.row);
+          k.turn_back(dk, s.wide, s.length, s.width, cos, sin, to + (heads + one) * s.width, s.row);
+          k.turn_back(dv, s.wide, s.length, s.width, nullptr, nullptr, to + (heads + kv + one) * s.width, s.row);
         });
         at::native::cpublas::brgemm_release(false);
       }
     });
     tasks.end();
-    return {out, Tensor(), Tensor(), Tensor(), Tensor()};
+    return {out.to(saved[0].scalar_type()), Tensor(), Tensor(), Tensor(), Tensor()};
   }
 };
 
@@ -294,12 +310,16 @@ struct Gate : Function<Gate> {
 struct LinearCrossEntropy : Function<LinearCrossEntropy> {
   static Tensor forward(AutogradContext *context, const Tensor &x, const Tensor &w, const Tensor &y, double share, bool kernel, bool wanted) {
     auto kind = x.scalar_type();
-    auto xs = x.contiguous(), ws = w.to(kind), ys = y.contiguous();
+    auto xs = x.contiguous(), ys = y.contiguous();
+    // A last block that is not whole takes a fifth from oneDNN's product for the weight's gradient: in bf16, where there is a copy anyway, it is filled up.
+    int64_t width = w.size(0), filled = kernel && kind == at::kBFloat16 ? (width + 63) / 64 * 64 : width;
+    auto ws = filled == width ? w.to(kind) : at::zeros({filled, w.size(1)}, xs.options());
+    if (filled != width) ws.narrow(0, 0, width).copy_(w);
     // Parts of the same size, 128 MiB at most: the fewer they are, the fewer times all of the weight's gradient is gone over.
-    int64_t rows = x.size(0), most = std::max<int64_t>(64, (int64_t(1) << 27) / (w.size(0) * ws.element_size())), parts = (rows + most - 1) / most;
+    int64_t rows = x.size(0), most = std::max<int64_t>(64, (int64_t(1) << 27) / (filled * ws.element_size())), parts = (rows + most - 1) / most;
     int64_t step = (rows + parts - 1) / parts;
     double scale = share / double(rows);
-    auto dx = wanted ? at::empty_like(xs) : Tensor(), dw = wanted && rows > step ? at::zeros_like(w) : Tensor();
+    auto dx = wanted ? at::empty_like(xs) : Tensor(), dw = wanted && rows > step ? at::zeros(ws.sizes(), w.options()) : Tensor();
     std::vector<Tensor> losses;
     for (int64_t first = 0; first < rows; first += step) {
       int64_t count = std::min(step, rows - first);
@@ -309,7 +329,7 @@ struct LinearCrossEntropy : Function<LinearCrossEntropy> {
         auto own = at::empty({count}, x.options().dtype(at::kFloat));
         with(kind, [&](auto &k, auto *t) {
           using T = std::remove_pointer_t<decltype(t)>;
-          k.entropy(data<T>(logits), data<int64_t>(target), data<float>(own), float(scale), wanted, count, w.size(0));
+          k.entropy(data<T>(logits), data<int64_t>(target), data<float>(own), float(scale), wanted, count, width, filled);
         });
         losses.push_back(own.sum());
       } else {
@@ -326,7 +346,7 @@ struct LinearCrossEntropy : Function<LinearCrossEntropy> {
       else if (kind == w.scalar_type()) dw.addmm_(logits.t(), part);
       else dw.add_(at::mm(logits.t(), part));
     }
-    if (wanted) context->save_for_backward({dx, dw});
+    if (wanted) context->save_for_backward({dx, dw.narrow(0, 0, width)});
     return at::stack(losses).sum() * scale;
   }
 

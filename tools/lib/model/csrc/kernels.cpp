@@ -5,6 +5,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 
 namespace LEVEL {
 static inline float load(float x) { return x; }
@@ -106,33 +109,32 @@ static void norm_backward(const T *dy, const float *dsum, const float *x, const 
     for (int64_t i = 0; i < width; i++) dw[i] += parts[part * width + i];
 }
 
-// Rows of queries, keys and values in f32, queries and keys turned by their position. `to` may be `from`.
+// Rows of queries, keys and values, queries and keys turned by their position. `to` may be `from`.
 template <class T>
-static void rotate(const T *from, float *to, const float *cos, const float *sin, int64_t rows, int64_t length, int64_t heads, int64_t kv, int64_t width) {
+static void rotate(const T *from, T *to, const float *cos, const float *sin, int64_t rows, int64_t length, int64_t heads, int64_t kv, int64_t width) {
 #pragma omp parallel for
   for (int64_t row = 0; row < rows; row++) {
     int64_t half = width / 2, first = row * (heads + 2 * kv) * width;
     const T *own = from + first;
-    float *out = to + first;
+    T *out = to + first;
     const float *c = cos + row % length * half, *s = sin + row % length * half;
     for (int64_t head = 0; head < heads + kv; head++, own += width, out += width)
 #pragma omp simd
       for (int64_t i = 0; i < half; i++) {
         float low = load(own[i]), high = load(own[i + half]);
-        out[i] = low * c[i] - high * s[i];
-        out[i + half] = high * c[i] + low * s[i];
+        store(out[i], low * c[i] - high * s[i]);
+        store(out[i + half], high * c[i] + low * s[i]);
       }
-#pragma omp simd
-    for (int64_t i = 0; i < kv * width; i++) out[i] = load(own[i]);
+    if (out != own) std::copy_n(own, kv * width, out);
   }
 }
 
 // Gradients (n, width) f32 of turned rows to those before, by the angles of the first row on; without angles they are only stored.
 template <class T>
-static void turn_back(const float *from, int64_t n, int64_t width, const float *cos, const float *sin, T *to, int64_t stride) {
+static void turn_back(const float *from, int64_t apart, int64_t n, int64_t width, const float *cos, const float *sin, T *to, int64_t stride) {
   int64_t half = width / 2;
   for (int64_t q = 0; q < n; q++) {
-    const float *own = from + q * width;
+    const float *own = from + q * apart;
     T *out = to + q * stride;
 #pragma omp simd
     for (int64_t i = 0; i < half; i++) {
@@ -143,37 +145,121 @@ static void turn_back(const float *from, int64_t n, int64_t width, const float *
   }
 }
 
-// Rows (n, width) as (width, n), tile by tile, and zero up to (width, length).
-static void transpose(const float *from, int64_t stride, int64_t n, int64_t width, float *to, int64_t length) {
+// Attention's products take a left factor as rows lie. The right one is packed: in f32 its rows, close together; in bf16 two rows as one, value beside
+// value, since the processor multiplies pairs. Both as words of 32 bits.
+typedef uint32_t __attribute__((may_alias)) word;
+
+// Rows (n, width) of words, tile by tile, zero up to `length` rows: put(column, row, word).
+template <class Put> static inline void tiles(const word *from, int64_t stride, int64_t n, int64_t width, int64_t length, Put put) {
   constexpr int64_t TILE = 16;
   for (int64_t first = 0; first < length; first += TILE)
     for (int64_t column = 0; column < width; column += TILE) {
       int64_t high = std::min(TILE, n - first), wide = std::min(TILE, width - column), rest = std::min(TILE, length - first);
-      const float *in = from + first * stride + column;
-      float *out = to + column * length + first;
+      const word *in = from + first * stride + column;
       if (high == TILE && wide == TILE) {
         for (int64_t i = 0; i < TILE; i++)
 #pragma omp simd
-          for (int64_t q = 0; q < TILE; q++) out[i * length + q] = in[q * stride + i];
+          for (int64_t q = 0; q < TILE; q++) put(column + i, first + q, in[q * stride + i]);
       } else {
         for (int64_t i = 0; i < wide; i++)
-          for (int64_t q = 0; q < rest; q++) out[i * length + q] = q < high ? in[q * stride + i] : 0.0f;
+          for (int64_t q = 0; q < rest; q++) put(column + i, first + q, q < high ? in[q * stride + i] : 0);
       }
     }
 }
 
+// The right factor whose columns are the rows (n, width), zero up to `length` columns.
+template <class T> static void columns(const T *from, int64_t stride, int64_t n, int64_t width, T *to, int64_t length) {
+  constexpr int64_t IN_WORD = sizeof(word) / sizeof(T);
+  word *out = reinterpret_cast<word *>(to);
+  tiles(reinterpret_cast<const word *>(from), stride / IN_WORD, n, width / IN_WORD, length, [=](int64_t i, int64_t q, word x) { out[i * length + q] = x; });
+}
+
+// The left factor (width, length) of the same.
+static void turned(const float *from, int64_t stride, int64_t n, int64_t width, float *to, int64_t length) { columns(from, stride, n, width, to, length); }
+static void turned(const bf16 *from, int64_t stride, int64_t n, int64_t width, bf16 *to, int64_t length) {
+  tiles(reinterpret_cast<const word *>(from), stride / 2, n, width / 2, length, [=](int64_t i, int64_t q, word x) {
+    to[2 * i * length + q].bits = uint16_t(x);
+    to[(2 * i + 1) * length + q].bits = uint16_t(x >> 16);
+  });
+}
+
+// The right factor of rows (n, width), zero up to (length, wide).
+static void packed(const float *from, int64_t stride, int64_t n, int64_t width, float *to, int64_t length, int64_t wide) {
+  for (int64_t row = 0; row < length; row++, to += wide) {
+    int64_t some = row < n ? width : 0;
+    std::copy_n(from + row * stride, some, to);
+    std::fill(to + some, to + wide, 0.0f);
+  }
+}
+static void packed(const bf16 *from, int64_t stride, int64_t n, int64_t width, bf16 *to, int64_t length, int64_t wide) {
+  for (int64_t row = 0; row < length; row += 2, to += 2 * wide) {
+    const bf16 *low = from + row * stride, *high = low + stride;
+    word *out = reinterpret_cast<word *>(to);
+    int64_t some = row < n ? width : 0;
+    if (row + 1 < n) {
+#pragma omp simd
+      for (int64_t i = 0; i < some; i++) out[i] = low[i].bits | word(high[i].bits) << 16;
+    } else {
+      for (int64_t i = 0; i < some; i++) out[i] = low[i].bits;
+    }
+    std::fill(out + some, out + wide, 0);
+  }
+}
+
+#ifdef __AVX512BF16__
+// Rows and vectors of columns of one tile of a product: sums that all fit into registers.
+template <int ROWS, int VECTORS> static inline void tile(int64_t k, const bf16 *a, int64_t lda, const bf16 *b, int64_t ldb, float *c, int64_t ldc, bool more) {
+  __m512 sums[ROWS][VECTORS];
+  for (int i = 0; i < ROWS; i++)
+    for (int j = 0; j < VECTORS; j++) sums[i][j] = more ? _mm512_loadu_ps(c + i * ldc + j * 16) : _mm512_setzero_ps();
+  for (int64_t pair = 0; pair < k; pair += 2) {
+    __m512bh right[VECTORS];
+    for (int j = 0; j < VECTORS; j++) right[j] = (__m512bh)_mm512_loadu_si512(b + pair * ldb + j * 32);
+    for (int i = 0; i < ROWS; i++) {
+      auto left = (__m512bh)_mm512_set1_epi32(int(*reinterpret_cast<const word *>(a + i * lda + pair)));
+      for (int j = 0; j < VECTORS; j++) sums[i][j] = _mm512_dpbf16_ps(sums[i][j], left, right[j]);
+    }
+  }
+  for (int i = 0; i < ROWS; i++)
+    for (int j = 0; j < VECTORS; j++) _mm512_storeu_ps(c + i * ldc + j * 16, sums[i][j]);
+}
+
+template <int VECTORS> static void strip(int64_t m, int64_t k, const bf16 *a, int64_t lda, const bf16 *b, int64_t ldb, float *c, int64_t ldc, bool more) {
+  int64_t i = 0;
+  for (; i + 4 <= m; i += 4) tile<4, VECTORS>(k, a + i * lda, lda, b, ldb, c + i * ldc, ldc, more);
+  for (; i < m; i++) tile<1, VECTORS>(k, a + i * lda, lda, b, ldb, c + i * ldc, ldc, more);
+}
+
+// c (m, n) f32 = a (m, k) · b (k, n), or that much more, in bf16 with sums in f32; b packed, n in sixteens, k even.
+static void product(int64_t m, int64_t n, int64_t k, const bf16 *a, int64_t lda, const bf16 *b, int64_t ldb, float *c, int64_t ldc, bool more) {
+  for (; n >= 64; n -= 64, b += 128, c += 64) strip<4>(m, k, a, lda, b, ldb, c, ldc, more);
+  if (n >= 32) strip<2>(m, k, a, lda, b, ldb, c, ldc, more), n -= 32, b += 64, c += 32;
+  if (n) strip<1>(m, k, a, lda, b, ldb, c, ldc, more);
+}
+#else
+static constexpr decltype(Kernels::product) product = nullptr;
+#endif
+
 // The next keys of a running softmax: scores (n, keys), so far apart, become shares of the greatest one's so far, and what was summed before is made smaller.
-// Query q sees the first `seen` + q keys.
-static void softmax(float *scores, int64_t n, int64_t keys, int64_t apart, int64_t seen, float scale, float *most, float *sum, float *mixed, int64_t width) {
+// Query q sees the first `seen` + q keys. Shares may lie where the scores do.
+template <class T>
+static void softmax(const float *scores, T *shares, int64_t n, int64_t keys, int64_t apart, int64_t seen, float scale, float *most, float *sum, float *mixed,
+                    int64_t width) {
   for (int64_t q = 0; q < n; q++) {
-    float *own = scores + q * apart, highest = most[q], all = 0;
+    const float *own = scores + q * apart;
+    T *out = shares + q * apart;
+    float highest = most[q], all = 0;
     int64_t count = std::max<int64_t>(0, std::min(keys, seen + q));
 #pragma omp simd reduction(max : highest)
     for (int64_t i = 0; i < count; i++) highest = std::max(highest, own[i] * scale);
     float less = exponential(most[q] - highest);
 #pragma omp simd reduction(+ : all)
-    for (int64_t i = 0; i < count; i++) all += own[i] = exponential(own[i] * scale - highest);
-    std::fill(own + count, own + keys, 0.0f);
+    for (int64_t i = 0; i < count; i++) {
+      float share = exponential(own[i] * scale - highest);
+      all += share;
+      store(out[i], share);
+    }
+    std::fill(out + count, out + keys, T{});
     most[q] = highest;
     sum[q] = sum[q] * less + all;
 #pragma omp simd
@@ -181,36 +267,38 @@ static void softmax(float *scores, int64_t n, int64_t keys, int64_t apart, int64
   }
 }
 
-// (n, width), each row divided by its sum.
-template <class T> static void divided(const float *mixed, const float *sum, int64_t n, int64_t width, T *to, int64_t stride) {
+// (n, width), rows so far apart, each divided by its sum.
+template <class T> static void divided(const float *mixed, int64_t apart, const float *sum, int64_t n, int64_t width, T *to, int64_t stride) {
   for (int64_t q = 0; q < n; q++) {
     float share = 1.0f / sum[q];
 #pragma omp simd
-    for (int64_t i = 0; i < width; i++) store(to[q * stride + i], mixed[q * width + i] * share);
+    for (int64_t i = 0; i < width; i++) store(to[q * stride + i], mixed[q * apart + i] * share);
   }
 }
 
 // Here queries lie side by side, (keys, 64). The shares of keys once more, from scores and the log of each query's sum; and the gradient of the
 // scores, from that of the shares. Query q sees the first `seen` + q keys.
-static void softmax_backward(float *scores, float *slopes, int64_t keys, int64_t seen, float scale, const float *logs, const float *deltas) {
+template <class T>
+static void softmax_backward(const float *scores, const float *slopes, T *shares, T *dscores, int64_t keys, int64_t seen, float scale, const float *logs, const float *deltas) {
   for (int64_t key = 0; key < keys; key++) {
-    float *score = scores + key * QUERIES, *slope = slopes + key * QUERIES;
+    const float *score = scores + key * QUERIES, *slope = slopes + key * QUERIES;
+    T *share = shares + key * QUERIES, *dscore = dscores + key * QUERIES;
     int64_t first = key - seen + 1;
 #pragma omp simd
     for (int64_t q = 0; q < QUERIES; q++) {
-      float value = exponential(score[q] * scale - logs[q]);
-      score[q] = value = q >= first ? value : 0.0f;
-      slope[q] = value * (slope[q] - deltas[q]) * scale;
+      float value = q >= first ? exponential(score[q] * scale - logs[q]) : 0.0f;
+      store(dscore[q], value * (slope[q] - deltas[q]) * scale);
+      store(share[q], value);
     }
   }
 }
 
 // What each query's gradient of the shares is measured from: Σ slope · mixed.
-static void deltas(const float *slope, const float *mixed, int64_t stride, int64_t n, int64_t width, float *to) {
+template <class T> static void deltas(const T *slope, const T *mixed, int64_t stride, int64_t n, int64_t width, float *to) {
   for (int64_t q = 0; q < n; q++) {
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < width; i++) sum += slope[q * stride + i] * mixed[q * stride + i];
+    for (int64_t i = 0; i < width; i++) sum += load(slope[q * stride + i]) * load(mixed[q * stride + i]);
     to[q] = sum;
   }
 }
@@ -243,11 +331,13 @@ template <class T> static void gate_backward(const T *slope, const T *both, T *o
   }
 }
 
-// The loss of each row, log Σ exp − the chosen logit; where it is wanted, the logits become their gradient, (softmax − one-hot) · scale.
-template <class T> static void entropy(T *logits, const int64_t *chosen, float *losses, float scale, bool wanted, int64_t rows, int64_t width) {
+// The loss of each row, log Σ exp − the chosen logit; where it is wanted, the logits become their gradient, (softmax − one-hot) · scale, and zero up to the
+// next row.
+template <class T>
+static void entropy(T *logits, const int64_t *chosen, float *losses, float scale, bool wanted, int64_t rows, int64_t width, int64_t apart) {
 #pragma omp parallel for
   for (int64_t row = 0; row < rows; row++) {
-    T *own = logits + row * width;
+    T *own = logits + row * apart;
     float most = -INFINITY, sum = 0, target = load(own[chosen[row]]);
 #pragma omp simd reduction(max : most)
     for (int64_t i = 0; i < width; i++) most = std::max(most, load(own[i]));
@@ -259,6 +349,7 @@ template <class T> static void entropy(T *logits, const int64_t *chosen, float *
 #pragma omp simd
     for (int64_t i = 0; i < width; i++) store(own[i], exponential(load(own[i]) - most) * share);
     store(own[chosen[row]], (std::exp(target - most) / sum - 1.0f) * scale);
+    std::fill(own + width, own + apart, T{});
   }
 }
 
@@ -297,14 +388,9 @@ template <class T> static void squares(const T *x, int64_t n, double *sums) {
   }
 }
 
-const Kernels kernels = {
-    {norm_forward<float>, norm_backward<float>, gate_forward<float>, gate_backward<float>, entropy<float>, rotate<float>, turn_back<float>, divided<float>,
-     adamw<float>, squares<float>},
-    {norm_forward<bf16>, norm_backward<bf16>, gate_forward<bf16>, gate_backward<bf16>, entropy<bf16>, rotate<bf16>, turn_back<bf16>, divided<bf16>,
-     adamw<bf16>, squares<bf16>},
-    transpose,
-    softmax,
-    softmax_backward,
-    deltas,
+template <class T> static constexpr KernelsOf<T> all = {
+    norm_forward<T>, norm_backward<T>,    gate_forward<T>, gate_backward<T>, entropy<T>, rotate<T>,  columns<T>, turned,
+    packed,          softmax<T>, softmax_backward<T>, deltas<T>,       divided<T>,       turn_back<T>, adamw<T>,   squares<T>,
 };
+const Kernels kernels = {all<float>, all<bf16>, product};
 } // namespace LEVEL

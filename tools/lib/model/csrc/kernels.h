@@ -25,10 +25,18 @@ template <class T> struct KernelsOf {
                         float *parts, int64_t rows, int64_t width);
   void (*gate_forward)(const T *both, T *out, int64_t rows, int64_t width);
   void (*gate_backward)(const T *slope, const T *both, T *out, int64_t rows, int64_t width);
-  void (*entropy)(T *logits, const int64_t *chosen, float *losses, float scale, bool wanted, int64_t rows, int64_t width);
-  void (*rotate)(const T *from, float *to, const float *cos, const float *sin, int64_t rows, int64_t length, int64_t heads, int64_t kv, int64_t width);
-  void (*turn_back)(const float *from, int64_t n, int64_t width, const float *cos, const float *sin, T *to, int64_t stride);
-  void (*divided)(const float *mixed, const float *sum, int64_t n, int64_t width, T *to, int64_t stride);
+  void (*entropy)(T *logits, const int64_t *chosen, float *losses, float scale, bool wanted, int64_t rows, int64_t width, int64_t apart);
+  void (*rotate)(const T *from, T *to, const float *cos, const float *sin, int64_t rows, int64_t length, int64_t heads, int64_t kv, int64_t width);
+  void (*columns)(const T *from, int64_t stride, int64_t n, int64_t width, T *to, int64_t length);
+  void (*turned)(const T *from, int64_t stride, int64_t n, int64_t width, T *to, int64_t length);
+  void (*packed)(const T *from, int64_t stride, int64_t n, int64_t width, T *to, int64_t length, int64_t wide);
+  void (*softmax)(const float *scores, T *shares, int64_t n, int64_t keys, int64_t apart, int64_t seen, float scale, float *most, float *sum, float *mixed,
+                  int64_t width);
+  void (*softmax_backward)(const float *scores, const float *slopes, T *shares, T *dscores, int64_t keys, int64_t seen, float scale, const float *logs,
+                           const float *deltas);
+  void (*deltas)(const T *slope, const T *mixed, int64_t stride, int64_t n, int64_t width, float *to);
+  void (*divided)(const float *mixed, int64_t apart, const float *sum, int64_t n, int64_t width, T *to, int64_t stride);
+  void (*turn_back)(const float *from, int64_t apart, int64_t n, int64_t width, const float *cos, const float *sin, T *to, int64_t stride);
   void (*adamw)(float *param, const T *grad, float *first, float *second, bf16 *copy, int64_t n, float scale, const Adam &c);
   void (*squares)(const T *x, int64_t n, double *sums);
 };
@@ -36,10 +44,8 @@ template <class T> struct KernelsOf {
 struct Kernels {
   KernelsOf<float> f32;
   KernelsOf<bf16> b16;
-  void (*transpose)(const float *from, int64_t stride, int64_t n, int64_t width, float *to, int64_t length);
-  void (*softmax)(float *scores, int64_t n, int64_t keys, int64_t apart, int64_t seen, float scale, float *most, float *sum, float *mixed, int64_t width);
-  void (*softmax_backward)(float *scores, float *slopes, int64_t keys, int64_t seen, float scale, const float *logs, const float *deltas);
-  void (*deltas)(const float *slope, const float *mixed, int64_t stride, int64_t n, int64_t width, float *to);
+  // Small products in bf16, where the processor has them.
+  void (*product)(int64_t m, int64_t n, int64_t k, const bf16 *a, int64_t lda, const bf16 *b, int64_t ldb, float *c, int64_t ldc, bool more);
 };
 
 namespace x86_64_v2 {
@@ -49,5 +55,8 @@ namespace x86_64_v3 {
 extern const Kernels kernels;
 }
 namespace x86_64_v4 {
+extern const Kernels kernels;
+}
+namespace x86_64_v4_bf16 {
 extern const Kernels kernels;
 }
