@@ -3,7 +3,7 @@
 use model::{How, Llama, Params, Sequences, data, device, inner, memory};
 use record::{
     Hparams, Report, Stream,
-    cli::{Common, Shard, check_file},
+    cli::{Common, Shard, check_file, note},
     files,
     records::{Eval, Pages, State, WindowRecord},
 };
@@ -131,7 +131,7 @@ fn one(
 ) -> Result<Eval, Report> {
     let sequences = Sequences::open(&pages.path, hparams.model.vocab_size, device)?;
     let (length, count) = (sequences.length as u64, sequences.count as u64);
-    let micro_batch = memory::micro_batch(&hparams.model, How::default(), length, count, &[device])?;
+    let mut at_once = memory::fit(&hparams.model, How::default(), length, &[device])?.clamp(1, count);
     // θ − δ in place of δ.
     let moved = step.inspect(|step| {
         for (own, theta) in step.leaves.values().zip(params.leaves.values()) {
@@ -139,12 +139,22 @@ fn one(
         }
     });
     // A loss that is compared between machines is not rounded to bf16.
-    let loss = |params| -> Result<f64, Report> {
-        let llama = Llama::new(&hparams.model, params, device, How::default())?;
-        inner::evaluate(&llama, &sequences, micro_batch as i64, i64::MAX)
+    let mut loss = |params: Params| loop {
+        let tried = device::guard(|| {
+            let llama = Llama::new(&hparams.model, params.share(), device, How::default())?;
+            inner::evaluate(&llama, &sequences, at_once as i64, i64::MAX)
+        });
+        match tried {
+            Err(report) if device::out_of_memory(&report) && at_once > 1 => {
+                at_once /= 2;
+                device::release_memory();
+                note("bz-eval", format!("{}: again with {at_once} sequences at once", report.error));
+            }
+            tried => return tried,
+        }
     };
     let before = loss(params.share())?;
-    let after = moved.map(loss).transpose()?;
+    let after = moved.map(&mut loss).transpose()?;
     let finite = before.is_finite() && after.is_none_or(f64::is_finite);
     Ok(Eval {
         window: pages.window,

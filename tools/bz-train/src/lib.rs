@@ -84,7 +84,7 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
         args.common.say(stream.tool(), "no `pages` record: nothing to train");
     }
     let how = How { train: true, half: hparams.inner.dtype == "bf16", plain: args.plain, checkpoint: args.checkpoint };
-    let mut run = Run { args: &args, hparams: &hparams, devices, how, most: u64::MAX, tried: 0 };
+    let mut run = Run { args: &args, hparams: &hparams, devices, how, most: None, tried: 0 };
     let mut loaded: Option<Loaded> = None;
     let count = work.len();
     for (place, pages) in work.into_iter().enumerate() {

@@ -32,8 +32,8 @@ pub(crate) struct Run<'a> {
     pub hparams: &'a Hparams,
     pub devices: Vec<Device>,
     pub how: How,
-    /// Most sequences at once, since memory was wanting.
-    pub most: u64,
+    /// Most sequences at once, by the memory that was free at first and by what was wanting since.
+    pub most: Option<u64>,
     /// Sequences at once of the last try.
     pub tried: u64,
 }
@@ -60,8 +60,9 @@ impl Run<'_> {
     pub fn with_less(&mut self, tool: &str, report: &Report) -> bool {
         device::release_memory();
         if self.tried > 1 {
-            self.most = self.tried / 2;
-            note(tool, format!("{}: again with {} sequences at once", report.error, self.most));
+            let half = self.tried / 2;
+            self.most = Some(half);
+            note(tool, format!("{}: again with {half} sequences at once", report.error));
             return true;
         }
         let left = self.tried == 1 && !self.how.checkpoint;
@@ -70,6 +71,40 @@ impl Run<'_> {
             note(tool, format!("{}: again as with --checkpoint", report.error));
         }
         left
+    }
+
+    /// Sequences that go through the model at once, of a step's `batch`. The same for all records of a process, whatever they left of its memory.
+    fn at_once(&mut self, batch: u64) -> Result<u64, Report> {
+        // Every replica has its share of the step.
+        let batch = batch.div_ceil(self.devices.len() as u64);
+        let told = self.args.micro_batch.map(u64::from).or(self.hparams.inner.micro_batch);
+        let most = match self.most.or(told) {
+            Some(most) => most,
+            None => self.fit()?,
+        };
+        self.most = Some(most);
+        Ok(most.min(batch))
+    }
+
+    /// What fits into free memory: all that a step keeps, else only what layers read, else it is tried all the same.
+    fn fit(&mut self) -> Result<u64, Report> {
+        let (model, length) = (&self.hparams.model, self.hparams.data.sequence_length);
+        for checkpoint in [self.how.checkpoint, true] {
+            let how = How { checkpoint, ..self.how };
+            let most = memory::fit(model, how, length, &self.devices)?;
+            if most > 0 {
+                if checkpoint != self.how.checkpoint {
+                    note("bz-train", "memory is short: as with --checkpoint");
+                }
+                self.how = how;
+                return Ok(most);
+            }
+        }
+        self.how.checkpoint = true;
+        let wanted = memory::needed(model, self.how, length, 1) >> 20;
+        let less = "more than four fifths of what is free: the system may end this";
+        note("bz-train", format!("memory is short: a step of one sequence takes about {wanted} MiB, {less}"));
+        Ok(1)
     }
 
     pub fn one(
@@ -94,35 +129,28 @@ impl Run<'_> {
         }
         let data_s = started.elapsed().as_secs_f64();
         let batch = inner.batch.unwrap_or((sequences.count as u64 / inner.steps).max(1));
-        let micro_batch = match args.micro_batch.map(u64::from).or(inner.micro_batch) {
-            // Every replica has its share of the step.
-            Some(told) => told.min(batch.div_ceil(self.devices.len() as u64)),
-            None => memory::micro_batch(&hparams.model, self.how, length, batch, &self.devices)?,
-        };
-        self.tried = micro_batch.min(self.most);
-        let micro_batch = self.tried;
-        let device = self.devices[0];
-        let replica = |params, device: Device| {
-            Ok::<_, Report>((Llama::new(&hparams.model, params, device, self.how)?, sequences.to_device(device)))
-        };
         let own = match &theta {
             Theta::Kept(base) => &base.params,
             Theta::Last(base) => &base.params,
         };
-        let mut replicas = Vec::new();
-        for other in &self.devices[1..] {
-            replicas.push(replica(own.to_device(*other), *other)?);
-        }
+        let others: Vec<_> = self.devices[1..].iter().map(|other| (own.to_device(*other), *other)).collect();
+        let device = self.devices[0];
         let (kept, stored, lead) = match theta {
             Theta::Kept(base) => (Some(&base.params), None, base.params.copy()),
             Theta::Last(base) => (None, Some(base.stored), base.params),
+        };
+        // Now that all copies of θ are made.
+        let micro_batch = self.at_once(batch)?;
+        self.tried = micro_batch;
+        let replica = |(params, device): (Params, Device)| {
+            Ok::<_, Report>((Llama::new(&hparams.model, params, device, self.how)?, sequences.to_device(device)))
         };
         let again = |name: &str| match (&kept, &stored) {
             (Some(params), _) => Ok(params.leaves[name].tensor.shallow_clone()),
             (None, Some(stored)) => stored.leaf(&hparams.model, name, device),
             (None, None) => Err(Report::data(format!("θ has no {name}"))),
         };
-        replicas.insert(0, replica(lead, device)?);
+        let replicas = std::iter::once((lead, device)).chain(others).map(replica).collect::<Result<_, Report>>()?;
         let label = format!("window {} uid {}", pages.window, pages.uid);
         let mut progress = Progress::new(args.common.quiet, &label, inner.steps, "steps");
         let share = |step| match &inner.schedule {

@@ -92,25 +92,6 @@ pub fn share(name: &str, wanted: usize) -> Result<Vec<Device>, Report> {
     }
 }
 
-/// Bytes that can still be had on a device.
-pub fn free_memory(device: Device) -> Result<u64, Report> {
-    if let Device::Cuda(index) = device {
-        return shim::cuda_free(index as i64);
-    }
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let number = |text: &str| text.split_whitespace().find_map(|word| word.parse::<u64>().ok());
-    let free = read("/proc/meminfo").lines().find(|line| line.starts_with("MemAvailable")).and_then(number);
-    // A container may have less, of which files that can be dropped are no use; and so may a shell.
-    let group = |name: &str| number(&read(&format!("/sys/fs/cgroup/memory.{name}")));
-    let stat = read("/sys/fs/cgroup/memory.stat");
-    let files: u64 = stat.lines().filter(|line| line.contains("active_file ")).filter_map(number).sum();
-    let left = group("max").zip(group("current")).map(|(most, used)| most.saturating_sub(used.saturating_sub(files)));
-    let limit = read("/proc/self/limits").lines().find(|line| line.starts_with("Max address space")).and_then(number);
-    let mapped = read("/proc/self/statm").split_whitespace().next().and_then(|pages| pages.parse::<u64>().ok());
-    let address = limit.zip(mapped).map(|(most, pages)| most.saturating_sub(pages * 4096));
-    Ok([free.map(|kib| kib * 1024), left, address].into_iter().flatten().min().unwrap_or(u64::MAX))
-}
-
 /// Most bytes that the process, or the largest allocator of these GPUs, has had.
 pub fn peak_memory(devices: &[Device]) -> Result<u64, Report> {
     let on_gpu = devices.iter().filter_map(|device| match device {

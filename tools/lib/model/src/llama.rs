@@ -32,7 +32,7 @@ struct Layer {
 }
 
 /// How a model computes.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct How {
     /// Gradients are wanted.
     pub train: bool,

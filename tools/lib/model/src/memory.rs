@@ -1,17 +1,74 @@
-//! How many sequences fit through a model at once.
+//! What memory is free, and how many sequences fit through a model at once.
 
-use crate::{How, device};
+use crate::{How, shim};
 use record::{Report, hparams::Model};
+use std::{fs, path::Path};
 use tch::Device;
 
-/// Bytes that a step keeps for the gradients: of each token, and of the parameters.
+/// Bytes that can still be had on a device.
+fn free(device: Device) -> Result<u64, Report> {
+    if let Device::Cuda(index) = device {
+        return shim::cuda_free(index as i64);
+    }
+    let system = number(&read("/proc/meminfo"), &["MemAvailable:"]).map(|kib| kib * 1024);
+    let groups = left_by_groups(Path::new("/sys/fs/cgroup"), &read("/proc/self/cgroup"));
+    let limit = number(&read("/proc/self/limits"), &["Max address space"]);
+    let mapped = number(&read("/proc/self/statm"), &[""]).map(|pages| pages * 4096);
+    let address = limit.zip(mapped).map(|(most, mapped)| most.saturating_sub(mapped));
+    Ok([system, groups, address].into_iter().flatten().min().unwrap_or(u64::MAX))
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+/// The sum of the numbers in the lines that begin so.
+fn number(text: &str, names: &[&str]) -> Option<u64> {
+    let of = |line: &str| {
+        let rest = names.iter().find_map(|name| line.strip_prefix(name))?;
+        rest.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    text.lines().filter_map(of).reduce(u64::saturating_add)
+}
+
+/// What the control groups of a process leave it: a container's, a Slurm job's, those around them. None where no group has a limit.
+///
+/// Source: the kernel's `cgroup-v2.rst` and `cgroup-v1/memory.rst`. `own` is `/proc/self/cgroup`.
+fn left_by_groups(root: &Path, own: &str) -> Option<u64> {
+    let groups = own.lines().filter_map(|line| {
+        let [_, controllers, path] = line.splitn(3, ':').collect::<Vec<_>>().try_into().ok()?;
+        let path = Path::new(path).strip_prefix("/").ok()?;
+        // Files that can be dropped are counted as used, but are no want.
+        match controllers.split(',').any(|one| one == "memory") {
+            true => {
+                let files = ["memory.limit_in_bytes", "memory.usage_in_bytes"];
+                Some((root.join("memory"), path, files, ["total_active_file", "total_inactive_file"]))
+            }
+            false if controllers.is_empty() => {
+                Some((root.to_path_buf(), path, ["memory.max", "memory.current"], ["active_file", "inactive_file"]))
+            }
+            false => None,
+        }
+    });
+    let left = |folder: &Path, files: [&str; 2], droppable: &[&str]| {
+        let [most, used] = files.map(|name| number(&read(folder.join(name)), &[""]));
+        let droppable = number(&read(folder.join("memory.stat")), droppable).unwrap_or(0);
+        Some(most?.saturating_sub(used?.saturating_sub(droppable)))
+    };
+    groups
+        .flat_map(|(base, path, files, droppable)| {
+            path.ancestors().filter_map(move |path| left(&base.join(path), files, &droppable)).collect::<Vec<_>>()
+        })
+        .min()
+}
+
+/// Bytes that a step takes with so many sequences at once, beside the parameters that it moves.
 ///
 /// What the functions of `csrc/fused.cpp` save, or what libtorch's own operators do, which is about twice as much.
-fn bytes_of_step(model: &Model, how: How) -> (u64, u64) {
-    let fused = if how.plain { 2 } else { 1 };
+pub fn needed(model: &Model, how: How, length: u64, micro_batch: u64) -> u64 {
     let size = if how.half { 2 } else { 4 };
     let (heads, kv) = (model.num_attention_heads * model.width(), model.num_key_value_heads * model.width());
-    // The stream twice in f32, what the norms give, queries, keys, values, what attention gives, gate, up and their product.
+    // Of a token: the stream twice in f32, what the norms give, queries, keys, values, what attention gives, gate, up and their product.
     let stream = 8 * model.hidden_size;
     let inside = size * (2 * model.hidden_size + 2 * heads + 2 * kv + 3 * model.intermediate_size);
     let layers = match (how.train, how.checkpoint) {
@@ -20,30 +77,64 @@ fn bytes_of_step(model: &Model, how: How) -> (u64, u64) {
         (false, _) => 2 * (stream + inside),
     };
     // Logits of some tokens only, see `linear_cross_entropy`.
-    let logits = (1 << 27).max(64 * size * model.vocab_size);
-    // A copy of θ and that of the products; a part's gradients and their sum; both moments.
-    let copy = if how.half { 2 } else { 0 };
-    let parameters = if how.train { (4 + copy + 4 + 4 + 8) * model.numel() } else { 0 };
-    (layers * fused, parameters + logits * fused)
+    let rows = (length * micro_batch).min(((1 << 27) / (size * model.vocab_size)).max(64));
+    let logits = rows * model.vocab_size * if how.plain && how.half { size + 4 } else { size };
+    // The copy that products read; a part's gradients and their sum; both moments.
+    let parameters = if how.train { (size % 4 + size + 4 + 8) * model.numel() } else { 0 };
+    let layers = layers * length * micro_batch * if how.plain { 2 } else { 1 };
+    LIBRARIES + parameters + layers + logits
 }
 
-/// Sequences that fit at once into what is free, of a step's `batch`; at least one. With a GPU for every replica.
+/// Sequences that fit at once into what is free; none where not even one does. With a GPU for every replica.
 ///
 /// # Errors
 /// When a GPU does not say what it has.
-pub fn micro_batch(model: &Model, how: How, length: u64, batch: u64, devices: &[Device]) -> Result<u64, Report> {
+pub fn fit(model: &Model, how: How, length: u64, devices: &[Device]) -> Result<u64, Report> {
     let Some(first) = devices.first() else { return Ok(1) };
-    let (each, fixed) = bytes_of_step(model, how);
     let copies = if first.is_cuda() { 1 } else { devices.len() as u64 };
     // A fifth is left to others, and to what only lives for a moment.
-    let free = device::free_memory(*first)? / 5 * 4 / copies;
-    let fit = free.saturating_sub(fixed) / (each * length).max(1);
-    // A replica has its share of the batch. On the CPU more tokens at once are no faster, and leave its caches.
-    let most = batch.div_ceil(devices.len() as u64);
-    let enough = if first.is_cuda() { most } else { (CPU_TOKENS / length.max(1)).max(1) };
+    let free = free(*first)? / 5 * 4 / copies;
+    let more = |sequences| needed(model, how, length, sequences) <= free;
+    // On the CPU more tokens at once are no faster, and leave its caches.
+    let most = if first.is_cuda() { 1 << 20 } else { (CPU_TOKENS / length.max(1)).max(1) };
     // A power of two: a little more or less of free memory does not change the rounding.
-    let fit = fit.min(most).min(enough).max(1);
-    Ok(1 << fit.ilog2())
+    Ok((0..=most.ilog2()).map(|power| 1 << power).take_while(|sequences| more(*sequences)).last().unwrap_or(0))
 }
 
 const CPU_TOKENS: u64 = 4096;
+/// What libtorch and its libraries take for themselves.
+const LIBRARIES: u64 = 128 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tightest_of_the_groups_around_a_process_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        let write = |path: &str, most: &str, used: &str, stat: &str, names: [&str; 2]| {
+            let group = root.join(path);
+            fs::create_dir_all(&group).unwrap();
+            fs::write(group.join(names[0]), format!("{most}\n")).unwrap();
+            fs::write(group.join(names[1]), format!("{used}\n")).unwrap();
+            fs::write(group.join("memory.stat"), stat).unwrap();
+        };
+        let v2 = ["memory.max", "memory.current"];
+        write("slurm/job_1", "max", "900", "", v2);
+        assert_eq!(left_by_groups(root, "0::/slurm/job_1/step_0\n"), None);
+        write("slurm", "1000", "600", "anon 100\ninactive_file 200\nactive_file 50\nfile 300\n", v2);
+        assert_eq!(left_by_groups(root, "0::/slurm/job_1/step_0\n"), Some(650));
+        // Version 1 beside it; paths of a namespace outside this one are no folders here.
+        let v1 = ["memory.limit_in_bytes", "memory.usage_in_bytes"];
+        write("memory", "4000", "3500", "active_file 1\ntotal_active_file 7\ntotal_inactive_file 3\n", v1);
+        let own = "5:cpu,cpuacct:/slurm\n4:hugetlb,memory:/docker/a\n0::/\n";
+        assert_eq!(left_by_groups(root, own), Some(510));
+        write("memory/docker/a", "300", "400", "", v1);
+        assert_eq!(left_by_groups(root, own), Some(0));
+        for wrong in ["", "x", "0::", "0::relative", "0::/../..", "4:memory", "\u{0}:\u{0}:/\u{0}"] {
+            let _ = left_by_groups(root, wrong);
+        }
+        assert!(free(Device::Cpu).unwrap() > 1 << 20);
+    }
+}
