@@ -390,7 +390,7 @@ int bz_adamw(Tensor *param, Tensor *grad, Tensor *first, Tensor *second, Tensor 
     auto g = grad->contiguous();
     auto t = double(step);
     Adam c{float(lr / (1 - std::pow(beta1, t))), float(1 / std::sqrt(1 - std::pow(beta2, t))), float(1 - beta1), float(1 - beta2), float(eps),
-           float(1 - lr * decay)};
+           float(1 - lr * decay), step == 1};
     with(g.scalar_type(), [&](auto &k, auto *t) {
       using T = std::remove_pointer_t<decltype(t)>;
       k.adamw(data<float>(*param), data<T>(g), data<float>(*first), data<float>(*second), copy ? data<bf16>(*copy) : nullptr, g.numel(), float(scale), c);

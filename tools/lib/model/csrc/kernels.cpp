@@ -361,7 +361,9 @@ static void adamw(float *param, const T *grad, float *first, float *second, bf16
     int64_t end = std::min(n, (block + 1) * BLOCK);
 #pragma omp simd
     for (int64_t i = block * BLOCK; i < end; i++) {
-      float g = load(grad[i]) * scale, m = first[i] + (g - first[i]) * c.rate1, v = second[i] + (g * g - second[i]) * c.rate2;
+      float g = load(grad[i]) * scale, m = c.fresh ? 0.0f : first[i], v = c.fresh ? 0.0f : second[i];
+      m += (g - m) * c.rate1;
+      v += (g * g - v) * c.rate2;
       first[i] = m;
       second[i] = v;
       param[i] = param[i] * c.kept - c.lr * m / (std::sqrt(v) * c.root + c.eps);

@@ -14,9 +14,11 @@ constexpr int64_t QUERIES = 64;
 // Values that a thread takes at once where there are no rows.
 constexpr int64_t BLOCK = 16384;
 
-// AdamW's numbers of a step: learning rate over the first bias correction; the root of the second, inverted; 1 − β₁, 1 − β₂; ε; 1 − lr·decay.
+// AdamW's numbers of a step: learning rate over the first bias correction; the root of the second, inverted; 1 − β₁, 1 − β₂; ε; 1 − lr·decay; and whether
+// it is the first one, before which there are no moments.
 struct Adam {
   float lr, root, rate1, rate2, eps, kept;
+  bool fresh;
 };
 
 template <class T> struct KernelsOf {

@@ -114,6 +114,8 @@ impl Stored {
         Params::leaf(model, name, self.read(device)?)
     }
 
+    /// Gives views of the file, which have to be copied while it is open.
+    #[allow(unsafe_code)]
     fn read(&self, device: Device) -> Result<impl FnMut(&str, &[i64]) -> Result<Tensor, Report>, Report> {
         let path = self.path.display();
         let file = SafeTensors::deserialize(&self.map).data(&path)?;
@@ -123,8 +125,13 @@ impl Stored {
                 let found = format!("{:?} {:?}", view.dtype(), view.shape());
                 return Err(Report::data(format!("{path}: {name} is {found}, expected F32 {shape:?}")));
             }
-            let tensor = Tensor::f_from_data_size(view.data(), shape, Kind::Float).again(name)?;
-            tensor.f_to_device(device).again("moving the model to the device")
+            let bytes = view.data();
+            let tensor = match bytes.as_ptr().cast::<f32>().is_aligned() {
+                // SAFETY: as many values as the shape says; nothing writes to them.
+                true => unsafe { Tensor::f_from_blob(bytes.as_ptr(), shape, &[], Kind::Float, Device::Cpu) },
+                false => Tensor::f_from_data_size(bytes, shape, Kind::Float),
+            };
+            tensor.again(name)?.f_to_device(device).again("moving the model to the device")
         })
     }
 }
@@ -145,7 +152,7 @@ pub fn load_tensors(path: &Path, model: &Model, device: Device) -> Result<Params
     Stored::open(path.to_path_buf())?.all(model, device)
 }
 
-/// A parameter whose bytes are made when they are written.
+/// A parameter whose bytes are looked for when they are written.
 struct Lazy(Tensor, Vec<usize>);
 
 impl safetensors::View for Lazy {
@@ -155,7 +162,12 @@ impl safetensors::View for Lazy {
     fn shape(&self) -> &[usize] {
         &self.1
     }
+    #[allow(unsafe_code)]
     fn data(&self) -> Cow<'_, [u8]> {
+        if self.0.device() == Device::Cpu && self.0.is_contiguous() && self.0.kind() == Kind::Float {
+            // SAFETY: so many bytes, in order, which live as long as the tensor and are not written to meanwhile.
+            return unsafe { std::slice::from_raw_parts(self.0.data_ptr().cast::<u8>(), self.data_len()) }.into();
+        }
         let mut bytes = vec![0; self.data_len()];
         self.0.to_device(Device::Cpu).contiguous().copy_data_u8(&mut bytes, self.0.numel());
         bytes.into()

@@ -73,7 +73,7 @@ pub fn train(
     let loss_before = timed(&mut cost.evaluate_s, || evaluate(&model, &pages, micro_batch, batch))?;
     let mut trained =
         Trained { update: None, loss_before, loss_after: f64::NAN, steps: 0, tokens: 0, reason: None, cost };
-    let mut groups = groups_of(&model.params, inner);
+    let mut groups = groups_of(&model, inner);
     let mut only = None;
     // A look at a GPU's numbers waits for all that it was given: only now and then, so that it never waits for us.
     let every = if pages.tokens.device().is_cuda() { 16 } else { 1 };
@@ -257,9 +257,9 @@ fn rule_of(name: &str, leaf: &Leaf, inner: &Inner) -> (bool, Rule) {
     (matrix, rule)
 }
 
-fn groups_of(params: &Params, inner: &Inner) -> Vec<Group> {
+fn groups_of(model: &Llama, inner: &Inner) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
-    for (place, (name, leaf)) in params.leaves.iter().enumerate() {
+    for (place, (name, leaf)) in model.params.leaves.iter().enumerate() {
         let (matrix, rule) = rule_of(name, leaf, inner);
         let decay = if matrix { inner.weight_decay } else { 0.0 };
         let found = groups.iter().position(|group| group.rule == rule && group.decay == decay);
@@ -267,9 +267,14 @@ fn groups_of(params: &Params, inner: &Inner) -> Vec<Group> {
             Some(found) => &mut groups[found],
             None => groups.push_mut(Group { rule, decay, ..Group::default() }),
         };
-        let zeros = |there: bool| there.then(|| no_grad(|| leaf.tensor.zeros_like()));
-        group.first.extend(zeros(rule != Rule::Sgd));
-        group.second.extend(zeros(rule == Rule::AdamW));
+        // AdamW's kernel does not read what is there before its first step.
+        let fresh = || match rule == Rule::AdamW && model.fused {
+            true => leaf.tensor.empty_like(),
+            false => leaf.tensor.zeros_like(),
+        };
+        let moment = |there: bool| there.then(|| no_grad(fresh));
+        group.first.extend(moment(rule != Rule::Sgd));
+        group.second.extend(moment(rule == Rule::AdamW));
         group.steps.push(Tensor::zeros([], (Kind::Float, leaf.tensor.device())));
         group.leaves.push(Leaf { tensor: leaf.tensor.shallow_clone(), parts: leaf.parts.clone() });
         group.places.push(place);

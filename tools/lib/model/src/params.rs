@@ -46,7 +46,7 @@ fn leaf_of(name: &str) -> (String, usize) {
 }
 
 impl Params {
-    /// The parameters of a model, each from `get`, which is told its name and shape.
+    /// The parameters of a model, each a copy of what `get` gives, which is told its name and shape.
     ///
     /// # Errors
     /// As `get`.
@@ -74,13 +74,7 @@ impl Params {
             for (_, name, shape) in &parts {
                 tensors.push(get(name, shape)?);
             }
-            let tensor = match tensors.pop() {
-                Some(only) if tensors.is_empty() => only,
-                last => {
-                    tensors.extend(last);
-                    no_grad(|| Tensor::cat(&tensors, 0))
-                }
-            };
+            let tensor = no_grad(|| Tensor::cat(&tensors, 0));
             let parts = parts.into_iter().map(|(_, name, shape)| (name, shape[0])).collect();
             made.insert(leaf, Leaf { tensor, parts });
         }

@@ -114,6 +114,30 @@ fn the_same_inputs_give_the_same_bytes() {
 }
 
 #[test]
+fn what_is_written_is_read_wherever_its_values_lie() {
+    let model = model_of(false);
+    let theta = params(&model, 14);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    data::write(&path, &theta).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    for padding in 0..4 {
+        // Spaces behind the header push its values from whole words.
+        let mut moved = ((length + padding) as u64).to_le_bytes().to_vec();
+        moved.extend(&bytes[8..8 + length]);
+        moved.extend(vec![b' '; padding]);
+        moved.extend(&bytes[8 + length..]);
+        std::fs::write(&path, &moved).unwrap();
+        let read = data::load_tensors(&path, &model, Device::Cpu).unwrap();
+        assert_eq!(distance(&read, &theta), 0.0, "{padding}");
+        // What is cut short is refused.
+        std::fs::write(&path, &moved[..moved.len() - 1]).unwrap();
+        assert_eq!(data::load_tensors(&path, &model, Device::Cpu).err().unwrap().code as i32, 65);
+    }
+}
+
+#[test]
 fn one_step_of_sgd_is_the_gradient_by_finite_differences() {
     for tied in [true, false] {
         let model = model_of(tied);
