@@ -65,6 +65,7 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     let device = device::pick(&args.device)?;
     let window: Option<WindowRecord> = inputs.last()?;
     let mut loaded: Option<(PathBuf, State, Params)> = None;
+    let mut at_once = None;
     for (place, pages) in inputs.all::<Pages>()?.into_iter().enumerate() {
         if args.shard.is_none_or(|shard| shard.takes(place)) {
             let dir = args.state.clone().unwrap_or_else(|| args.common.home().state(pages.window));
@@ -84,7 +85,7 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
                     (None, Some(path)) => Some(revealed(path, &hparams, state, window.as_ref(), device)?),
                     (None, None) => None,
                 };
-                one(&hparams, device, &pages, params, step)
+                one(&hparams, device, &pages, params, step, &mut at_once)
             })?;
             stream.emit(&eval)?;
         }
@@ -128,10 +129,16 @@ fn one(
     pages: &Pages,
     params: &Params,
     step: Option<Params>,
+    at_once: &mut Option<u64>,
 ) -> Result<Eval, Report> {
     let sequences = Sequences::open(&pages.path, hparams.model.vocab_size, device)?;
     let (length, count) = (sequences.length as u64, sequences.count as u64);
-    let mut at_once = memory::fit(&hparams.model, How::default(), length, &[device])?.clamp(1, count);
+    let pass = memory::Step { model: &hparams.model, how: How::default(), optimizer: "", length, devices: &[device] };
+    // Found once for all records: what this one leaves of the process's memory is free to the next one alone.
+    let mut tried = match *at_once {
+        Some(most) => most,
+        None => pass.most(pass.spare()?).max(1),
+    };
     // θ − δ in place of δ.
     let moved = step.inspect(|step| {
         for (own, theta) in step.leaves.values().zip(params.leaves.values()) {
@@ -139,22 +146,23 @@ fn one(
         }
     });
     // A loss that is compared between machines is not rounded to bf16.
-    let mut loss = |params: Params| loop {
-        let tried = device::guard(|| {
-            let llama = Llama::new(&hparams.model, params.share(), device, How::default())?;
-            inner::evaluate(&llama, &sequences, at_once as i64, i64::MAX)
-        });
-        match tried {
-            Err(report) if device::out_of_memory(&report) && at_once > 1 => {
-                at_once /= 2;
+    let loss = |params: &Params, at_once: u64| {
+        let llama = Llama::new(&hparams.model, params.share(), device, How::default())?;
+        inner::evaluate(&llama, &sequences, at_once.min(count) as i64, i64::MAX)
+    };
+    let (before, after) = loop {
+        let both =
+            device::guard(|| Ok((loss(params, tried)?, moved.as_ref().map(|moved| loss(moved, tried)).transpose()?)));
+        match both {
+            Err(report) if device::out_of_memory(&report) && tried > 1 => {
+                tried = tried.min(count).div_ceil(2);
                 device::release_memory();
-                note("bz-eval", format!("{}: again with {at_once} sequences at once", report.error));
+                note("bz-eval", format!("{}: again with {tried} sequences at once", report.error));
             }
-            tried => return tried,
+            both => break both?,
         }
     };
-    let before = loss(params.share())?;
-    let after = moved.map(&mut loss).transpose()?;
+    *at_once = Some(tried);
     let finite = before.is_finite() && after.is_none_or(f64::is_finite);
     Ok(Eval {
         window: pages.window,

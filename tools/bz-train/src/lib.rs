@@ -1,7 +1,8 @@
 //! The inner steps over pages: a miner's update of a window, or the validator's recomputed one.
 //!
 //! Any number of `pages` records go through one load of the state. The same inputs on the same machine give the same
-//! bytes. No network and no key is opened here.
+//! bytes, where as many sequences go through the model at once (`micro_batch` and `checkpoint` of the record): told, or
+//! of the memory that is free. No network and no key is opened here.
 
 mod run;
 
@@ -42,7 +43,7 @@ pub struct Args {
     /// Sequences that go through the model at once [default: the run's own, or as many as fit into free memory]
     #[arg(long, env = "BZ_MICRO_BATCH", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     micro_batch: Option<u32>,
-    /// Keep only what layers read, and compute the rest again for the gradients: a third slower, in a fraction of the memory
+    /// Keep only what layers read, and compute the rest again for the gradients: a third slower, in a fraction of the memory. Done by itself where memory is short
     #[arg(long, env = "BZ_CHECKPOINT", value_parser = clap::builder::BoolishValueParser::new(), num_args = 0..=1, default_value = "false", default_missing_value = "true", require_equals = true)]
     checkpoint: bool,
     /// Use libtorch's operators one by one, without kernels of our own: the reference

@@ -60,9 +60,9 @@ impl Run<'_> {
     pub fn with_less(&mut self, tool: &str, report: &Report) -> bool {
         device::release_memory();
         if self.tried > 1 {
-            let half = self.tried / 2;
-            self.most = Some(half);
-            note(tool, format!("{}: again with {half} sequences at once", report.error));
+            self.tried /= 2;
+            self.most = Some(self.tried);
+            note(tool, format!("{}: again with {} sequences at once", report.error, self.tried));
             return true;
         }
         let left = self.tried == 1 && !self.how.checkpoint;
@@ -73,38 +73,50 @@ impl Run<'_> {
         left
     }
 
-    /// Sequences that go through the model at once, of a step's `batch`. The same for all records of a process, whatever they left of its memory.
+    /// Sequences that go through the model at once, of a step's `batch`: what was told, or what fits into the memory that is free. Where that is short,
+    /// layers keep only what they read. Decided for the first record: those after it have the same, whatever it left of the process's memory.
     fn at_once(&mut self, batch: u64) -> Result<u64, Report> {
         // Every replica has its share of the step.
         let batch = batch.div_ceil(self.devices.len() as u64);
+        if let Some(most) = self.most {
+            return Ok(most.min(batch));
+        }
         let told = self.args.micro_batch.map(u64::from).or(self.hparams.inner.micro_batch);
-        let most = match self.most.or(told) {
-            Some(most) => most,
-            None => self.fit()?,
+        let step = |checkpoint| memory::Step {
+            model: &self.hparams.model,
+            how: How { checkpoint, ..self.how },
+            optimizer: &self.hparams.inner.optimizer,
+            length: self.hparams.data.sequence_length,
+            devices: &self.devices,
         };
+        let (whole, by_layer) = (step(self.how.checkpoint), step(true));
+        let spare = whole.spare()?;
+        let fit = |step: &memory::Step<'_>| match told {
+            Some(told) => (step.needed(told.min(batch)) <= spare).then_some(told),
+            None => Some(step.most(spare)).filter(|most| *most > 0),
+        };
+        let least = told.unwrap_or(1).min(batch);
+        let short = |step: &memory::Step<'_>| {
+            format!(
+                "memory is short: a step takes about {} MiB, and {} are to spare",
+                step.needed(least) >> 20,
+                spare >> 20
+            )
+        };
+        let (most, checkpoint) = match (fit(&whole), fit(&by_layer)) {
+            (Some(most), _) => (most, self.how.checkpoint),
+            (None, Some(most)) => {
+                note("bz-train", format!("{}: going on as with --checkpoint", short(&whole)));
+                (most, true)
+            }
+            (None, None) => {
+                note("bz-train", format!("{} even with --checkpoint: it may be ended for that", short(&by_layer)));
+                (told.unwrap_or(1), true)
+            }
+        };
+        self.how.checkpoint = checkpoint;
         self.most = Some(most);
         Ok(most.min(batch))
-    }
-
-    /// What fits into free memory: all that a step keeps, else only what layers read, else it is tried all the same.
-    fn fit(&mut self) -> Result<u64, Report> {
-        let (model, length) = (&self.hparams.model, self.hparams.data.sequence_length);
-        for checkpoint in [self.how.checkpoint, true] {
-            let how = How { checkpoint, ..self.how };
-            let most = memory::fit(model, how, length, &self.devices)?;
-            if most > 0 {
-                if checkpoint != self.how.checkpoint {
-                    note("bz-train", "memory is short: as with --checkpoint");
-                }
-                self.how = how;
-                return Ok(most);
-            }
-        }
-        self.how.checkpoint = true;
-        let wanted = memory::needed(model, self.how, length, 1) >> 20;
-        let less = "more than four fifths of what is free: the system may end this";
-        note("bz-train", format!("memory is short: a step of one sequence takes about {wanted} MiB, {less}"));
-        Ok(1)
     }
 
     pub fn one(
@@ -209,6 +221,7 @@ impl Run<'_> {
         let share = device::peak_flop_per_s(&self.devices).map(|peak| milli(model_flop_per_s / peak));
         Ok(Cost {
             micro_batch: self.tried,
+            checkpoint: self.how.checkpoint,
             load_s: milli(load_s),
             data_s: milli(data_s),
             evaluate_s: milli(spent.evaluate_s),

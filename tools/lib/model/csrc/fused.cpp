@@ -18,14 +18,17 @@ using torch::autograd::variable_list;
 
 static const Kernels &kernels() {
   static const Kernels &best = [&]() -> const Kernels & {
-    // BZ_CPU_LEVEL says less than there is: for tests of the others.
-    const char *told = std::getenv("BZ_CPU_LEVEL");
-    if (told && std::string(told) == "v2") return x86_64_v2::kernels;
     auto has = [](auto... yes) { return (yes && ...); };
-    if (has(__builtin_cpu_supports("avx512f"), __builtin_cpu_supports("avx512bw"), __builtin_cpu_supports("avx512dq"),
-            __builtin_cpu_supports("avx512vl"), __builtin_cpu_supports("avx512cd"), !told || std::string(told) == "v4"))
-      return !told && __builtin_cpu_supports("avx512bf16") ? x86_64_v4_bf16::kernels : x86_64_v4::kernels;
-    if (has(__builtin_cpu_supports("avx2"), __builtin_cpu_supports("fma"), __builtin_cpu_supports("bmi2"))) return x86_64_v3::kernels;
+    bool v3 = has(__builtin_cpu_supports("avx2"), __builtin_cpu_supports("fma"), __builtin_cpu_supports("bmi2"));
+    bool v4 = v3 && has(__builtin_cpu_supports("avx512f"), __builtin_cpu_supports("avx512bw"), __builtin_cpu_supports("avx512dq"),
+                        __builtin_cpu_supports("avx512vl"), __builtin_cpu_supports("avx512cd"));
+    // BZ_CPU_LEVEL says less than there is: for tests of the others.
+    const char *set = std::getenv("BZ_CPU_LEVEL");
+    std::string told = set ? set : "";
+    TORCH_CHECK(told == "" || told == "v2" || told == "v3" || told == "v4", "BZ_CPU_LEVEL is ", told, ", not v2, v3 or v4");
+    if (v4 && told == "" && __builtin_cpu_supports("avx512bf16")) return x86_64_v4_bf16::kernels;
+    if (v4 && (told == "" || told == "v4")) return x86_64_v4::kernels;
+    if (v3 && told != "v2") return x86_64_v3::kernels;
     return x86_64_v2::kernels;
   }();
   return best;
@@ -111,9 +114,9 @@ struct Attention : Function<Attention> {
   static constexpr int64_t KEYS = 256;
 
   struct Shape {
-    int64_t batch, length, heads, kv, width, row;
-    // Of a head, in whole vectors; of a sequence, in whole blocks of queries.
-    int64_t wide, blocks, whole;
+    int64_t batch, length, heads, kv;
+    // Values of a head, and of a row of all heads; of a head in whole vectors; blocks of queries in a sequence, and values of a head in so many.
+    int64_t width, row, wide, blocks, whole;
     float scale;
 
     Shape(const Tensor &qkv, const Tensor &cos, int64_t heads, int64_t kv)
@@ -145,7 +148,7 @@ struct Attention : Function<Attention> {
     kernels().product(m, n, k, a, lda, b, ldb, c, ldc, more);
   }
 
-  static at::ScalarType kind(const Tensor &qkv) { return kernels().product ? qkv.scalar_type() : at::kFloat; }
+  static at::ScalarType inside(const Tensor &qkv) { return kernels().product ? qkv.scalar_type() : at::kFloat; }
 
   // Memory of each thread's own, in pieces that are taken one after the other.
   struct Scratch {
@@ -162,9 +165,9 @@ struct Attention : Function<Attention> {
     Shape s(qkv, cos, heads, kv);
     with(qkv.scalar_type(), [&](auto &k, auto *t) {
       using T = std::remove_pointer_t<decltype(t)>;
-      k.rotate(data<T>(qkv), data<T>(qkv), data<float>(cos), data<float>(sin), qkv.size(0), s.length, heads, kv, s.width);
+      k.rotate(data<T>(qkv), data<float>(cos), data<float>(sin), qkv.size(0), s.length, heads, kv, s.width);
     });
-    auto turned = qkv.to(kind(qkv)), mixed = at::empty({qkv.size(0), heads * s.width}, turned.options());
+    auto turned = qkv.to(inside(qkv)), mixed = at::empty({qkv.size(0), heads * s.width}, turned.options());
     auto logs = at::empty({s.batch, heads, s.length}, cos.options()), keys = at::empty({s.batch * kv, s.whole}, turned.options()), values = at::empty_like(keys);
     Tasks tasks;
     Scratch scratch(QUERIES * (KEYS * 2 + s.wide) * sizeof(float));
@@ -186,9 +189,9 @@ struct Attention : Function<Attention> {
         for (int64_t task = 0; task < s.batch * heads * s.blocks; task++) tasks.run([&] {
           // The longest ones first.
           int64_t first = (s.blocks - 1 - task / (s.batch * heads)) * QUERIES, head = task % heads, batch = task / heads % s.batch;
-          int64_t n = std::min(QUERIES, s.length - first), one = (batch * kv + head / (heads / kv)) * s.whole, last = first + QUERIES;
+          int64_t n = std::min(QUERIES, s.length - first), own_kv = (batch * kv + head / (heads / kv)) * s.whole, last = first + QUERIES;
           const T *queries = data<T>(turned) + (batch * s.length + first) * s.row + head * s.width;
-          const T *key_blocks = data<T>(keys) + one, *value_rows = data<T>(values) + one;
+          const T *key_blocks = data<T>(keys) + own_kv, *value_rows = data<T>(values) + own_kv;
           float most[QUERIES], sum[QUERIES] = {}, *log = data<float>(logs) + (batch * heads + head) * s.length + first;
           std::fill(most, most + QUERIES, -INFINITY);
           std::fill_n(sums, QUERIES * s.wide, 0.0f);
@@ -216,7 +219,7 @@ struct Attention : Function<Attention> {
   static variable_list backward(AutogradContext *context, variable_list slopes) {
     auto saved = context->get_saved_variables();
     int64_t heads = context->saved_data["heads"].toInt(), kv = context->saved_data["kv"].toInt();
-    auto kind = Attention::kind(saved[0]);
+    auto kind = inside(saved[0]);
     auto turned = saved[0].to(kind), mixed = saved[3].to(kind), slope = slopes[0].to(kind).contiguous(), out = at::empty_like(turned), logs = saved[4];
     auto cos = data<float>(saved[1]), sin = data<float>(saved[2]);
     Shape s(turned, saved[1], heads, kv);
@@ -225,28 +228,28 @@ struct Attention : Function<Attention> {
       using T = std::remove_pointer_t<decltype(t)>;
       constexpr bool half = sizeof(T) < sizeof(float);
       int64_t block = QUERIES * s.wide, part = KEYS * QUERIES;
-      Scratch scratch(3 * (s.whole + block) * sizeof(T) + (2 * (s.whole + block) + 2 * part) * sizeof(float) + 3 * part * sizeof(T));
+      Scratch scratch(2 * (s.whole + block + part) * sizeof(float) + (s.whole + 4 * block + (half ? 3 * part : 0)) * sizeof(T));
 #pragma omp parallel
       {
         auto own = scratch.own();
         auto *dk = own.template take<float>(s.whole), *dv = own.template take<float>(s.whole), *dq = own.template take<float>(block);
-        auto *dq_columns = own.template take<float>(block), *scores = own.template take<float>(part), *slopes = own.template take<float>(part);
+        auto *dq_columns = own.template take<float>(block), *scores = own.template take<float>(part), *dshares = own.template take<float>(part);
         auto *keys = own.template take<T>(s.whole), *query_columns = own.template take<T>(block), *down_columns = own.template take<T>(block);
         auto *query_rows = own.template take<T>(block), *down_rows = own.template take<T>(block);
         // In f32 they take the place of what they are made of.
-        auto *shares = half ? own.template take<T>(part) : reinterpret_cast<T *>(scores), *dscores = half ? own.template take<T>(part) : reinterpret_cast<T *>(slopes);
+        auto *shares = half ? own.template take<T>(part) : reinterpret_cast<T *>(scores), *dscores = half ? own.template take<T>(part) : reinterpret_cast<T *>(dshares);
         auto *dscore_rows = half ? own.template take<T>(part) : dscores;
 #pragma omp for schedule(dynamic)
         for (int64_t task = 0; task < s.batch * kv; task++) tasks.run([&] {
-          int64_t batch = task / kv, one = task % kv, apart = heads * s.width, length = s.blocks * QUERIES;
-          const T *rows = data<T>(turned) + batch * s.length * s.row, *key_rows = rows + (heads + one) * s.width;
+          int64_t batch = task / kv, kv_head = task % kv, apart = heads * s.width, length = s.blocks * QUERIES;
+          const T *rows = data<T>(turned) + batch * s.length * s.row, *key_rows = rows + (heads + kv_head) * s.width;
           const T *value_rows = key_rows + kv * s.width;
           T *to = data<T>(out) + batch * s.length * s.row;
           k.turned(key_rows, s.row, s.length, s.width, keys, length);
           std::fill_n(dk, s.whole, 0.0f);
           std::fill_n(dv, s.whole, 0.0f);
           // A key or value that several heads read has the sum of their gradients.
-          for (int64_t head = one * (heads / kv); head < (one + 1) * (heads / kv); head++)
+          for (int64_t head = kv_head * (heads / kv); head < (kv_head + 1) * (heads / kv); head++)
             for (int64_t first = 0; first < s.length; first += QUERIES) {
               int64_t n = std::min(QUERIES, s.length - first), last = first + n, here = (batch * s.length + first) * apart + head * s.width;
               const T *queries = rows + first * s.row + head * s.width, *down = data<T>(slope) + here;
@@ -261,8 +264,8 @@ struct Attention : Function<Attention> {
               for (int64_t key = 0; key < last; key += KEYS) {
                 int64_t count = std::min(KEYS, last - key), even = half ? (count + 1) / 2 * 2 : count;
                 product(count, QUERIES, s.width, key_rows + key * s.row, s.row, query_columns, QUERIES, scores, QUERIES, false);
-                product(count, QUERIES, s.width, value_rows + key * s.row, s.row, down_columns, QUERIES, slopes, QUERIES, false);
-                k.softmax_backward(scores, slopes, shares, dscores, count, first - key + 1, s.scale, log, delta);
+                product(count, QUERIES, s.width, value_rows + key * s.row, s.row, down_columns, QUERIES, dshares, QUERIES, false);
+                k.softmax_backward(scores, dshares, shares, dscores, count, first - key + 1, s.scale, log, delta);
                 product(count, s.wide, QUERIES, shares, QUERIES, down_rows, s.wide, dv + key * s.wide, s.wide, true);
                 product(count, s.wide, QUERIES, dscores, QUERIES, query_rows, s.wide, dk + key * s.wide, s.wide, true);
                 if (dscore_rows != dscores) k.packed(dscores, QUERIES, count, QUERIES, dscore_rows, even, QUERIES);
@@ -272,8 +275,8 @@ struct Attention : Function<Attention> {
               int64_t angle = first * s.width / 2;
               k.turn_back(dq, s.width, n, s.width, cos + angle, sin + angle, to + first * s.row + head * s.width, s.row);
             }
-          k.turn_back(dk, s.wide, s.length, s.width, cos, sin, to + (heads + one) * s.width, s.row);
-          k.turn_back(dv, s.wide, s.length, s.width, nullptr, nullptr, to + (heads + kv + one) * s.width, s.row);
+          k.turn_back(dk, s.wide, s.length, s.width, cos, sin, to + (heads + kv_head) * s.width, s.row);
+          k.turn_back(dv, s.wide, s.length, s.width, nullptr, nullptr, to + (heads + kv + kv_head) * s.width, s.row);
         });
         at::native::cpublas::brgemm_release(false);
       }
@@ -313,8 +316,8 @@ struct LinearCrossEntropy : Function<LinearCrossEntropy> {
     auto xs = x.contiguous(), ys = y.contiguous();
     // A last block that is not whole takes a fifth from oneDNN's product for the weight's gradient: in bf16, where there is a copy anyway, it is filled up.
     int64_t width = w.size(0), filled = kernel && kind == at::kBFloat16 ? (width + 63) / 64 * 64 : width;
-    auto ws = filled == width ? w.to(kind) : at::zeros({filled, w.size(1)}, xs.options());
-    if (filled != width) ws.narrow(0, 0, width).copy_(w);
+    auto ws = filled == width ? w.to(kind) : at::empty({filled, w.size(1)}, xs.options());
+    if (filled != width) ws.narrow(0, 0, width).copy_(w), ws.narrow(0, width, filled - width).zero_();
     // Parts of the same size, 128 MiB at most: the fewer they are, the fewer times all of the weight's gradient is gone over.
     int64_t rows = x.size(0), most = std::max<int64_t>(64, (int64_t(1) << 27) / (filled * ws.element_size())), parts = (rows + most - 1) / most;
     int64_t step = (rows + parts - 1) / parts;

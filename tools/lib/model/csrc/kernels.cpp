@@ -109,23 +109,21 @@ static void norm_backward(const T *dy, const float *dsum, const float *x, const 
     for (int64_t i = 0; i < width; i++) dw[i] += parts[part * width + i];
 }
 
-// Rows of queries, keys and values, queries and keys turned by their position. `to` may be `from`.
+// Turn the queries and keys of rows of queries, keys and values by their position.
 template <class T>
-static void rotate(const T *from, T *to, const float *cos, const float *sin, int64_t rows, int64_t length, int64_t heads, int64_t kv, int64_t width) {
+static void rotate(T *all, const float *cos, const float *sin, int64_t rows, int64_t length, int64_t heads, int64_t kv, int64_t width) {
 #pragma omp parallel for
   for (int64_t row = 0; row < rows; row++) {
-    int64_t half = width / 2, first = row * (heads + 2 * kv) * width;
-    const T *own = from + first;
-    T *out = to + first;
+    int64_t half = width / 2;
+    T *own = all + row * (heads + 2 * kv) * width;
     const float *c = cos + row % length * half, *s = sin + row % length * half;
-    for (int64_t head = 0; head < heads + kv; head++, own += width, out += width)
+    for (int64_t head = 0; head < heads + kv; head++, own += width)
 #pragma omp simd
       for (int64_t i = 0; i < half; i++) {
         float low = load(own[i]), high = load(own[i + half]);
-        store(out[i], low * c[i] - high * s[i]);
-        store(out[i + half], high * c[i] + low * s[i]);
+        store(own[i], low * c[i] - high * s[i]);
+        store(own[i + half], high * c[i] + low * s[i]);
       }
-    if (out != own) std::copy_n(own, kv * width, out);
   }
 }
 
@@ -232,9 +230,10 @@ template <int VECTORS> static void strip(int64_t m, int64_t k, const bf16 *a, in
 
 // c (m, n) f32 = a (m, k) · b (k, n), or that much more, in bf16 with sums in f32; b packed, n in sixteens, k even.
 static void product(int64_t m, int64_t n, int64_t k, const bf16 *a, int64_t lda, const bf16 *b, int64_t ldb, float *c, int64_t ldc, bool more) {
-  for (; n >= 64; n -= 64, b += 128, c += 64) strip<4>(m, k, a, lda, b, ldb, c, ldc, more);
-  if (n >= 32) strip<2>(m, k, a, lda, b, ldb, c, ldc, more), n -= 32, b += 64, c += 32;
-  if (n) strip<1>(m, k, a, lda, b, ldb, c, ldc, more);
+  int64_t j = 0;
+  for (; j + 64 <= n; j += 64) strip<4>(m, k, a, lda, b + 2 * j, ldb, c + j, ldc, more);
+  for (; j + 32 <= n; j += 32) strip<2>(m, k, a, lda, b + 2 * j, ldb, c + j, ldc, more);
+  for (; j < n; j += 16) strip<1>(m, k, a, lda, b + 2 * j, ldb, c + j, ldc, more);
 }
 #else
 static constexpr decltype(Kernels::product) product = nullptr;

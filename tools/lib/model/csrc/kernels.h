@@ -28,7 +28,7 @@ template <class T> struct KernelsOf {
   void (*gate_forward)(const T *both, T *out, int64_t rows, int64_t width);
   void (*gate_backward)(const T *slope, const T *both, T *out, int64_t rows, int64_t width);
   void (*entropy)(T *logits, const int64_t *chosen, float *losses, float scale, bool wanted, int64_t rows, int64_t width, int64_t apart);
-  void (*rotate)(const T *from, T *to, const float *cos, const float *sin, int64_t rows, int64_t length, int64_t heads, int64_t kv, int64_t width);
+  void (*rotate)(T *all, const float *cos, const float *sin, int64_t rows, int64_t length, int64_t heads, int64_t kv, int64_t width);
   void (*columns)(const T *from, int64_t stride, int64_t n, int64_t width, T *to, int64_t length);
   void (*turned)(const T *from, int64_t stride, int64_t n, int64_t width, T *to, int64_t length);
   void (*packed)(const T *from, int64_t stride, int64_t n, int64_t width, T *to, int64_t length, int64_t wide);

@@ -1,6 +1,6 @@
 //! Packed pages and state directories, as tensors.
 
-use crate::Params;
+use crate::{Params, shim};
 use record::{Context, Hash, Report, files, hparams::Model};
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use std::{
@@ -127,7 +127,7 @@ impl Stored {
             }
             let bytes = view.data();
             let tensor = match bytes.as_ptr().cast::<f32>().is_aligned() {
-                // SAFETY: as many values as the shape says; nothing writes to them.
+                // SAFETY: as many values as the shape says, which nothing writes to; `Params` copies them while the map is there.
                 true => unsafe { Tensor::f_from_blob(bytes.as_ptr(), shape, &[], Kind::Float, Device::Cpu) },
                 false => Tensor::f_from_data_size(bytes, shape, Kind::Float),
             };
@@ -162,11 +162,10 @@ impl safetensors::View for Lazy {
     fn shape(&self) -> &[usize] {
         &self.1
     }
-    #[allow(unsafe_code)]
     fn data(&self) -> Cow<'_, [u8]> {
-        if self.0.device() == Device::Cpu && self.0.is_contiguous() && self.0.kind() == Kind::Float {
-            // SAFETY: so many bytes, in order, which live as long as the tensor and are not written to meanwhile.
-            return unsafe { std::slice::from_raw_parts(self.0.data_ptr().cast::<u8>(), self.data_len()) }.into();
+        // What lies here in order is written from its place: a copy would take as long as the file.
+        if let Some(bytes) = shim::bytes(&self.0) {
+            return bytes.into();
         }
         let mut bytes = vec![0; self.data_len()];
         self.0.to_device(Device::Cpu).contiguous().copy_data_u8(&mut bytes, self.0.numel());

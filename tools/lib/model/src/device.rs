@@ -196,8 +196,8 @@ pub fn release_memory() {
     unsafe { libc::malloc_trim(0) };
 }
 
-/// Whether libtorch threw for want of memory. oneDNN, which cannot create something then, does not say why.
+/// Whether libtorch threw for want of memory. oneDNN, which cannot create or execute something then, does not say why.
 pub fn out_of_memory(report: &Report) -> bool {
-    let words = ["out of memory", "can't allocate memory", "bad_alloc", "could not create a"];
+    let words = ["out of memory", "can't allocate memory", "bad_alloc", "could not create a", "could not execute a"];
     report.error.starts_with("libtorch: ") && words.iter().any(|word| report.error.contains(word))
 }

@@ -181,7 +181,8 @@ impl Llama {
     /// RMSNorm of each head, (R, N·E).
     fn head_norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor, Report> {
         let rows = x.reshape([-1, self.model.width() as i64]);
-        let stream = Stream { x_rd: if self.fused { rows.to_kind(Kind::Float) } else { rows }, branch_rd: None };
+        // In the dtype of its weight, or libtorch has no kernel for it.
+        let stream = Stream { x_rd: rows.to_kind(weight.kind()), branch_rd: None };
         Ok(self.norm(&stream, weight)?.0.view_as(x))
     }
 

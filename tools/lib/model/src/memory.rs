@@ -41,64 +41,105 @@ fn left_by_groups(root: &Path, own: &str) -> Option<u64> {
         // Files that can be dropped are counted as used, but are no want.
         match controllers.split(',').any(|one| one == "memory") {
             true => {
-                let files = ["memory.limit_in_bytes", "memory.usage_in_bytes"];
-                Some((root.join("memory"), path, files, ["total_active_file", "total_inactive_file"]))
+                let limits = &["memory.limit_in_bytes"][..];
+                Some((
+                    root.join("memory"),
+                    path,
+                    limits,
+                    "memory.usage_in_bytes",
+                    ["total_active_file", "total_inactive_file"],
+                ))
             }
             false if controllers.is_empty() => {
-                Some((root.to_path_buf(), path, ["memory.max", "memory.current"], ["active_file", "inactive_file"]))
+                let limits = &["memory.max", "memory.high"][..];
+                Some((root.to_path_buf(), path, limits, "memory.current", ["active_file", "inactive_file"]))
             }
             false => None,
         }
     });
-    let left = |folder: &Path, files: [&str; 2], droppable: &[&str]| {
-        let [most, used] = files.map(|name| number(&read(folder.join(name)), &[""]));
-        let droppable = number(&read(folder.join("memory.stat")), droppable).unwrap_or(0);
-        Some(most?.saturating_sub(used?.saturating_sub(droppable)))
+    let left = |folder: &Path, limits: &[&str], used: &str, droppable: &[&str]| {
+        let of = |name: &str, lines: &[&str]| number(&read(folder.join(name)), lines);
+        let most = limits.iter().filter_map(|name| of(name, &[""])).min()?;
+        let used = of(used, &[""]).unwrap_or(0);
+        Some(most.saturating_sub(used.saturating_sub(of("memory.stat", droppable).unwrap_or(0))))
     };
     groups
-        .flat_map(|(base, path, files, droppable)| {
-            path.ancestors().filter_map(move |path| left(&base.join(path), files, &droppable)).collect::<Vec<_>>()
+        .flat_map(|(base, path, limits, used, droppable)| {
+            path.ancestors()
+                .filter_map(move |path| left(&base.join(path), limits, used, &droppable))
+                .collect::<Vec<_>>()
         })
         .min()
 }
 
-/// Bytes that a step takes with so many sequences at once, beside the parameters that it moves.
-///
-/// What the functions of `csrc/fused.cpp` save, or what libtorch's own operators do, which is about twice as much.
-pub fn needed(model: &Model, how: How, length: u64, micro_batch: u64) -> u64 {
-    let size = if how.half { 2 } else { 4 };
-    let (heads, kv) = (model.num_attention_heads * model.width(), model.num_key_value_heads * model.width());
-    // Of a token: the stream twice in f32, what the norms give, queries, keys, values, what attention gives, gate, up and their product.
-    let stream = 8 * model.hidden_size;
-    let inside = size * (2 * model.hidden_size + 2 * heads + 2 * kv + 3 * model.intermediate_size);
-    let layers = match (how.train, how.checkpoint) {
-        (true, false) => (stream + inside) * (model.num_hidden_layers + 1),
-        (true, true) => (4 + size) * model.hidden_size * model.num_hidden_layers + 2 * (stream + inside),
-        (false, _) => 2 * (stream + inside),
-    };
-    // Logits of some tokens only, see `linear_cross_entropy`.
-    let rows = (length * micro_batch).min(((1 << 27) / (size * model.vocab_size)).max(64));
-    let logits = rows * model.vocab_size * if how.plain && how.half { size + 4 } else { size };
-    // The copy that products read; a part's gradients and their sum; both moments.
-    let parameters = if how.train { (size % 4 + size + 4 + 8) * model.numel() } else { 0 };
-    let layers = layers * length * micro_batch * if how.plain { 2 } else { 1 };
-    LIBRARIES + parameters + layers + logits
+/// A step whose memory is asked for.
+pub struct Step<'a> {
+    /// The model.
+    pub model: &'a Model,
+    /// How it computes.
+    pub how: How,
+    /// The optimizer's name in hparams.
+    pub optimizer: &'a str,
+    /// Tokens of a sequence.
+    pub length: u64,
+    /// One for each replica.
+    pub devices: &'a [Device],
 }
 
-/// Sequences that fit at once into what is free; none where not even one does. With a GPU for every replica.
-///
-/// # Errors
-/// When a GPU does not say what it has.
-pub fn fit(model: &Model, how: How, length: u64, devices: &[Device]) -> Result<u64, Report> {
-    let Some(first) = devices.first() else { return Ok(1) };
-    let copies = if first.is_cuda() { 1 } else { devices.len() as u64 };
-    // A fifth is left to others, and to what only lives for a moment.
-    let free = free(*first)? / 5 * 4 / copies;
-    let more = |sequences| needed(model, how, length, sequences) <= free;
-    // On the CPU more tokens at once are no faster, and leave its caches.
-    let most = if first.is_cuda() { 1 << 20 } else { (CPU_TOKENS / length.max(1)).max(1) };
-    // A power of two: a little more or less of free memory does not change the rounding.
-    Ok((0..=most.ilog2()).map(|power| 1 << power).take_while(|sequences| more(*sequences)).last().unwrap_or(0))
+impl Step<'_> {
+    fn on_gpu(&self) -> bool {
+        self.devices.iter().any(|device| device.is_cuda())
+    }
+
+    /// Bytes that it takes on each device with so many sequences at once, beside the parameters that it moves.
+    ///
+    /// What the functions of `csrc/fused.cpp` save, or what libtorch's own operators do, which is about twice as much.
+    pub fn needed(&self, micro_batch: u64) -> u64 {
+        let (model, how) = (self.model, self.how);
+        let (fused, tokens) = (!how.plain && !self.on_gpu(), self.length * micro_batch);
+        let size = if how.half { 2 } else { 4 };
+        let (heads, kv) = (model.num_attention_heads * model.width(), model.num_key_value_heads * model.width());
+        // Of a token: the stream twice in f32, what the norms give, queries, keys, values, what attention gives, gate, up and their product.
+        let stream = 8 * model.hidden_size;
+        let inside = size * (2 * model.hidden_size + 2 * heads + 2 * kv + 3 * model.intermediate_size);
+        let layers = match (how.train, how.checkpoint) {
+            (true, false) => (stream + inside) * (model.num_hidden_layers + 1),
+            (true, true) => (4 + size) * model.hidden_size * model.num_hidden_layers + 2 * (stream + inside),
+            (false, _) => 2 * (stream + inside),
+        };
+        let layers = layers * tokens * if fused { 1 } else { 2 };
+        // Each thread's keys and the gradients of keys and values, and its block of scores.
+        let threads = if fused { tch::get_num_threads().max(1) as u64 } else { 0 };
+        let attention = threads * (12 * (self.length + 64) * (model.width() + 16) + (1 << 19));
+        // Logits of some tokens only, see `linear_cross_entropy`; beside them the output layer in bf16 and its gradient, or what a product packs.
+        let rows = tokens.min(((1 << 27) / (size * model.vocab_size)).max(64));
+        let logits = rows * model.vocab_size * if !fused && how.half { size + 4 } else { size };
+        let head = 4 * model.vocab_size * model.hidden_size;
+        // The copy that products read; a part's gradients and their sum; moments.
+        let copy = if how.half { 2 } else { 0 };
+        let moments = if self.optimizer == "sgd" { 0 } else { 8 };
+        let parameters = if how.train { (copy + size + 4 + moments) * model.numel() } else { 0 };
+        LIBRARIES + parameters + layers + attention + logits + head
+    }
+
+    /// Bytes of free memory that it may take on each device. A fifth is left to others, and to what only lives for a moment.
+    ///
+    /// # Errors
+    /// When a GPU does not say what it has.
+    pub fn spare(&self) -> Result<u64, Report> {
+        let free = self.devices.iter().map(|device| free(*device)).collect::<Result<Vec<_>, _>>()?;
+        let shares = if self.on_gpu() { 1 } else { self.devices.len().max(1) as u64 };
+        Ok(free.into_iter().min().unwrap_or(0) / 5 * 4 / shares)
+    }
+
+    /// Sequences at once for which so many bytes are enough; none where not even one does.
+    pub fn most(&self, spare: u64) -> u64 {
+        // On the CPU more tokens at once are no faster, and leave its caches.
+        let most = if self.on_gpu() { 1 << 20 } else { (CPU_TOKENS / self.length.max(1)).max(1) };
+        // A power of two: a little more or less of free memory does not change the rounding.
+        let counts = (0..=most.ilog2()).map(|power| 1 << power);
+        counts.take_while(|sequences| self.needed(*sequences) <= spare).last().unwrap_or(0)
+    }
 }
 
 const CPU_TOKENS: u64 = 4096;
@@ -124,6 +165,10 @@ mod tests {
         write("slurm/job_1", "max", "900", "", v2);
         assert_eq!(left_by_groups(root, "0::/slurm/job_1/step_0\n"), None);
         write("slurm", "1000", "600", "anon 100\ninactive_file 200\nactive_file 50\nfile 300\n", v2);
+        assert_eq!(left_by_groups(root, "0::/slurm/job_1/step_0\n"), Some(650));
+        write("slurm", "max", "600", "", ["memory.high", "memory.current"]);
+        assert_eq!(left_by_groups(root, "0::/slurm/job_1/step_0\n"), Some(400));
+        write("slurm", "800", "600", "inactive_file 200\nactive_file 250\n", ["memory.high", "memory.current"]);
         assert_eq!(left_by_groups(root, "0::/slurm/job_1/step_0\n"), Some(650));
         // Version 1 beside it; paths of a namespace outside this one are no folders here.
         let v1 = ["memory.limit_in_bytes", "memory.usage_in_bytes"];

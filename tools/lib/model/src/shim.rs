@@ -218,6 +218,14 @@ pub(crate) fn deterministic() -> Result<(), Report> {
     checked(unsafe { bz_deterministic() })
 }
 
+/// The bytes of a tensor in f32 that lies in the CPU's memory in its own order.
+pub(crate) fn bytes(tensor: &Tensor) -> Option<&[u8]> {
+    let here = tensor.device() == Device::Cpu && tensor.is_contiguous() && tensor.kind() == Kind::Float;
+    // SAFETY: so many bytes, which live as long as the tensor and are not written to meanwhile; an empty one has no place.
+    (here && tensor.numel() > 0)
+        .then(|| unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<u8>(), tensor.numel() * 4) })
+}
+
 /// Bytes of a GPU that are free, counting those that libtorch keeps for later.
 pub(crate) fn cuda_free(index: i64) -> Result<u64, Report> {
     let mut free = 0;

@@ -237,11 +237,11 @@ fn attention_over_many_blocks_of_keys_is_that_of_plain_operators() {
         let (half_loss, half) = of(How { half: true, ..TRAIN });
         let (plain_half_loss, plain_half) = of(How { half: true, plain: true, ..TRAIN });
         assert!((half_loss - plain_half_loss).abs().double_value(&[]) < 1e-2, "{length}");
-        let off = |ours: &[Tensor]| -> f64 {
-            let pairs = ours.iter().zip(&plain).map(|(a, b)| (a - b).square().sum(Kind::Double).double_value(&[]));
-            pairs.sum::<f64>().sqrt()
-        };
-        assert!(off(&half) < 1.2 * off(&plain_half), "{length}, bf16: {} {}", off(&half), off(&plain_half));
+        // Each leaf by itself is off by what bf16 rounds, here and in the plain operators alike.
+        for ((ours, theirs), right) in half.iter().zip(&plain_half).zip(&plain) {
+            let off = |other: &Tensor| (other - right).norm().double_value(&[]) / right.norm().double_value(&[]);
+            assert!(off(ours) < 1.3 * off(theirs) + 1e-3, "{length}, bf16: {} {}", off(ours), off(theirs));
+        }
         assert!((loss - plain_loss).abs().double_value(&[]) < 1e-5, "{length}");
         for (ours, theirs) in gradients.iter().zip(&plain) {
             let far = (ours - theirs).norm().double_value(&[]) / theirs.norm().double_value(&[]);

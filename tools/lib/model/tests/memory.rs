@@ -13,15 +13,16 @@ fn status(name: &str) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
-fn model(vocab_size: u64, hidden_size: u64) -> Model {
+fn model(vocab_size: u64, hidden_size: u64, head_dim: u64) -> Model {
     Model {
         vocab_size,
         hidden_size,
         intermediate_size: 3 * hidden_size,
-        num_hidden_layers: 4,
+        num_hidden_layers: 3,
         num_attention_heads: 8,
         num_key_value_heads: 4,
-        max_position_embeddings: 1024,
+        head_dim: Some(head_dim),
+        max_position_embeddings: 8192,
         rms_norm_eps: 1e-5,
         rope_theta: 1e4,
         tie_word_embeddings: true,
@@ -31,7 +32,7 @@ fn model(vocab_size: u64, hidden_size: u64) -> Model {
 }
 
 /// Bytes that two steps take, for the second has what the first left, and what they are said to need.
-fn measure(model: &Model, how: How, micro_batch: i64) -> (u64, u64) {
+fn measure(model: &Model, how: How, length: i64, micro_batch: i64) -> (u64, u64) {
     let inner = Inner {
         optimizer: "adamw".into(),
         steps: 2,
@@ -47,7 +48,6 @@ fn measure(model: &Model, how: How, micro_batch: i64) -> (u64, u64) {
         momentum: None,
         schedule: None,
     };
-    let length = 256;
     let theta = Params::of(model, |_, shape| Ok(Tensor::ones(shape, (Kind::Float, Device::Cpu)) * 0.01)).unwrap();
     let tokens = Tensor::arange(8 * (length + 1), (Kind::Int64, Device::Cpu)).remainder(4000).view([8, length + 1]);
     let pages = Sequences { tokens, count: 8, length };
@@ -56,40 +56,50 @@ fn measure(model: &Model, how: How, micro_batch: i64) -> (u64, u64) {
     let again = |_: &str| Ok(Tensor::zeros([1], (Kind::Float, Device::Cpu)));
     let start = inner::Start { theta: &again, replicas: vec![(llama, pages)], micro_batch };
     inner::train(start, &inner, |_| 1.0, |_, _| {}).unwrap();
-    (status("VmHWM") - before, memory::needed(model, how, length as u64, micro_batch as u64))
+    let devices = [Device::Cpu];
+    let step = memory::Step { model, how, optimizer: "adamw", length: length as u64, devices: &devices };
+    (status("VmHWM") - before, step.needed(micro_batch as u64))
 }
 
 /// Each in a process of its own, whose peak is that of this one case.
 #[test]
 fn a_step_takes_about_what_it_is_said_to_need() {
-    let models = [model(50_257, 128), model(4096, 512)];
     let train = How { train: true, ..How::default() };
-    let (half, plain) = (How { half: true, ..train }, How { plain: true, ..train });
-    let ways = [(train, 1), (train, 4), (half, 1), (half, 4), (How { checkpoint: true, ..half }, 4), (plain, 4)];
-    let cases = models.iter().flat_map(|model| ways.map(|(how, micro_batch)| (model, how, micro_batch)));
+    let (half, plain, by_layer) =
+        (How { half: true, ..train }, How { plain: true, ..train }, How { checkpoint: true, ..train });
+    let (narrow, wide) = (model(50_257, 256, 32), model(4096, 768, 96));
+    let long = Model { num_hidden_layers: 1, ..model(4096, 64, 256) };
+    let cases = [
+        (&narrow, train, 256, 1),
+        (&narrow, half, 256, 4),
+        (&wide, train, 256, 4),
+        (&wide, half, 256, 4),
+        (&wide, by_layer, 256, 4),
+        (&wide, plain, 256, 4),
+        (&long, train, 4096, 1),
+        (&long, half, 4096, 1),
+    ];
     let own = std::env::var("BZ_TEST_CASE").ok().map(|own| own.parse::<usize>().unwrap());
-    for (place, (model, how, micro_batch)) in cases.enumerate() {
-        if own == Some(place) {
-            device::prepare(Some(2)).unwrap();
-            let (took, said) = measure(model, how, micro_batch);
-            eprintln!("took {took} said {said}");
-        }
-        if own.is_some() {
-            continue;
-        }
+    if let Some(own) = own {
+        let (model, how, length, micro_batch) = cases[own];
+        device::prepare(Some(2)).unwrap();
+        let (took, said) = measure(model, how, length, micro_batch);
+        eprintln!("took {took} said {said}");
+        return;
+    }
+    for (place, (model, how, length, micro_batch)) in cases.into_iter().enumerate() {
         let test = ["--exact", "a_step_takes_about_what_it_is_said_to_need", "--nocapture"];
-        let out = Command::new(std::env::current_exe().unwrap())
-            .args(test)
-            .env("BZ_TEST_CASE", place.to_string())
-            .output()
-            .unwrap();
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        let out = command.args(test).env("BZ_TEST_CASE", place.to_string()).output().unwrap();
         let text = String::from_utf8(out.stderr).unwrap();
         let line =
             text.lines().find(|line| line.starts_with("took ")).unwrap_or_else(|| panic!("case {place}: {text}"));
+        assert!(out.status.success(), "case {place}: {text}");
         let numbers: Vec<f64> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
         let ratio = numbers[1] / numbers[0];
-        let name = format!("{} wide, {how:?}, {micro_batch} at once: {line}, {ratio:.2}", model.hidden_size);
+        let name = format!("{} wide, {how:?}, {micro_batch} of {length}: {line}, {ratio:.2}", model.hidden_size);
         println!("{name}");
-        assert!((0.7..1.7).contains(&ratio), "{name}");
+        // What the libraries take for themselves is another machine's own.
+        assert!((0.6..1.9).contains(&ratio), "{name}");
     }
 }

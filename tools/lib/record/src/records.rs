@@ -252,6 +252,8 @@ record!(Train, "train");
 pub struct Cost {
     /// Sequences that went through the model at once.
     pub micro_batch: u64,
+    /// Whether layers kept only what they read.
+    pub checkpoint: bool,
     /// Seconds of loading the state: nothing where it was there from the record before.
     pub load_s: f64,
     /// Seconds of checking and reading the pages.
