@@ -1,7 +1,7 @@
 //! The device, and how the process is set up for it: CUDA is loaded at run time, so one binary serves both.
 #![allow(unsafe_code)]
 
-use crate::shim;
+use crate::{memory, shim};
 use record::Report;
 use std::{
     ffi::{CStr, CString, OsStr},
@@ -14,7 +14,11 @@ use tch::Device;
 ///
 /// Freed memory is kept: that is a third of the time. That threads which wait do not spin is for the environment to say, since OpenMP
 /// reads `OMP_WAIT_POLICY` before `main`: the loops do.
+///
+/// # Errors
+/// Exit code 75 when there is no memory for libtorch itself.
 pub fn prepare(threads: Option<usize>) -> Result<(), Report> {
+    memory::enough()?;
     // SAFETY: plain integers.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, i32::MAX);

@@ -18,6 +18,17 @@ fn free(device: Device) -> Result<u64, Report> {
     Ok([system, groups, address].into_iter().flatten().min().unwrap_or(u64::MAX))
 }
 
+/// Refuse to begin where there is not even memory for libtorch itself: without it its libraries end the process, or wait for ever.
+pub(crate) fn enough() -> Result<(), Report> {
+    let free = free(Device::Cpu)?;
+    if free >= LIBRARIES {
+        return Ok(());
+    }
+    let (free, least) = (free >> 20, LIBRARIES >> 20);
+    Err(Report::again(format!("{free} MiB of memory are free, and libtorch's libraries take about {least}"))
+        .hint("free -m, ulimit -v and the control group's limit say what there is"))
+}
+
 fn read(path: impl AsRef<Path>) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
@@ -111,10 +122,10 @@ impl Step<'_> {
         // Each thread's keys and the gradients of keys and values, and its block of scores.
         let threads = if fused { tch::get_num_threads().max(1) as u64 } else { 0 };
         let attention = threads * (12 * (self.length + 64) * (model.width() + 16) + (1 << 19));
-        // Logits of some tokens only, see `linear_cross_entropy`; beside them the output layer in bf16 and its gradient, or what a product packs.
+        // Logits of some tokens only, see `linear_cross_entropy`; beside them the output layer in bf16 and its gradient, or what its products pack in f32.
         let rows = tokens.min(((1 << 27) / (size * model.vocab_size)).max(64));
         let logits = rows * model.vocab_size * if !fused && how.half { size + 4 } else { size };
-        let head = 4 * model.vocab_size * model.hidden_size;
+        let head = if how.half { 4 } else { 12 } * model.vocab_size * model.hidden_size;
         // The copy that products read; a part's gradients and their sum; moments.
         let copy = if how.half { 2 } else { 0 };
         let moments = if self.optimizer == "sgd" { 0 } else { 8 };
@@ -125,8 +136,9 @@ impl Step<'_> {
     /// Bytes of free memory that it may take on each device. A fifth is left to others, and to what only lives for a moment.
     ///
     /// # Errors
-    /// When a GPU does not say what it has.
+    /// When a GPU does not say what it has, or there is none at all.
     pub fn spare(&self) -> Result<u64, Report> {
+        enough()?;
         let free = self.devices.iter().map(|device| free(*device)).collect::<Result<Vec<_>, _>>()?;
         let shares = if self.on_gpu() { 1 } else { self.devices.len().max(1) as u64 };
         Ok(free.into_iter().min().unwrap_or(0) / 5 * 4 / shares)
