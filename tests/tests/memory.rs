@@ -66,9 +66,10 @@ fn less_memory_is_fewer_sequences_at_once_and_the_same_loss_or_an_error() {
                 for (now, before) in now.iter().zip(&all) {
                     let loss = |record: &Value| record["loss_after"].as_f64().unwrap();
                     assert!((loss(now) - loss(before)).abs() < 1e-5, "{now} {before}");
-                    assert_eq!(now["checkpoint"] == true, said.contains("--checkpoint"), "{said}");
-                    assert_eq!(now["micro_batch"] != 256, said.contains("sequences at once"), "{said}");
                 }
+                // What was said may have been of the second one alone.
+                assert_eq!(now[1]["checkpoint"] == true, said.contains("--checkpoint"), "{said}");
+                assert_eq!(now[1]["micro_batch"] != 256, said.contains("sequences at once"), "{said}");
                 by_layer += u32::from(said.contains("going on as with --checkpoint"));
                 halved += u32::from(said.contains("sequences at once"));
             }
