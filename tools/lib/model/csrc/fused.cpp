@@ -3,13 +3,11 @@
 #include "kernels.h"
 #include "shim.h"
 #include <ATen/core/dispatch/Dispatcher.h>
-#include <ATen/native/CPUBlas.h>
 #include <omp.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
-#include <exception>
 
 using at::Tensor;
 using torch::autograd::AutogradContext;
@@ -124,31 +122,7 @@ struct Attention : Function<Attention> {
           wide((width + 15) / 16 * 16), blocks((length + QUERIES - 1) / QUERIES), whole(blocks * QUERIES * wide), scale(1.0f / std::sqrt(float(width))) {}
   };
 
-  // The tasks of a parallel region; what one throws is thrown when all have ended.
-  struct Tasks {
-    std::exception_ptr thrown;
-    template <class F> void run(F work) {
-      try {
-        work();
-      } catch (...) {
-#pragma omp critical
-        thrown = std::current_exception();
-      }
-    }
-    void end() const {
-      if (thrown) std::rethrow_exception(thrown);
-    }
-  };
-
-  // c (m, n) = a (m, k) · b (k, n), or that much more; each with its distance between rows, and b packed.
-  static void product(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb, float *c, int64_t ldc, bool more) {
-    at::native::cpublas::brgemm(m, n, k, lda, ldb, ldc, more, a, b, c, false);
-  }
-  static void product(int64_t m, int64_t n, int64_t k, const bf16 *a, int64_t lda, const bf16 *b, int64_t ldb, float *c, int64_t ldc, bool more) {
-    kernels().product(m, n, k, a, lda, b, ldb, c, ldc, more);
-  }
-
-  static at::ScalarType inside(const Tensor &qkv) { return kernels().product ? qkv.scalar_type() : at::kFloat; }
+  static at::ScalarType inside(const Tensor &qkv) { return kernels().b16.product ? qkv.scalar_type() : at::kFloat; }
 
   // Memory of each thread's own, in pieces that are taken one after the other.
   struct Scratch {
@@ -169,7 +143,6 @@ struct Attention : Function<Attention> {
     });
     auto turned = qkv.to(inside(qkv)), mixed = at::empty({qkv.size(0), heads * s.width}, turned.options());
     auto logs = at::empty({s.batch, heads, s.length}, cos.options()), keys = at::empty({s.batch * kv, s.whole}, turned.options()), values = at::empty_like(keys);
-    Tasks tasks;
     Scratch scratch(QUERIES * (KEYS * 2 + s.wide) * sizeof(float));
     with(turned.scalar_type(), [&](auto &k, auto *t) {
       using T = std::remove_pointer_t<decltype(t)>;
@@ -186,7 +159,7 @@ struct Attention : Function<Attention> {
         auto *scores = own.template take<float>(QUERIES * KEYS), *sums = own.template take<float>(QUERIES * s.wide);
         auto *shares = sizeof(T) == sizeof(float) ? reinterpret_cast<T *>(scores) : own.template take<T>(QUERIES * KEYS);
 #pragma omp for schedule(dynamic)
-        for (int64_t task = 0; task < s.batch * heads * s.blocks; task++) tasks.run([&] {
+        for (int64_t task = 0; task < s.batch * heads * s.blocks; task++) {
           // The longest ones first.
           int64_t first = (s.blocks - 1 - task / (s.batch * heads)) * QUERIES, head = task % heads, batch = task / heads % s.batch;
           int64_t n = std::min(QUERIES, s.length - first), own_kv = (batch * kv + head / (heads / kv)) * s.whole, last = first + QUERIES;
@@ -198,17 +171,15 @@ struct Attention : Function<Attention> {
           for (int64_t key = 0; key < last; key += KEYS) {
             int64_t count = std::min(KEYS, last - key);
             for (int64_t block = 0; block < count; block += QUERIES)
-              product(n, QUERIES, s.width, queries, s.row, key_blocks + (key + block) * s.wide, QUERIES, scores + block, KEYS, false);
+              k.product(n, QUERIES, s.width, queries, s.row, key_blocks + (key + block) * s.wide, QUERIES, scores + block, KEYS, false);
             k.softmax(scores, shares, n, count, KEYS, first - key + 1, s.scale, most, sum, sums, s.wide);
-            product(n, s.wide, count, shares, KEYS, value_rows + key * s.wide, s.wide, sums, s.wide, true);
+            k.product(n, s.wide, count, shares, KEYS, value_rows + key * s.wide, s.wide, sums, s.wide, true);
           }
           k.divided(sums, s.wide, sum, n, s.width, data<T>(mixed) + (batch * s.length + first) * heads * s.width + head * s.width, heads * s.width);
           for (int64_t q = 0; q < n; q++) log[q] = most[q] + std::log(sum[q]);
-        });
-        at::native::cpublas::brgemm_release(false);
+        }
       }
     });
-    tasks.end();
     mixed = mixed.to(qkv.scalar_type());
     context->save_for_backward({qkv, cos, sin, mixed, logs});
     context->saved_data["heads"] = heads;
@@ -223,7 +194,6 @@ struct Attention : Function<Attention> {
     auto turned = saved[0].to(kind), mixed = saved[3].to(kind), slope = slopes[0].to(kind).contiguous(), out = at::empty_like(turned), logs = saved[4];
     auto cos = data<float>(saved[1]), sin = data<float>(saved[2]);
     Shape s(turned, saved[1], heads, kv);
-    Tasks tasks;
     with(kind, [&](auto &k, auto *t) {
       using T = std::remove_pointer_t<decltype(t)>;
       constexpr bool half = sizeof(T) < sizeof(float);
@@ -240,7 +210,7 @@ struct Attention : Function<Attention> {
         auto *shares = half ? own.template take<T>(part) : reinterpret_cast<T *>(scores), *dscores = half ? own.template take<T>(part) : reinterpret_cast<T *>(dshares);
         auto *dscore_rows = half ? own.template take<T>(part) : dscores;
 #pragma omp for schedule(dynamic)
-        for (int64_t task = 0; task < s.batch * kv; task++) tasks.run([&] {
+        for (int64_t task = 0; task < s.batch * kv; task++) {
           int64_t batch = task / kv, kv_head = task % kv, apart = heads * s.width, length = s.blocks * QUERIES;
           const T *rows = data<T>(turned) + batch * s.length * s.row, *key_rows = rows + (heads + kv_head) * s.width;
           const T *value_rows = key_rows + kv * s.width;
@@ -263,13 +233,13 @@ struct Attention : Function<Attention> {
               std::fill_n(dq_columns, block, 0.0f);
               for (int64_t key = 0; key < last; key += KEYS) {
                 int64_t count = std::min(KEYS, last - key), even = half ? (count + 1) / 2 * 2 : count;
-                product(count, QUERIES, s.width, key_rows + key * s.row, s.row, query_columns, QUERIES, scores, QUERIES, false);
-                product(count, QUERIES, s.width, value_rows + key * s.row, s.row, down_columns, QUERIES, dshares, QUERIES, false);
+                k.product(count, QUERIES, s.width, key_rows + key * s.row, s.row, query_columns, QUERIES, scores, QUERIES, false);
+                k.product(count, QUERIES, s.width, value_rows + key * s.row, s.row, down_columns, QUERIES, dshares, QUERIES, false);
                 k.softmax_backward(scores, dshares, shares, dscores, count, first - key + 1, s.scale, log, delta);
-                product(count, s.wide, QUERIES, shares, QUERIES, down_rows, s.wide, dv + key * s.wide, s.wide, true);
-                product(count, s.wide, QUERIES, dscores, QUERIES, query_rows, s.wide, dk + key * s.wide, s.wide, true);
+                k.product(count, s.wide, QUERIES, shares, QUERIES, down_rows, s.wide, dv + key * s.wide, s.wide, true);
+                k.product(count, s.wide, QUERIES, dscores, QUERIES, query_rows, s.wide, dk + key * s.wide, s.wide, true);
                 if (dscore_rows != dscores) k.packed(dscores, QUERIES, count, QUERIES, dscore_rows, even, QUERIES);
-                product(s.width, QUERIES, even, keys + key, length, dscore_rows, QUERIES, dq_columns, QUERIES, true);
+                k.product(s.width, QUERIES, even, keys + key, length, dscore_rows, QUERIES, dq_columns, QUERIES, true);
               }
               kernels().f32.columns(dq_columns, QUERIES, s.width, n, dq, s.width);
               int64_t angle = first * s.width / 2;
@@ -277,11 +247,9 @@ struct Attention : Function<Attention> {
             }
           k.turn_back(dk, s.wide, s.length, s.width, cos, sin, to + (heads + kv_head) * s.width, s.row);
           k.turn_back(dv, s.wide, s.length, s.width, nullptr, nullptr, to + (heads + kv + kv_head) * s.width, s.row);
-        });
-        at::native::cpublas::brgemm_release(false);
+        }
       }
     });
-    tasks.end();
     return {out.to(saved[0].scalar_type()), Tensor(), Tensor(), Tensor(), Tensor()};
   }
 };

@@ -204,40 +204,52 @@ static void packed(const bf16 *from, int64_t stride, int64_t n, int64_t width, b
   }
 }
 
-#ifdef __AVX512BF16__
-// Rows and vectors of columns of one tile of a product: sums that all fit into registers.
-template <int ROWS, int VECTORS> static inline void tile(int64_t k, const bf16 *a, int64_t lda, const bf16 *b, int64_t ldb, float *c, int64_t ldc, bool more) {
-  __m512 sums[ROWS][VECTORS];
-  for (int i = 0; i < ROWS; i++)
-    for (int j = 0; j < VECTORS; j++) sums[i][j] = more ? _mm512_loadu_ps(c + i * ldc + j * 16) : _mm512_setzero_ps();
-  for (int64_t pair = 0; pair < k; pair += 2) {
-    __m512bh right[VECTORS];
-    for (int j = 0; j < VECTORS; j++) right[j] = (__m512bh)_mm512_loadu_si512(b + pair * ldb + j * 32);
-    for (int i = 0; i < ROWS; i++) {
-      auto left = (__m512bh)_mm512_set1_epi32(int(*reinterpret_cast<const word *>(a + i * lda + pair)));
-      for (int j = 0; j < VECTORS; j++) sums[i][j] = _mm512_dpbf16_ps(sums[i][j], left, right[j]);
-    }
-  }
-  for (int i = 0; i < ROWS; i++)
-    for (int j = 0; j < VECTORS; j++) _mm512_storeu_ps(c + i * ldc + j * 16, sums[i][j]);
-}
-
-template <int VECTORS> static void strip(int64_t m, int64_t k, const bf16 *a, int64_t lda, const bf16 *b, int64_t ldb, float *c, int64_t ldc, bool more) {
-  int64_t i = 0;
-  for (; i + 4 <= m; i += 4) tile<4, VECTORS>(k, a + i * lda, lda, b, ldb, c + i * ldc, ldc, more);
-  for (; i < m; i++) tile<1, VECTORS>(k, a + i * lda, lda, b, ldb, c + i * ldc, ldc, more);
-}
-
-// c (m, n) f32 = a (m, k) · b (k, n), or that much more, in bf16 with sums in f32; b packed, n in sixteens, k even.
-static void product(int64_t m, int64_t n, int64_t k, const bf16 *a, int64_t lda, const bf16 *b, int64_t ldb, float *c, int64_t ldc, bool more) {
-  int64_t j = 0;
-  for (; j + 64 <= n; j += 64) strip<4>(m, k, a, lda, b + 2 * j, ldb, c + j, ldc, more);
-  for (; j + 32 <= n; j += 32) strip<2>(m, k, a, lda, b + 2 * j, ldb, c + j, ldc, more);
-  for (; j < n; j += 16) strip<1>(m, k, a, lda, b + 2 * j, ldb, c + j, ldc, more);
-}
+#if defined(__AVX512F__)
+constexpr int LANES = 16, ROWS = 4, VECTORS = 4;
+#elif defined(__AVX2__)
+constexpr int LANES = 8, ROWS = 6, VECTORS = 2;
 #else
-static constexpr decltype(Kernels::product) product = nullptr;
+constexpr int LANES = 4, ROWS = 2, VECTORS = 4;
 #endif
+typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+// sum += left · right, of one row of a word each.
+static inline void multiply(lanes &sum, const float *left, lanes right) { sum += *left * right; }
+#ifdef __AVX512BF16__
+static inline void multiply(lanes &sum, const bf16 *left, lanes right) {
+  sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_set1_epi32(int(*reinterpret_cast<const word *>(left))), (__m512bh)right);
+}
+#endif
+
+// Rows, and vectors of columns, of one tile of a product: sums that all fit into registers.
+template <int M, int N, class T> static inline void tile(int64_t k, const T *a, int64_t lda, const T *b, int64_t ldb, float *c, int64_t ldc, bool more) {
+  constexpr int64_t IN_WORD = sizeof(word) / sizeof(T);
+  lanes sums[M][N];
+  for (int i = 0; i < M; i++)
+    for (int j = 0; j < N; j++) sums[i][j] = more ? *reinterpret_cast<const lanes *>(c + i * ldc + j * LANES) : lanes{};
+  for (int64_t p = 0; p < k; p += IN_WORD) {
+    lanes right[N];
+    for (int j = 0; j < N; j++) right[j] = *reinterpret_cast<const lanes *>(b + p * ldb + j * LANES * IN_WORD);
+    for (int i = 0; i < M; i++)
+      for (int j = 0; j < N; j++) multiply(sums[i][j], a + i * lda + p, right[j]);
+  }
+  for (int i = 0; i < M; i++)
+    for (int j = 0; j < N; j++) *reinterpret_cast<lanes *>(c + i * ldc + j * LANES) = sums[i][j];
+}
+
+template <int N, class T> static void strip(int64_t m, int64_t k, const T *a, int64_t lda, const T *b, int64_t ldb, float *c, int64_t ldc, bool more) {
+  int64_t i = 0;
+  for (; i + ROWS <= m; i += ROWS) tile<ROWS, N>(k, a + i * lda, lda, b, ldb, c + i * ldc, ldc, more);
+  for (; i < m; i++) tile<1, N>(k, a + i * lda, lda, b, ldb, c + i * ldc, ldc, more);
+}
+
+// c (m, n) f32 = a (m, k) · b (k, n), or that much more, with sums in f32; b packed, n in sixteens, k in whole words.
+template <class T> static void product(int64_t m, int64_t n, int64_t k, const T *a, int64_t lda, const T *b, int64_t ldb, float *c, int64_t ldc, bool more) {
+  constexpr int64_t IN_WORD = sizeof(word) / sizeof(T), WIDE = LANES * VECTORS;
+  int64_t j = 0;
+  for (; j + WIDE <= n; j += WIDE) strip<VECTORS>(m, k, a, lda, b + j * IN_WORD, ldb, c + j, ldc, more);
+  for (; j < n; j += 16) strip<16 / LANES>(m, k, a, lda, b + j * IN_WORD, ldb, c + j, ldc, more);
+}
 
 // The next keys of a running softmax: scores (n, keys), so far apart, become shares of the greatest one's so far, and what was summed before is made smaller.
 // Query q sees the first `seen` + q keys. Shares may lie where the scores do.
@@ -389,9 +401,13 @@ template <class T> static void squares(const T *x, int64_t n, double *sums) {
   }
 }
 
-template <class T> static constexpr KernelsOf<T> all = {
-    norm_forward<T>, norm_backward<T>,    gate_forward<T>, gate_backward<T>, entropy<T>, rotate<T>,  columns<T>, turned,
-    packed,          softmax<T>, softmax_backward<T>, deltas<T>,       divided<T>,       turn_back<T>, adamw<T>,   squares<T>,
-};
-const Kernels kernels = {all<float>, all<bf16>, product};
+template <class T> static constexpr KernelsOf<T> all(decltype(KernelsOf<T>::product) product) {
+  return {norm_forward<T>, norm_backward<T>, gate_forward<T>,     gate_backward<T>, entropy<T>, rotate<T>,    columns<T>, turned,
+          packed,          product,          softmax<T>,          softmax_backward<T>, deltas<T>,  divided<T>,   turn_back<T>, adamw<T>, squares<T>};
+}
+#ifdef __AVX512BF16__
+const Kernels kernels = {all<float>(product<float>), all<bf16>(product<bf16>)};
+#else
+const Kernels kernels = {all<float>(product<float>), all<bf16>(nullptr)};
+#endif
 } // namespace LEVEL

@@ -32,6 +32,8 @@ template <class T> struct KernelsOf {
   void (*columns)(const T *from, int64_t stride, int64_t n, int64_t width, T *to, int64_t length);
   void (*turned)(const T *from, int64_t stride, int64_t n, int64_t width, T *to, int64_t length);
   void (*packed)(const T *from, int64_t stride, int64_t n, int64_t width, T *to, int64_t length, int64_t wide);
+  // Of attention's size; absent in bf16 where the processor has no such products.
+  void (*product)(int64_t m, int64_t n, int64_t k, const T *a, int64_t lda, const T *b, int64_t ldb, float *c, int64_t ldc, bool more);
   void (*softmax)(const float *scores, T *shares, int64_t n, int64_t keys, int64_t apart, int64_t seen, float scale, float *most, float *sum, float *mixed,
                   int64_t width);
   void (*softmax_backward)(const float *scores, const float *slopes, T *shares, T *dscores, int64_t keys, int64_t seen, float scale, const float *logs,
@@ -46,8 +48,6 @@ template <class T> struct KernelsOf {
 struct Kernels {
   KernelsOf<float> f32;
   KernelsOf<bf16> b16;
-  // Small products in bf16, where the processor has them.
-  void (*product)(int64_t m, int64_t n, int64_t k, const bf16 *a, int64_t lda, const bf16 *b, int64_t ldb, float *c, int64_t ldc, bool more);
 };
 
 namespace x86_64_v2 {
