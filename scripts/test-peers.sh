@@ -43,11 +43,18 @@ print(f"{type(model).__name__}: transformers {theirs:.6f}, bz-eval {ours:.6f}, d
 sys.exit(0 if abs(ours - theirs) < 1e-4 else 1)
 PY
 done
-# The same steps by each optimizer, here and in PyTorch: the last model's pages, untied. Muon's iteration is in bf16: its roundings grow sooner.
+# The same steps by each optimizer, here and in PyTorch, untied, every sequence once: of text that is learned by heart bf16 makes percents, in either
+# program. Muon's iteration is in bf16: its roundings grow sooner.
+export BZ_HOME=$work/steps
+mkdir -p "$BZ_HOME"
+jq '.model.tie_word_embeddings = false | .model.num_hidden_layers = 3 | .data.rows_per_page = 30 | .inner.steps = 200 | .inner.lr = 0.001' pipelines/hparams/demo.json >"$BZ_HOME/hparams.json"
+bz-pages index --data "$work/text" --name t </dev/null >/dev/null 2>&1
+scripts/offline-window.sh "$BZ_HOME/hparams.json" >"$work/window"
+bz-state init <"$work/window" >/dev/null
+bz-pages --role given --page 0,1 --data "$work/text" <"$work/window" >"$work/pages"
 for run in 'adamw 200 f32 0.0001' 'adamw 200 bf16 0.01' 'muon 60 f32 0.001'; do
   read -r optimizer steps dtype most <<<"$run"
-  jq --arg o "$optimizer" --argjson n "$steps" --arg d "$dtype" '.inner.optimizer = $o | .inner.steps = $n | .inner.dtype = $d | .inner.lr = 0.001
-    | .model.tie_word_embeddings = false | .model.num_hidden_layers = 3' pipelines/hparams/demo.json >"$work/steps.json"
+  jq --arg o "$optimizer" --argjson n "$steps" --arg d "$dtype" '.inner.optimizer = $o | .inner.steps = $n | .inner.dtype = $d' "$BZ_HOME/hparams.json" >"$work/steps.json"
   ours=$(bz-train --quiet --force --device cpu --threads 2 --hparams "$work/steps.json" --state "$BZ_HOME/states/0" -o "$work/update" <"$work/pages" | jq -c 'select(.type == "train")')
   theirs=$("$python" scripts/peer_llama.py "$work/steps.json" "$BZ_HOME/states/0" "$(jq -r 'select(.type == "pages").path' "$work/pages")" 2)
   jq -nr --arg name "$optimizer $dtype" --argjson most "$most" --argjson o "$ours" --argjson t "$theirs" '
