@@ -285,7 +285,10 @@ struct LinearCrossEntropy : Function<LinearCrossEntropy> {
     // A last block that is not whole takes a fifth from oneDNN's product for the weight's gradient: in bf16, where there is a copy anyway, it is filled up.
     int64_t width = w.size(0), filled = kernel && kind == at::kBFloat16 ? (width + 63) / 64 * 64 : width;
     auto ws = filled == width ? w.to(kind) : at::empty({filled, w.size(1)}, xs.options());
-    if (filled != width) ws.narrow(0, 0, width).copy_(w), ws.narrow(0, width, filled - width).zero_();
+    if (filled != width) {
+      ws.narrow(0, 0, width).copy_(w);
+      ws.narrow(0, width, filled - width).zero_();
+    }
     // Parts of the same size, 128 MiB at most: the fewer they are, the fewer times all of the weight's gradient is gone over.
     int64_t rows = x.size(0), most = std::max<int64_t>(64, (int64_t(1) << 27) / (filled * ws.element_size())), parts = (rows + most - 1) / most;
     int64_t step = (rows + parts - 1) / parts;

@@ -213,7 +213,7 @@ constexpr int LANES = 4, ROWS = 2, VECTORS = 4;
 #endif
 typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-// sum += left · right, of one row of a word each.
+// sum += left · right: a word of a row of the left factor, a vector of words of the right one.
 static inline void multiply(lanes &sum, const float *left, lanes right) { sum += *left * right; }
 #ifdef __AVX512BF16__
 static inline void multiply(lanes &sum, const bf16 *left, lanes right) {
@@ -243,7 +243,7 @@ template <int N, class T> static void strip(int64_t m, int64_t k, const T *a, in
   for (; i < m; i++) tile<1, N>(k, a + i * lda, lda, b, ldb, c + i * ldc, ldc, more);
 }
 
-// c (m, n) f32 = a (m, k) · b (k, n), or that much more, with sums in f32; b packed, n in sixteens, k in whole words.
+// c (m, n) f32 = a (m, k) · b (k, n), or that much more; b packed, n in sixteens, k in whole words.
 template <class T> static void product(int64_t m, int64_t n, int64_t k, const T *a, int64_t lda, const T *b, int64_t ldb, float *c, int64_t ldc, bool more) {
   constexpr int64_t IN_WORD = sizeof(word) / sizeof(T), WIDE = LANES * VECTORS;
   int64_t j = 0;
