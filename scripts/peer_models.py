@@ -40,6 +40,7 @@ for name, (config, dtype, shard) in models.items():
     run = lambda *command, text=None: subprocess.run(command, input=text, capture_output=True, text=True, check=True, env={**os.environ, "BZ_HOME": str(home)}).stdout
     home.mkdir()
     hparams = {**demo, **json.loads(run("bz-state", "hparams", str(source)))}
+    hparams.pop("type")
     (home / "hparams.json").write_text(json.dumps(hparams))
     window = run("scripts/offline-window.sh", str(home / "hparams.json"))
     run("bz-state", "init", "--from", str(source), text=window)

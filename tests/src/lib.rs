@@ -14,8 +14,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Where the tools are.
+/// Where the tools are: those of this build, or the ones in `TEST_BINS`, such as what `make install` installed.
 pub fn bins() -> PathBuf {
+    if let Some(bins) = std::env::var_os("TEST_BINS") {
+        return bins.into();
+    }
     std::env::current_exe().unwrap().ancestors().nth(2).unwrap().to_path_buf()
 }
 

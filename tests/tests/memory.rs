@@ -10,7 +10,8 @@ fn within(limit: u64, name: &str, home: &Path, input: &Path) -> Output {
     let mut command = program(Path::new("sh"));
     command.args(["-c", "ulimit -v $0 && exec \"$@\"", &limit.to_string()]).arg(tests::bins().join(name));
     command
-        .args(["--quiet", "--force", "--device", "cpu", "--threads", "2"])
+        .args(["--quiet", "--device", "cpu", "--threads", "2"])
+        .args((name == "bz-train").then_some("--force"))
         .env("BZ_HOME", home)
         .env("BZ_NETUID", "1");
     command.stdin(File::open(input).unwrap()).output().unwrap()

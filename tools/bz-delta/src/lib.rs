@@ -4,7 +4,10 @@ mod check;
 mod own;
 mod show;
 
-use record::{Report, Stream, cli::Common};
+use record::{
+    Report, Stream,
+    cli::{Common, DryRun, Force, Output},
+};
 use std::path::PathBuf;
 use wallet::WalletArgs;
 
@@ -37,28 +40,50 @@ enum Action {
     Commit {
         #[command(flatten)]
         wallet: WalletArgs,
+        #[command(flatten)]
+        make: Make,
     },
     /// Make the delta file: the tiles drawn by the end block's hash, with their proof
     Make {
         #[command(flatten)]
         wallet: WalletArgs,
+        #[command(flatten)]
+        make: Make,
     },
     /// Check the deltas that were pulled
     Check,
     /// Join the parts of one update, where that is exact
-    Sum,
+    Sum {
+        #[command(flatten)]
+        dry: DryRun,
+        /// Where to write the sum
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+    },
     /// Show what is in a delta file
     Show {
-        /// The file
+        /// The file; `-` is the input
         path: PathBuf,
     },
     /// Show how alike two delta files are
     Diff {
-        /// The one
+        /// The one; `-` is the input
         a: PathBuf,
         /// The other
         b: PathBuf,
     },
+}
+
+/// Of the commands that make a file of our own.
+#[derive(clap::Args)]
+#[group(skip)]
+pub(crate) struct Make {
+    #[command(flatten)]
+    dry: DryRun,
+    #[command(flatten)]
+    output: Output,
+    #[command(flatten)]
+    force: Force,
 }
 
 /// Run the tool.
@@ -67,10 +92,10 @@ enum Action {
 /// What failed, for a person.
 pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     match &args.command {
-        Action::Commit { wallet } => own::commit(&args.common, wallet, stream),
-        Action::Make { wallet } => own::make(&args.common, wallet, stream),
+        Action::Commit { wallet, make } => own::commit(&args.common, wallet, make, stream),
+        Action::Make { wallet, make } => own::make(&args.common, wallet, make, stream),
         Action::Check => check::check(&args.common, stream),
-        Action::Sum => show::sum(&args.common, stream),
+        Action::Sum { dry, output } => show::sum(&args.common, output, *dry, stream),
         Action::Show { path } => show::show(&args.common, path),
         Action::Diff { a, b } => show::diff(&args.common, [a, b]),
     }

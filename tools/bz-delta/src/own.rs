@@ -1,8 +1,9 @@
 //! The miner's side: commit to the own update, then reveal what was drawn.
 
+use crate::Make;
 use record::{
     Hash, Hparams, Report, Stream, Window,
-    cli::{Common, check_file},
+    cli::{Common, check_file, note},
     files,
     records::{Commit, Delta, Peer, Train, WindowRecord},
     stream::Inputs,
@@ -76,11 +77,9 @@ impl Own {
     }
 
     /// What is left for the next window, beside what was left for this one: a stage that is run again gives the same.
-    fn left(&self, common: &Common) -> Result<Option<Left>, Report> {
+    fn left(&self, common: &Common, dry_run: bool) -> Result<Option<Left>, Report> {
         let path = common.home().feedback(self.next());
-        (self.hparams.codec.is_sparse() && !common.dry_run)
-            .then(|| Left::begin(&path, &self.layout, self.run))
-            .transpose()
+        (self.hparams.codec.is_sparse() && !dry_run).then(|| Left::begin(&path, &self.layout, self.run)).transpose()
     }
 
     /// The window that begins with what this one leaves.
@@ -122,17 +121,17 @@ fn keep(left: Option<Left>, common: &Common, own: &Own) -> Result<(), Report> {
 }
 
 /// `bz-delta commit`.
-pub(crate) fn commit(common: &Common, wallet: &WalletArgs, stream: &mut Stream<'_>) -> Result<(), Report> {
+pub(crate) fn commit(common: &Common, wallet: &WalletArgs, how: &Make, stream: &mut Stream<'_>) -> Result<(), Report> {
     let inputs = stream.read()?;
     let own = own(common, wallet, &inputs)?;
     let made = own.made(common, None)?;
     let root = made.content().root(&own.layout, &own.hparams.codec)?;
     let commitment = own.binding(root).commitment(&own.hparams.codec);
-    let folder = common.home().window(own.window.window);
-    let path = common.output.clone().unwrap_or_else(|| folder.join("commit.json"));
+    let folder = || common.home().window(own.window.window);
+    let path = how.output.file(1, || folder().join("commit.json"))?;
     // A stage that is run again keeps its signature, so that what was uploaded stays as it is.
     if path.exists()
-        && !common.force
+        && !how.force.force
         && let Ok(before) = files::read_json::<Commit>(&path)
         && before.commitment == commitment
         && before.hotkey == own.signer.hotkey()
@@ -153,22 +152,22 @@ pub(crate) fn commit(common: &Common, wallet: &WalletArgs, stream: &mut Stream<'
         unseen: false,
     };
     made.signature = own.signer.sign_hex(&commit::commit_message(&made)?);
-    if !common.dry_run {
+    if !how.dry.dry_run {
         files::write_json(&path, &made)?;
     }
     stream.emit(&Commit { path: Some(path), ..made })
 }
 
 /// `bz-delta make`.
-pub(crate) fn make(common: &Common, wallet: &WalletArgs, stream: &mut Stream<'_>) -> Result<(), Report> {
+pub(crate) fn make(common: &Common, wallet: &WalletArgs, how: &Make, stream: &mut Stream<'_>) -> Result<(), Report> {
     let inputs = stream.read()?;
     let own = own(common, wallet, &inputs)?;
     let reveal = own.window.reveal.ok_or_else(|| {
         Report::no(format!("window {} is not over: which tiles to reveal is not drawn", own.window.window))
             .hint("bz-window --wait reveal")
     })?;
-    let folder = common.home().window(own.window.window);
-    let path = common.output.clone().unwrap_or_else(|| folder.join("delta.safetensors"));
+    let folder = || common.home().window(own.window.window);
+    let path = how.output.file(1, || folder().join("delta.safetensors"))?;
     let expected = delta::Expected {
         run: own.run,
         window: own.window.window,
@@ -179,9 +178,9 @@ pub(crate) fn make(common: &Common, wallet: &WalletArgs, stream: &mut Stream<'_>
         commitment: None,
         reveal,
     };
-    let done = path.exists() && !common.force && delta::Delta::open(&path, &own.layout, &expected).is_ok();
+    let done = path.exists() && !how.force.force && delta::Delta::open(&path, &own.layout, &expected).is_ok();
     if !done {
-        let mut left = own.left(common)?;
+        let mut left = own.left(common, how.dry.dry_run)?;
         let made = own.made(common, left.as_mut())?;
         let root = made.content().root(&own.layout, &own.hparams.codec)?;
         if let Some(before) = inputs.last::<Commit>()?
@@ -192,15 +191,16 @@ pub(crate) fn make(common: &Common, wallet: &WalletArgs, stream: &mut Stream<'_>
         }
         let codec = &own.hparams.codec;
         let sign = |message: &[u8]| own.signer.sign(message);
-        let how = (own.train.uid, codec, reveal);
-        if common.dry_run {
+        if how.dry.dry_run {
+            note("bz-delta", format!("{} would be written", path.display()));
             return Ok(());
         }
-        delta::make(&path, made.content(), &own.layout, &own.binding(root), how, sign)?;
+        let which = (own.train.uid, codec, reveal);
+        delta::make(&path, made.content(), &own.layout, &own.binding(root), which, sign)?;
         keep(left, common, &own)?;
-    } else if own.hparams.codec.is_sparse() && !common.home().feedback(own.next()).exists() {
+    } else if own.hparams.codec.is_sparse() && !how.dry.dry_run && !common.home().feedback(own.next()).exists() {
         // It was killed between the two.
-        let mut left = own.left(common)?;
+        let mut left = own.left(common, false)?;
         own.made(common, left.as_mut())?;
         keep(left, common, &own)?;
     }

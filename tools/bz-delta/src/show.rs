@@ -2,7 +2,8 @@
 
 use record::{
     Report, Stream,
-    cli::{Common, check_file, print_json},
+    cli::{Common, DryRun, check_file, print_record},
+    files,
     records::Train,
 };
 use serde_json::{Value, json};
@@ -15,25 +16,26 @@ use wire::{
 
 /// `bz-delta show`: needs nothing but the file; with the run's hparams it tells what is in it too.
 pub(crate) fn show(common: &Common, path: &Path) -> Result<(), Report> {
+    let spooled = Spooled::of(path)?;
     let at = |e: Report| e.at(path.display());
-    let (mapped, meta) = delta::read_meta(path).map_err(at)?;
+    let (mapped, meta) = delta::read_meta(spooled.path()).map_err(at)?;
     let bytes = mapped.data().len();
     let proof = mapped.sizes().get("proof").copied().unwrap_or(0);
     let tiles = mapped.shape("tiles").and_then(|s| s.first().copied());
     let mut shown = json!({
-        "type": "show", "path": path, "bytes": bytes + mapped.header_bytes(), "header_bytes": mapped.header_bytes(),
+        "path": path, "bytes": bytes + mapped.header_bytes(), "header_bytes": mapped.header_bytes(),
         "proof_bytes": proof, "values_bytes": bytes - proof, "tiles": tiles, "signature": "ok", "meta": meta,
     });
     if meta.codec.name != "slice"
         && let Ok(hparams) = common.hparams()
     {
         let layout = Layout::new(&hparams.model);
-        let opened = Delta::look(path, &layout).map_err(at)?;
+        let opened = Delta::look(spooled.path(), &layout).map_err(at)?;
         shown["parts"] = json!(opened.bytes());
         shown["bits_per_parameter"] = json!((bytes + mapped.header_bytes()) as f64 * 8.0 / layout.numel() as f64);
         content(&opened, &layout, &mut shown);
     }
-    print_json(&shown)
+    print_record("show", &shown)
 }
 
 /// What is sent, by tensor and by magnitude, and the fewest bits that tell its places if all choices are alike.
@@ -79,10 +81,14 @@ fn content(delta: &Delta, layout: &Layout, shown: &mut Value) {
 
 /// `bz-delta diff`: how alike two deltas are, whatever their codecs.
 pub(crate) fn diff(common: &Common, paths: [&Path; 2]) -> Result<(), Report> {
+    if paths == [Path::new("-"); 2] {
+        return Err(Report::usage("the input cannot be read twice").hint("name one of the two files"));
+    }
     let layout = Layout::new(&common.hparams()?.model);
     let mut values = Vec::with_capacity(2);
     for path in paths {
-        values.push(Delta::look(path, &layout).map_err(|e| e.at(path.display()))?.whole());
+        let spooled = Spooled::of(path)?;
+        values.push(Delta::look(spooled.path(), &layout).map_err(|e| e.at(path.display()))?.whole());
     }
     let mut total = [0f64; 6];
     let mut tensors = Vec::with_capacity(layout.tensors.len());
@@ -98,11 +104,10 @@ pub(crate) fn diff(common: &Common, paths: [&Path; 2]) -> Result<(), Report> {
         tensors.push(alike(&tensor.name, sums));
     }
     let mut whole = alike("", total);
-    whole["type"] = "diff".into();
     whole["a"] = json!(paths[0]);
     whole["b"] = json!(paths[1]);
     whole["tensors"] = tensors.into();
-    print_json(&whole)
+    print_record("diff", &whole)
 }
 
 fn alike(name: &str, [dot, a, b, in_a, in_b, in_both]: [f64; 6]) -> Value {
@@ -117,7 +122,7 @@ fn alike(name: &str, [dot, a, b, in_a, in_b, in_both]: [f64; 6]) -> Value {
 }
 
 /// `bz-delta sum`: exact only for one gradient.
-pub(crate) fn sum(common: &Common, stream: &mut Stream<'_>) -> Result<(), Report> {
+pub(crate) fn sum(common: &Common, output: &Path, dry: DryRun, stream: &mut Stream<'_>) -> Result<(), Report> {
     let inputs = stream.read()?;
     let hparams = common.hparams()?;
     if hparams.inner.optimizer != "sgd" || hparams.inner.steps != 1 || hparams.inner.clip > 0.0 {
@@ -127,7 +132,6 @@ pub(crate) fn sum(common: &Common, stream: &mut Stream<'_>) -> Result<(), Report
         ))
         .hint("parts can be joined where the update is one gradient: optimizer sgd, steps 1, clip 0"));
     }
-    let output = common.output.as_ref().ok_or_else(|| Report::usage("where to write the sum: -o FILE"))?;
     let layout = Layout::new(&hparams.model);
     let trains: Vec<Train> = inputs.all()?;
     let Some(head) = trains.first().cloned() else {
@@ -144,8 +148,42 @@ pub(crate) fn sum(common: &Common, stream: &mut Stream<'_>) -> Result<(), Report
         check_file(path, train.bytes, hash)?;
         parts.push((Update::open(path, &layout)?, train.tokens));
     }
-    delta::sum(output, &parts, &layout)?;
-    let (bytes, blake3) = record::files::digest(output)?;
     let tokens = trains.iter().map(|t| t.tokens).sum();
-    stream.emit(&Train { path: Some(output.clone()), bytes, blake3: Some(blake3), tokens, ..head })
+    if dry.dry_run {
+        return stream.emit(&Train { path: None, bytes: 0, blake3: None, tokens, ..head });
+    }
+    delta::sum(output, &parts, &layout)?;
+    let (bytes, blake3) = files::digest(output)?;
+    stream.emit(&Train { path: Some(output.into()), bytes, blake3: Some(blake3), tokens, ..head })
+}
+
+/// A file that is read by mapping it: a named one as it is, the input as a copy that is removed with the value.
+enum Spooled<'a> {
+    Named(&'a Path),
+    Input(tempfile::NamedTempFile),
+}
+
+/// The most of an input that is copied, in bytes: the largest delta of the known runs is a tenth of it.
+const SPOOL_CAP: u64 = 16 << 30;
+
+impl<'a> Spooled<'a> {
+    fn of(path: &'a Path) -> Result<Self, Report> {
+        if path != Path::new("-") {
+            return Ok(Spooled::Named(path));
+        }
+        let refused = |e: std::io::Error| files::io_report("copy the input into", &std::env::temp_dir(), &e);
+        let mut copy = tempfile::NamedTempFile::new().map_err(refused)?;
+        let mut input = std::io::Read::take(std::io::stdin().lock(), SPOOL_CAP + 1);
+        if std::io::copy(&mut input, &mut copy).map_err(refused)? > SPOOL_CAP {
+            return Err(Report::data(format!("the input is longer than {SPOOL_CAP} bytes")).hint("name the file"));
+        }
+        Ok(Spooled::Input(copy))
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Spooled::Named(path) => path,
+            Spooled::Input(copy) => copy.path(),
+        }
+    }
 }

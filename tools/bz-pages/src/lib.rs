@@ -3,12 +3,13 @@
 use corpus::{Manifest, Source, Tokens, pages, source};
 use record::{
     Hash, Hparams, Permutation, Report, Stream, Uid, Window,
-    cli::{Common, Shard},
+    cli::{Common, DryRun, Force, Output, Shard, check_file, note, print_record},
     files,
     records::{Delta, Pages, Peer, WindowRecord},
     stream::Inputs,
 };
-use std::path::PathBuf;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
 
 /// Which pages a uid has in a window; fetch, tokenize and pack them.
 #[derive(clap::Parser)]
@@ -16,6 +17,12 @@ use std::path::PathBuf;
 pub struct Args {
     #[command(flatten)]
     common: Common,
+    #[command(flatten)]
+    dry: DryRun,
+    #[command(flatten)]
+    output: Output,
+    #[command(flatten)]
+    force: Force,
     #[command(subcommand)]
     command: Option<Action>,
     /// Whose pages
@@ -28,7 +35,7 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     sample: Option<u64>,
     /// With --role given: which pages of the source
-    #[arg(long, value_name = "I,J,…", value_delimiter = ',')]
+    #[arg(long, value_name = "I,J,…", value_delimiter = ',', required_if_eq("role", "given"))]
     page: Vec<u64>,
     /// Folder of the text
     #[arg(long, env = "BZ_DATA", value_name = "DIR")]
@@ -70,6 +77,8 @@ enum Action {
         /// Folder of the text
         #[arg(long, env = "BZ_DATA", value_name = "DIR")]
         data: PathBuf,
+        #[command(flatten)]
+        dry: DryRun,
     },
 }
 
@@ -97,16 +106,17 @@ impl Role {
 /// # Errors
 /// What failed, for a person.
 pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
-    if let Some(Action::Index { name, field, data }) = &args.command {
+    if let Some(Action::Index { name, field, data, dry }) = &args.command {
         let manifest = Manifest::index(data, name, field)?;
         let bytes = manifest.bytes();
-        files::write_atomic(&data.join(source::MANIFEST), |f| std::io::Write::write_all(f, &bytes))?;
+        if !dry.dry_run {
+            files::write_atomic(&data.join(source::MANIFEST), |f| std::io::Write::write_all(f, &bytes))?;
+        }
         let rows: u64 = manifest.parts.iter().map(|p| p.rows).sum();
         let hash = manifest.hash();
-        record::cli::note("bz-pages", format!("{} files, {rows} rows", manifest.parts.len()));
-        return record::cli::print_json(&serde_json::json!({
-            "type": "manifest", "source": name, "manifest": hash, "parts": manifest.parts.len(), "rows": rows,
-        }));
+        note("bz-pages", format!("{} files, {rows} rows", manifest.parts.len()));
+        let found = serde_json::json!({"source": name, "manifest": hash, "parts": manifest.parts.len(), "rows": rows});
+        return print_record("manifest", &found);
     }
     let inputs = stream.read()?;
     let hparams = args.common.hparams()?;
@@ -134,11 +144,11 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     }
     let work = Work { args: &args, hparams: &hparams, window: &window, run, source: &source, tokens: &tokens };
     match args.role {
-        Role::Given => work.write(stream, Uid(0), &args.page, &inputs),
+        Role::Given => work.write(stream, Uid(0), &args.page, 1),
         Role::Random => {
             let reveal = work.reveal()?;
             let drawn = pages::random(&source, &hparams.data, run, work.seed()?, reveal)?;
-            work.write(stream, Uid(0), &drawn, &inputs)
+            work.write(stream, Uid(0), &drawn, 1)
         }
         Role::Own => {
             let uid = match args.uid {
@@ -146,15 +156,15 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
                 None => own_uid(&inputs)?,
             };
             let own = pages::own(&source, &hparams.data, run, work.seed()?, uid)?;
-            work.write(stream, uid, &own, &inputs)
+            work.write(stream, uid, &own, 1)
         }
         Role::Audit => {
-            let uids = work.audited(&inputs)?;
-            for (place, uid) in uids.into_iter().enumerate() {
-                if args.shard.is_none_or(|shard| shard.takes(place)) {
-                    let own = pages::own(&source, &hparams.data, run, work.seed()?, uid)?;
-                    work.write(stream, uid, &own, &inputs)?;
-                }
+            let takes = |place: usize| args.shard.is_none_or(|shard| shard.takes(place));
+            let drawn = work.audited(&inputs)?.into_iter().enumerate();
+            let uids: Vec<Uid> = drawn.filter(|(place, _)| takes(*place)).map(|(_, uid)| uid).collect();
+            for uid in &uids {
+                let own = pages::own(&source, &hparams.data, run, work.seed()?, *uid)?;
+                work.write(stream, *uid, &own, uids.len())?;
             }
             Ok(())
         }
@@ -214,42 +224,73 @@ impl Work<'_> {
         self.hparams.inner.batch.map_or(usize::MAX, |batch| (batch * self.hparams.inner.steps) as usize)
     }
 
-    fn write(&self, stream: &mut Stream<'_>, uid: Uid, pages: &[u64], inputs: &Inputs) -> Result<(), Report> {
+    /// The pages of one uid, of `count` that are asked for: fetched, packed and written, unless that was done.
+    fn write(&self, stream: &mut Stream<'_>, uid: Uid, pages: &[u64], count: usize) -> Result<(), Report> {
         let role = self.args.role.name();
-        let path = match &self.args.common.output {
-            Some(path) => path.clone(),
-            None => {
-                let folder = self.args.common.home().window(self.window.window);
-                folder.join(format!("pages-{role}-{uid}.safetensors"))
-            }
+        let folder = || self.args.common.home().window(self.window.window);
+        let path = self.args.output.file(count, || folder().join(format!("pages-{role}-{uid}.safetensors")))?;
+        let asked = Asked {
+            run: self.run,
+            window: self.window.window,
+            uid,
+            role: role.into(),
+            drawn: pages.to_vec(),
+            source: self.source.manifest.hash(),
+            tokenizer: self.hparams.data.tokenizer,
+            most: self.most() as u64,
         };
-        // The same pages were made already by a run that was cut short: their record is in the stream, or they are
-        // made again, which gives the same bytes.
-        let have = inputs.all::<Pages>()?.into_iter().any(|p| {
-            p.uid == uid
-                && p.role == role
-                && p.window == self.window.window
-                && p.path == path
-                && !self.args.common.force
-        });
-        if have && path.exists() {
-            return Ok(());
+        let kept = path.with_extension("json");
+        if !self.args.force.force
+            && let Some(done) = finished(&kept, &path, &asked)
+        {
+            return stream.emit(&done);
         }
         let (refs, packer) = pages::fetch(self.source, &self.hparams.data, self.tokens, pages, self.most())?;
         if packer.sequences.is_empty() {
             return Err(Report::data(format!("the pages of uid {uid} hold no text")).hint("use larger pages"));
         }
-        packer.write(&path)?;
-        let (bytes, blake3) = files::digest(&path)?;
-        stream.emit(&Pages {
-            window: Window(self.window.window.0),
+        let packed = packer.bytes()?;
+        let made = Pages {
+            window: self.window.window,
             uid,
             role: role.into(),
             pages: refs,
-            path,
-            bytes,
-            blake3,
+            path: path.clone(),
+            bytes: packed.len() as u64,
+            blake3: blake3::hash(&packed).into(),
             tokens: packer.tokens(),
-        })
+        };
+        if !self.args.dry.dry_run {
+            files::write_atomic(&path, |file| std::io::Write::write_all(file, &packed))?;
+            files::write_json(&kept, &Made { asked, made: made.clone() })?;
+        }
+        stream.emit(&made)
     }
+}
+
+/// What was asked for: the same again gives the same bytes.
+#[derive(Serialize, Deserialize, PartialEq)]
+struct Asked {
+    run: Hash,
+    window: Window,
+    uid: Uid,
+    role: String,
+    drawn: Vec<u64>,
+    source: Hash,
+    tokenizer: Option<Hash>,
+    most: u64,
+}
+
+/// What lies beside the file of the pages.
+#[derive(Serialize, Deserialize)]
+struct Made {
+    asked: Asked,
+    made: Pages,
+}
+
+/// The record of pages that are there already, whole. One that cannot be read is as good as none.
+fn finished(kept: &Path, path: &Path, asked: &Asked) -> Option<Pages> {
+    let made: Made = files::read_json(kept).ok()?;
+    let same = made.asked == *asked && made.made.path == path;
+    (same && check_file(path, made.made.bytes, made.made.blake3).is_ok()).then_some(made.made)
 }

@@ -44,7 +44,7 @@ pub(crate) fn pull(context: &Context<'_>, inputs: &Inputs, stream: &mut Stream<'
         let path = folder.join(format!("{}.delta.safetensors", peer.hotkey));
         let bucket = context.bucket(peer);
         let key = format!("{}/{window}/{}/delta.safetensors", context.run, peer.hotkey);
-        let (to, have) = (path.clone(), path.exists() && !context.common.force);
+        let (to, have) = (path.clone(), path.exists() && !context.force);
         work.push(async move { one(bucket, key, cap, to, have, limit, deadline_ms).await });
         fetched.push((peer.clone(), path));
     }

@@ -26,6 +26,9 @@ pub struct Args {
     chain: ChainArgs,
     #[command(flatten)]
     what: What,
+    /// With --deltas: fetch again what is here
+    #[arg(long, requires = "deltas")]
+    force: bool,
     /// With --state: we are a validator that publishes; end with 1 when it is our turn
     #[arg(long, requires = "state")]
     publish: bool,
@@ -66,6 +69,7 @@ See also: bz-push, bz-delta check, bz-state apply";
 /// What a fetch needs to know.
 struct Context<'a> {
     common: &'a Common,
+    force: bool,
     hparams: Hparams,
     run: Hash,
     local: bool,
@@ -85,6 +89,7 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     let record: Run = inputs.need("bz-window")?;
     let context = Context {
         common: &args.common,
+        force: args.force,
         hparams,
         run,
         local: record.local,

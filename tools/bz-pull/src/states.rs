@@ -441,7 +441,8 @@ impl<'a> Publishers<'a> {
             .collect::<Option<Vec<_>>>()
             .map(|runs| runs.into_iter().flatten().collect());
         match elsewhere {
-            Some(runs) if !runs.is_empty() => {
+            // A bucket of this run that has no hparams yet is not elsewhere.
+            Some(runs) if !runs.is_empty() && !runs.contains(&context.run) => {
                 let runs: Vec<String> = runs.iter().take(8).map(Hash::to_string).collect();
                 Report::config(format!("no validator is on run {}; they are on {}", context.run, runs.join(", ")))
                     .hint("hparams.json names the run: a validator's bucket has its own under RUN/hparams.json")

@@ -6,7 +6,7 @@
 
 use record::{
     Hash, Hotkey, Report, Stream, Uid, Window,
-    cli::Common,
+    cli::{Common, DryRun},
     files,
     records::{Commit, Delta, Push, State},
 };
@@ -23,6 +23,8 @@ use wallet::WalletArgs;
 pub struct Args {
     #[command(flatten)]
     common: Common,
+    #[command(flatten)]
+    dry: DryRun,
     #[command(flatten)]
     own: OwnArgs,
     #[command(flatten)]
@@ -46,7 +48,7 @@ See also: bz-pull, bz-delta";
 /// What failed, for a person.
 pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     let inputs = stream.read()?;
-    if !inputs.closed && !args.common.dry_run {
+    if !inputs.closed && !args.dry.dry_run {
         return Err(Report::data("the input is not closed by an `end`: the stage before did not finish")
             .hint("look at its error; --dry-run shows what would be sent"));
     }
@@ -86,7 +88,7 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
         return Err(Report::data(format!("the input has nothing of {own} to send"))
             .hint("it sends the wallet's own commitment, delta or state: --wallet, --hotkey"));
     }
-    let target = if args.common.dry_run { None } else { Some((Pool::new()?, args.own.open()?)) };
+    let target = if args.dry.dry_run { None } else { Some((Pool::new()?, args.own.open()?)) };
     for (window, uid, key, path) in sends {
         let (bytes, blake3) = files::digest(&path)?;
         let started = Instant::now();
@@ -115,7 +117,7 @@ fn send(pool: &Pool, bucket: &Bucket, key: &str, path: &Path) -> Result<bool, Re
 /// gets from what is published to the new one.
 fn unpublished(args: &Args, run: Hash, own: Hotkey, state: &State) -> Result<Vec<State>, Report> {
     let mut missing = Vec::new();
-    if args.common.dry_run {
+    if args.dry.dry_run {
         return Ok(missing);
     }
     let (pool, bucket) = (Pool::new()?, args.own.open()?);

@@ -22,6 +22,14 @@ pub(crate) fn accept(common: &Common, stream: &mut Stream<'_>) -> Result<(), Rep
     let window = inputs.window()?;
     let deltas = inputs.latest(window.window, |d: &Delta| (d.window, d.uid))?;
     let scores = inputs.latest(window.window, |s: &Score| (s.window, s.uid))?;
+    // A stage that was left out gives no decision: an empty list would stop the run's training.
+    let (judged, others) = (inputs.has::<Score>() || inputs.passed("bz-score"), inputs.all::<Peer>()?);
+    if !judged || (deltas.is_empty() && others.iter().any(|peer| !peer.own)) {
+        let what =
+            if judged { "`delta` record of this window" } else { "`score` record, and did not go through bz-score" };
+        return Err(Report::data(format!("the input has no {what}"))
+            .hint("bz-pages --role audit < pulled | bz-train | bz-score > scores; bz-score accept < scores"));
+    }
     let mut norms: BTreeMap<Uid, (Delta, f64)> = BTreeMap::new();
     for (uid, delta) in deltas {
         if delta.status != "ok" || !good(common, &delta, scores.get(&uid), hparams.accept.memory_windows)? {
@@ -37,7 +45,7 @@ pub(crate) fn accept(common: &Common, stream: &mut Stream<'_>) -> Result<(), Rep
     }
     let (norm_median, scales) = outer::clip_to_median(&norms.values().map(|(_, norm)| *norm).collect::<Vec<_>>());
     let peers: BTreeMap<Uid, f64> = match hparams.accept.weights {
-        Some(_) => inputs.all::<Peer>()?.into_iter().map(|peer| (peer.uid, peer.incentive)).collect(),
+        Some(_) => others.into_iter().map(|peer| (peer.uid, peer.incentive)).collect(),
         None => BTreeMap::new(),
     };
     let incentive = |uid: &Uid| peers.get(uid).copied().filter(|share| share.is_finite()).unwrap_or(0.0);

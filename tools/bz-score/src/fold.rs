@@ -25,7 +25,7 @@ pub(crate) fn fold(
     let mut rule = hparams.fold.clone();
     rule.windows = last.unwrap_or(rule.windows);
     let mut scores: Vec<Score> = inputs.all()?;
-    for path in paths {
+    for path in paths.iter().filter(|path| **path != Path::new("-")) {
         for receipt in receipts(path, window, rule.windows)? {
             scores.extend(stream::read_file(&receipt)?.all::<Score>()?);
         }

@@ -43,10 +43,10 @@ enum Action {
     Accept,
     /// Fold the scores of many windows into weights
     Fold {
-        /// Folders of windows, or receipts with `score` records; the input too
+        /// Folders of windows, or receipts with `score` records; the input too, which `-` names
         paths: Vec<PathBuf>,
         /// The last so many windows [default: the run's]
-        #[arg(long, value_name = "K")]
+        #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..))]
         last: Option<u64>,
         /// As of this window: later ones do not count [default: the newest]
         #[arg(long, value_name = "W")]

@@ -3,7 +3,12 @@
 mod sealed;
 
 use chain::{Call, Chain, ChainArgs, Sent, Signer, weights};
-use record::{Hotkey, Report, Stream, Uid, cli::Common, records::Weights, stream::Inputs};
+use record::{
+    Hotkey, Report, Stream, Uid,
+    cli::{Common, DryRun, Force},
+    records::Weights,
+    stream::Inputs,
+};
 use std::{
     cell::OnceCell,
     collections::BTreeSet,
@@ -17,6 +22,10 @@ use wallet::WalletArgs;
 pub struct Args {
     #[command(flatten)]
     common: Common,
+    #[command(flatten)]
+    dry: DryRun,
+    #[command(flatten)]
+    force: Force,
     #[command(flatten)]
     chain: ChainArgs,
     #[command(flatten)]
@@ -97,7 +106,7 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     }
     let rules = chain.weight_rules(hotkey)?;
     let setter = Setter { wallet: &args.wallet, chain: &chain, signer: OnceCell::new() };
-    if args.reveal || !args.common.dry_run {
+    if args.reveal || !args.dry.dry_run {
         sealed::reveal_due(&args, &chain, &rules, hotkey, &setter, |record| stream.emit(record))?;
     }
     match record {
@@ -108,7 +117,7 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
 
 /// The weights that the input asks for, good in themselves.
 fn asked(args: &Args, inputs: &Inputs) -> Result<Weights, Report> {
-    if !inputs.closed && !args.common.dry_run {
+    if !inputs.closed && !args.dry.dry_run {
         return Err(Report::data("the input is not closed by an `end`: the stage before did not finish")
             .hint("look at its error; --dry-run shows what would be set"));
     }
@@ -154,7 +163,7 @@ fn set(
     if let Some(reason) = &record.reason {
         record::cli::note("bz-setweights", format!("not set: {reason}"));
         // What cannot be sent can be shown, if there is anything.
-        if !args.common.dry_run || uids.is_empty() {
+        if !args.dry.dry_run || uids.is_empty() {
             return stream.emit(&record);
         }
     }
@@ -163,7 +172,7 @@ fn set(
     } else {
         Plan { call: Call::set_weights(chain.subnet, &uids, &values, key), keep: None, moment: None }
     };
-    if args.common.dry_run {
+    if args.dry.dry_run {
         (record.call, record.call_bytes) = setter.shown(&plan.call)?;
         record.reason.get_or_insert("dry run".into());
         return stream.emit(&record);
@@ -272,7 +281,7 @@ fn refusal(args: &Args, rules: &weights::Rules, record: &Weights, uids: &[Uid], 
     }
     if let Ok(hparams) = args.common.hparams()
         && let Some(last) = rules.set_at().filter(|last| *last > hparams.moments(record.window).end)
-        && !args.common.force
+        && !args.force.force
     {
         return Some(format!("weights were set at block {last}, after window {} ended", record.window));
     }

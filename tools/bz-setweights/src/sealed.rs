@@ -187,7 +187,7 @@ fn reveal(args: &Args, chain: &Chain, rules: &Rules, kept: &Kept, setter: &Sette
         let only_self = rules.uid.is_some_and(|own| kept.sealed.uids == [own.0]);
         rules.obstacles(only_self).into_iter().next().map(|(what, hint)| format!("{what}: {hint}"))
     };
-    if args.common.dry_run {
+    if args.dry.dry_run {
         (record.call, record.call_bytes) = setter.shown(&call)?;
         record.reason.get_or_insert("dry run".into());
     } else if record.reason.is_none() {

@@ -7,7 +7,7 @@ use record::{
     records::{Accept, Accepted, Delta, State},
     stream::Inputs,
 };
-use std::path::PathBuf;
+use std::{cell::RefCell, path::PathBuf};
 use wallet::{Signer, WalletArgs};
 use wire::{
     Layout, commit,
@@ -16,63 +16,110 @@ use wire::{
     state,
 };
 
+/// How states are made here.
+#[derive(Clone, Copy)]
+pub(crate) struct How {
+    /// Say what would be made, and write nothing.
+    pub dry_run: bool,
+    /// Look at every byte of what is there, and make it again where it is damaged.
+    pub force: bool,
+    /// So many states stay.
+    pub keep: usize,
+}
+
 struct Maker<'a> {
     common: &'a Common,
     hparams: Hparams,
     layout: Layout,
     run: Hash,
+    how: How,
+    /// The state that was made last: the next one is made from it, and a dry run has it nowhere else.
+    held: RefCell<Option<(State, Values)>>,
 }
 
 /// `bz-state apply`.
-pub(crate) fn apply(common: &Common, wallet: &WalletArgs, keep: usize, stream: &mut Stream<'_>) -> Result<(), Report> {
+pub(crate) fn apply(common: &Common, wallet: &WalletArgs, how: How, stream: &mut Stream<'_>) -> Result<(), Report> {
     let inputs = stream.read()?;
-    let (hparams, run) = common.run(&inputs)?;
-    let layout = Layout::new(&hparams.model);
-    let maker = Maker { common, hparams, layout, run };
+    let maker = Maker::new(common, how, &inputs)?;
     let window = inputs.window()?;
     if let Some(accept) = inputs.last::<Accept>()? {
         let state = maker.decide(&accept, wallet, &inputs, window.reveal)?;
         stream.emit(&state)?;
     } else {
         let published: Vec<State> = inputs.all()?;
-        maker.follow_all(&published, keep, stream)?;
+        maker.follow_all(&published, stream)?;
         if published.is_empty() {
             stream.emit(&maker.present(window.window)?)?;
         }
     }
-    state::prune(&common.home(), keep)
+    maker.prune()
 }
 
 /// `bz-state carry`.
-pub(crate) fn carry(common: &Common, wallet: &WalletArgs, stream: &mut Stream<'_>) -> Result<(), Report> {
+pub(crate) fn carry(common: &Common, wallet: &WalletArgs, how: How, stream: &mut Stream<'_>) -> Result<(), Report> {
     let inputs = stream.read()?;
-    let (hparams, run) = common.run(&inputs)?;
-    let layout = Layout::new(&hparams.model);
+    let maker = Maker::new(common, how, &inputs)?;
     let window = inputs.window()?.window;
-    let maker = Maker { common, hparams, layout, run };
     // What others published meanwhile comes first: a validator that was away does not roll the network back.
-    maker.follow_all(&inputs.all::<State>()?, usize::MAX, stream)?;
+    maker.follow_all(&inputs.all::<State>()?, stream)?;
     if let Ok(here) = maker.present(window) {
         return stream.emit(&here);
     }
     let newest = common.home().states().into_iter().rfind(|w| *w < window && state::record_of(&maker.dir(*w)).is_ok());
-    let base = newest.unwrap_or(maker.hparams.start_window);
+    let held = maker.held.borrow().as_ref().map(|(state, _)| state.window);
+    let base = newest.max(held).unwrap_or(maker.hparams.start_window);
     let signer = wallet.open()?;
     let made = maker.make(base, window, &[], None, &|_| None, &signer)?;
     stream.emit(&made)
 }
 
-impl Maker<'_> {
+impl<'a> Maker<'a> {
+    fn new(common: &'a Common, how: How, inputs: &Inputs) -> Result<Self, Report> {
+        let (hparams, run) = common.run(inputs)?;
+        let layout = Layout::new(&hparams.model);
+        if !how.dry_run {
+            crate::remember(common, &inputs.need("bz-window")?)?;
+        }
+        Ok(Maker { common, hparams, layout, run, how, held: RefCell::default() })
+    }
+
     fn dir(&self, window: Window) -> PathBuf {
         self.common.home().state(window)
     }
 
+    /// Remove old states, and what killed processes left.
+    fn prune(&self) -> Result<(), Report> {
+        if self.how.dry_run {
+            return Ok(());
+        }
+        self.common.home().sweep()?;
+        state::prune(&self.common.home(), self.how.keep)
+    }
+
+    /// The record of a state that is here; with --force, of one whose every byte is what its record says.
+    fn here(&self, window: Window) -> Result<State, Report> {
+        let held = self.held.borrow();
+        if let Some((state, _)) = held.as_ref().filter(|(state, _)| state.window == window) {
+            return Ok(state.clone());
+        }
+        if self.how.force {
+            return Ok(state::load_checked(&self.dir(window), &self.hparams, &self.layout, self.run)?.0);
+        }
+        state::record_of(&self.dir(window))
+    }
+
     /// The state of a window that is here already; the first one is made.
     fn present(&self, window: Window) -> Result<State, Report> {
-        if window == self.hparams.start_window {
-            return crate::init(self.common, self.run, None);
+        if window != self.hparams.start_window {
+            return self.here(window).map_err(|e| e.hint("bz-pull --state fetches what leads to it"));
         }
-        state::record_of(&self.dir(window)).map_err(|e| e.hint("bz-pull --state fetches what leads to it"))
+        if self.how.dry_run && self.here(window).is_err() {
+            let (values, state) = crate::first_state(&self.hparams, self.run, None)?;
+            *self.held.borrow_mut() = Some((state.clone(), values));
+            return Ok(state);
+        }
+        let again = self.how.force && self.here(window).is_err();
+        crate::init(self.common, &self.hparams, self.run, None, &self.dir(window), again)
     }
 
     /// The next state from our own `accept` record, signed.
@@ -84,7 +131,7 @@ impl Maker<'_> {
         reveal: Option<Hash>,
     ) -> Result<State, Report> {
         let next = Window(accept.window.0 + 1);
-        if let Ok(before) = state::record_of(&self.dir(next))
+        if let Ok(before) = self.here(next)
             && before.by == Some(wallet.public()?)
         {
             // Never two records by one signer for one window.
@@ -99,10 +146,10 @@ impl Maker<'_> {
     }
 
     /// Published states, oldest first; a long way does not fill the disk.
-    fn follow_all(&self, published: &[State], keep: usize, stream: &mut Stream<'_>) -> Result<(), Report> {
+    fn follow_all(&self, published: &[State], stream: &mut Stream<'_>) -> Result<(), Report> {
         for (place, record) in published.iter().enumerate() {
             stream.emit(&self.follow(record, place + 1 == published.len())?)?;
-            state::prune(&self.common.home(), keep)?;
+            self.prune()?;
         }
         Ok(())
     }
@@ -114,7 +161,7 @@ impl Maker<'_> {
         if record.run != self.run {
             return Err(Report::data(format!("the published state of window {} is of another run", record.window)));
         }
-        if let Ok(here) = state::record_of(&self.dir(record.window)) {
+        if let Ok(here) = self.here(record.window) {
             if here.root == record.root {
                 return Ok(here);
             }
@@ -151,7 +198,7 @@ impl Maker<'_> {
         });
         match made {
             Ok((root, values)) if root == record.root => {
-                self.save(base, &values, &State { path: None, ..record.clone() })
+                self.save(base, values, &State { path: None, ..record.clone() })
             }
             Ok((root, _)) => Err(self.refuse(record, &Report::no(format!("the accepted deltas give root {root}")))),
             Err(why) if matches!(why.code, Code::No | Code::Data) => Err(self.refuse(record, &why)),
@@ -186,6 +233,9 @@ impl Maker<'_> {
         let path = self.common.home().refused(record.window, by, id);
         let error =
             format!("the state of window {} that {by} signed ({}) is false: {}", record.window, record.root, why.error);
+        if self.how.dry_run {
+            return Report::no(error);
+        }
         let noted = files::write_json(&path, &serde_json::json!({"record": record, "reason": why.error}));
         noted.err().unwrap_or_else(|| {
             Report::again(error)
@@ -220,12 +270,15 @@ impl Maker<'_> {
             signature: None,
         };
         record.signature = Some(signer.sign_hex(&commit::state_message(&record)?));
-        self.save(base, &values, &record)
+        self.save(base, values, &record)
     }
 
     /// A state that is here; the first state is made from the seed, wherever it is asked for first.
     fn load(&self, base: Window) -> Result<(State, Values), Report> {
         self.present(base)?;
+        if let Some(held) = self.held.take().filter(|(state, _)| state.window == base) {
+            return Ok(held);
+        }
         state::load_checked(&self.dir(base), &self.hparams, &self.layout, self.run)
     }
 
@@ -297,11 +350,18 @@ impl Maker<'_> {
     }
 
     /// Keep a state and its record.
-    fn save(&self, base: Window, values: &Values, record: &State) -> Result<State, Report> {
+    fn save(&self, base: Window, values: Values, record: &State) -> Result<State, Report> {
+        if self.how.dry_run {
+            *self.held.borrow_mut() = Some((record.clone(), values));
+            return Ok(record.clone());
+        }
         let tokenizer = self.dir(base).join("tokenizer.json");
         let tokenizer = tokenizer.exists().then_some(tokenizer.as_path());
         let dir = self.dir(record.window);
-        state::save(&dir, &self.hparams, &self.layout, values, record, tokenizer)?;
-        state::record_of(&dir)
+        state::save(&dir, &self.hparams, &self.layout, &values, record, tokenizer)?;
+        let saved = state::record_of(&dir)?;
+        // The next record of a long way is made from these values, without reading them again.
+        *self.held.borrow_mut() = Some((saved.clone(), values));
+        Ok(saved)
     }
 }

@@ -5,7 +5,8 @@ mod import;
 
 use record::{
     Hash, Hparams, Report, Stream,
-    cli::{Common, print_json},
+    cli::{Common, DryRun, Force, Output, note, print_record},
+    files,
     records::{Run, State},
 };
 use std::path::{Path, PathBuf};
@@ -45,6 +46,12 @@ enum Action {
         /// From this Hugging Face model directory, where hparams.json has `init_model`
         #[arg(long, value_name = "DIR")]
         from: Option<PathBuf>,
+        #[command(flatten)]
+        dry: DryRun,
+        #[command(flatten)]
+        output: Output,
+        #[command(flatten)]
+        force: Force,
     },
     /// Print `model` and `init_model` of a Hugging Face model directory, for the hparams of a run that begins with it
     Hparams {
@@ -58,13 +65,20 @@ enum Action {
         /// Keep so many states, 2 at least
         #[arg(long, env = "BZ_KEEP_STATES", value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..))]
         keep: u32,
+        #[command(flatten)]
+        dry: DryRun,
+        #[command(flatten)]
+        force: Force,
     },
     /// Make the state of the input's window from the newest one here, unchanged, and sign it (a validator that was down)
     Carry {
         #[command(flatten)]
         wallet: WalletArgs,
+        #[command(flatten)]
+        dry: DryRun,
     },
-    /// Compare state directories with their records
+    /// Compare state directories with their records, and these with the run (its `run` record comes from the input, or from the
+    /// node's folder, where the last stage left it)
     Verify {
         /// State directories
         #[arg(required = true)]
@@ -89,37 +103,46 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
         Action::Hparams { path } => {
             let (model, values) = import::read(path)?;
             let hash = state::model_hash(&Layout::new(&model), &values);
-            print_json(&serde_json::json!({"model": model, "init_model": hash}))
+            print_record("hparams", &serde_json::json!({"model": model, "init_model": hash}))
         }
-        Action::Init { from } => {
+        Action::Init { from, dry, output, force } => {
             let inputs = stream.read()?;
             let record: Run = inputs.need("bz-window")?;
-            let (_, run) = args.common.run(&inputs)?;
-            let state = init(&args.common, run, from.as_deref())?;
-            args.common.say("bz-state", format!("run {}", record.run));
-            stream.emit(&state)
+            let (hparams, run) = args.common.run(&inputs)?;
+            if !dry.dry_run {
+                remember(&args.common, &record)?;
+            }
+            let dir = output.folder(|| args.common.home().state(hparams.start_window));
+            if dry.dry_run {
+                let (_, state) = first_state(&hparams, run, from.as_deref())?;
+                return stream.emit(&state);
+            }
+            stream.emit(&init(&args.common, &hparams, run, from.as_deref(), &dir, force.force)?)
         }
-        Action::Apply { wallet, keep } => apply::apply(&args.common, wallet, *keep as usize, stream),
-        Action::Carry { wallet } => apply::carry(&args.common, wallet, stream),
-        Action::Verify { paths } => verify(&args.common, paths),
+        Action::Apply { wallet, keep, dry, force } => {
+            let how = apply::How { dry_run: dry.dry_run, force: force.force, keep: *keep as usize };
+            apply::apply(&args.common, wallet, how, stream)
+        }
+        Action::Carry { wallet, dry } => {
+            let how = apply::How { dry_run: dry.dry_run, force: false, keep: usize::MAX };
+            apply::carry(&args.common, wallet, how, stream)
+        }
+        Action::Verify { paths } => verify(&args.common, paths, stream),
         Action::Show { path } => show(&args.common, path),
     }
 }
 
-/// The first state of a run, made unless it is there.
-pub(crate) fn init(common: &Common, run: Hash, from: Option<&Path>) -> Result<State, Report> {
-    let hparams = common.hparams()?;
-    let dir = common.output.clone().unwrap_or_else(|| common.home().state(hparams.start_window));
-    if dir.join("state.json").exists() && !common.force {
-        let state = state::record_of(&dir)?;
-        if state.run == run {
-            return Ok(state);
-        }
-        return Err(Report::config(format!("{} holds a state of run {}, this is run {run}", dir.display(), state.run))
-            .hint("one folder serves one run: use another BZ_HOME"));
-    }
+/// Keep the run's record: with it, a state in this folder can be held against the run without a chain.
+pub(crate) fn remember(common: &Common, record: &Run) -> Result<(), Report> {
+    let path = common.home().run();
+    let same = files::read_json::<Run>(&path).is_ok_and(|kept| kept.run == record.run);
+    if same { Ok(()) } else { files::write_json(&path, record) }
+}
+
+/// The first state of a run and its record.
+pub(crate) fn first_state(hparams: &Hparams, run: Hash, from: Option<&Path>) -> Result<(Values, State), Report> {
     let layout = Layout::new(&hparams.model);
-    let values = Values::fresh(first(&hparams, &layout, from)?, &layout, &hparams.outer);
+    let values = Values::fresh(first(hparams, &layout, from)?, &layout, &hparams.outer);
     let state = State {
         window: hparams.start_window,
         run,
@@ -132,10 +155,31 @@ pub(crate) fn init(common: &Common, run: Hash, from: Option<&Path>) -> Result<St
         by: None,
         signature: None,
     };
+    Ok((values, state))
+}
+
+/// The first state of a run in its directory, made unless it is there.
+pub(crate) fn init(
+    common: &Common,
+    hparams: &Hparams,
+    run: Hash,
+    from: Option<&Path>,
+    dir: &Path,
+    force: bool,
+) -> Result<State, Report> {
+    if dir.join("state.json").exists() && !force {
+        let state = state::record_of(dir)?;
+        if state.run == run {
+            return Ok(state);
+        }
+        return Err(Report::config(format!("{} holds a state of run {}, this is run {run}", dir.display(), state.run))
+            .hint("one folder serves one run: use another BZ_HOME"));
+    }
+    let (values, state) = first_state(hparams, run, from)?;
     let tokenizer = common.home().0.join("tokenizer.json");
     let tokenizer = tokenizer.exists().then_some(tokenizer.as_path());
-    state::save(&dir, &hparams, &layout, &values, &state, tokenizer)?;
-    state::record_of(&dir)
+    state::save(dir, hparams, &Layout::new(&hparams.model), &values, &state, tokenizer)?;
+    state::record_of(dir)
 }
 
 /// The parameters of the first state: from the run's seed, or from the model that the run begins with.
@@ -165,17 +209,34 @@ fn first(hparams: &Hparams, layout: &Layout, from: Option<&Path>) -> Result<Vec<
         .hint("another version of that model, or a damaged file"))
 }
 
-fn verify(common: &Common, paths: &[PathBuf]) -> Result<(), Report> {
+fn verify(common: &Common, paths: &[PathBuf], stream: &mut Stream<'_>) -> Result<(), Report> {
+    let inputs = stream.read()?;
     let hparams = common.hparams()?;
+    let known = match inputs.last::<Run>()? {
+        Some(run) => Some(run),
+        None => files::read_json(&common.home().run()).ok(),
+    };
+    let run = known.map(|known| hparams.run(known.genesis, known.netuid));
+    if run.is_none() {
+        let hint = "bz-window | bz-state verify DIR gives its record";
+        note("bz-state", format!("the run is not known here: its hparams are not held against the records ({hint})"));
+    }
     let layout = Layout::new(&hparams.model);
+    let no = |e: Report| Report { code: record::Code::No, ..e };
     for path in paths {
         let record = state::record_of(path)?;
-        state::load_checked(path, &hparams, &layout, record.run).map_err(|e| Report { code: record::Code::No, ..e })?;
-        if record.by.is_some() {
-            wire::commit::verify_state(&record)
-                .map_err(|e| Report { code: record::Code::No, ..e.at(path.display()) })?;
+        if let Some(run) = run
+            && run != record.run
+        {
+            let error =
+                format!("{} is a state of run {}, the hparams here are of run {run}", path.display(), record.run);
+            return Err(Report::no(error).hint("--hparams names those of the state's run"));
         }
-        print_json(&record)?;
+        state::load_checked(path, &hparams, &layout, record.run).map_err(no)?;
+        if record.by.is_some() {
+            wire::commit::verify_state(&record).map_err(|e| no(e.at(path.display())))?;
+        }
+        stream.emit(&record)?;
     }
     Ok(())
 }
@@ -186,9 +247,12 @@ fn show(common: &Common, path: &Path) -> Result<(), Report> {
     let record = state::record_of(path)?;
     let values = state::load(path, &hparams, &layout)?;
     let norm = |all: &[Vec<f32>]| all.iter().flatten().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt();
-    print_json(&serde_json::json!({
-        "type": "show", "state": record, "numel": layout.numel(), "tiles": layout.tiles,
-        "norm": norm(&values.model), "norm_first_moment": norm(&values.first),
-        "norm_second_moment": norm(&values.second),
-    }))
+    print_record(
+        "show",
+        &serde_json::json!({
+            "state": record, "numel": layout.numel(), "tiles": layout.tiles,
+            "norm": norm(&values.model), "norm_first_moment": norm(&values.first),
+            "norm_second_moment": norm(&values.second),
+        }),
+    )
 }

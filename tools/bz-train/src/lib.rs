@@ -9,7 +9,7 @@ mod run;
 use model::{How, device};
 use record::{
     Report, Stream, Window,
-    cli::{Common, Shard, check_file},
+    cli::{Common, DryRun, Force, Output, Shard, check_file, note},
     files,
     records::{Pages, State, Train},
 };
@@ -25,6 +25,12 @@ use std::{
 pub struct Args {
     #[command(flatten)]
     common: Common,
+    #[command(flatten)]
+    dry: DryRun,
+    #[command(flatten)]
+    output: Output,
+    #[command(flatten)]
+    force: Force,
     /// Where to run
     #[arg(long, env = "BZ_DEVICE", default_value = "auto", value_parser = ["auto", "cpu", "cuda"])]
     device: String,
@@ -89,7 +95,7 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     let mut loaded: Option<Loaded> = None;
     let count = work.len();
     for (place, pages) in work.into_iter().enumerate() {
-        let path = update_path(&args, &pages);
+        let path = args.output.file(count, || update_path(&args, &pages))?;
         let (dir, state) = state_dir(&args, pages.window)?;
         if let Some(done) = finished(&path, &args, &pages, &state)? {
             stream.emit(&done)?;
@@ -127,17 +133,23 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
 
 fn update_path(args: &Args, pages: &Pages) -> PathBuf {
     let name = format!("update-{}-{}.safetensors", pages.role, pages.uid);
-    let folder = || args.common.home().window(pages.window);
-    args.common.output.clone().unwrap_or_else(|| folder().join(name))
+    args.common.home().window(pages.window).join(name)
 }
 
 /// The record of an update that is there already, of these pages and this state.
 fn finished(path: &Path, args: &Args, pages: &Pages, state: &State) -> Result<Option<Train>, Report> {
     let record = path.with_extension("json");
-    if args.common.force || !record.exists() || !path.exists() {
+    if args.force.force || !record.exists() || !path.exists() {
         return Ok(None);
     }
-    let train: Train = files::read_json(&record)?;
+    // A record that cannot be read, of an older version or damaged, is no reason to lose the window: it is trained again.
+    let train: Train = match files::read_json(&record) {
+        Ok(train) => train,
+        Err(report) => {
+            note("bz-train", format!("{}: trained again", report.error));
+            return Ok(None);
+        }
+    };
     match train.blake3 {
         Some(hash) if check_file(path, train.bytes, hash).is_ok() => {
             let same = train.base == state.root && train.pages == pages.hash() && train.role == pages.role;

@@ -10,7 +10,7 @@ use record::{
     Hparams, Report,
     cli::{check_file, note},
     progress::Progress,
-    records::{Cost, PageRef, Pages, State, Train},
+    records::{PageRef, Pages, State, Train},
 };
 use std::{
     path::{Path, PathBuf},
@@ -178,7 +178,7 @@ impl Run<'_> {
         })?;
         drop(progress);
         let writing = Instant::now();
-        let (written, status) = match (&trained.update, args.common.dry_run) {
+        let (written, status) = match (&trained.update, args.dry.dry_run) {
             (Some(update), false) => (Some(data::write(path, update)?), "ok"),
             (Some(_), true) => (None, "ok"),
             (None, _) => (None, "nonfinite"),
@@ -192,7 +192,10 @@ impl Run<'_> {
         }
         let wall_s = started.elapsed().as_secs_f64();
         let finite = |x: f64| x.is_finite().then_some(x);
-        let cost = self.cost(trained.cost, trained.tokens, load_s, data_s)?;
+        let spent = trained.cost;
+        let flop = hparams.model.flop_per_token(length) * trained.tokens;
+        let model_flop_per_s = (flop as f64 / (spent.forward_backward_s + spent.optimizer_s).max(1e-9)).round();
+        let peak = device::peak_flop_per_s(&self.devices);
         Ok(Train {
             window: pages.window,
             uid: pages.uid,
@@ -211,15 +214,7 @@ impl Run<'_> {
             device: device::names(&self.devices),
             status: status.into(),
             reason: trained.reason,
-            cost,
-        })
-    }
-
-    fn cost(&self, spent: Cost, tokens: u64, load_s: f64, data_s: f64) -> Result<Cost, Report> {
-        let flop = (self.hparams.model.flop_per_token(self.hparams.data.sequence_length) * tokens) as f64;
-        let model_flop_per_s = (flop / (spent.forward_backward_s + spent.optimizer_s).max(1e-9)).round();
-        let share = device::peak_flop_per_s(&self.devices).map(|peak| milli(model_flop_per_s / peak));
-        Ok(Cost {
+            device_reason: None,
             micro_batch: self.tried,
             checkpoint: self.how.checkpoint,
             load_s: milli(load_s),
@@ -229,7 +224,7 @@ impl Run<'_> {
             optimizer_s: milli(spent.optimizer_s),
             write_s: milli(spent.write_s),
             model_flop_per_s,
-            peak_share: share,
+            peak_share: peak.map(|peak| milli(model_flop_per_s / peak)),
             peak_memory_bytes: device::peak_memory(&self.devices)?,
         })
     }

@@ -1,8 +1,7 @@
 //! Tokens into sequences of one length, and the file that holds them.
 
-use record::{Context, Report, files};
+use record::{Context, Report};
 use safetensors::{Dtype, tensor::TensorView};
-use std::{io::Write, path::Path};
 
 /// Packs texts, one after another, into sequences of T + 1 tokens, of which T are predicted.
 ///
@@ -51,16 +50,15 @@ impl Packer {
         (self.sequences.len() * self.length) as u64
     }
 
-    /// Write the sequences: safetensors, `tokens (sequences, T + 1) I32`.
+    /// The file of the sequences: safetensors, `tokens (sequences, T + 1) I32`.
     ///
     /// # Errors
-    /// When the file system refuses.
-    pub fn write(&self, path: &Path) -> Result<(), Report> {
+    /// When the tokens have no such form.
+    pub fn bytes(&self) -> Result<Vec<u8>, Report> {
         let flat: Vec<u8> = self.sequences.iter().flatten().flat_map(|t| (*t as i32).to_le_bytes()).collect();
         let shape = vec![self.sequences.len(), self.length + 1];
         let view = TensorView::new(Dtype::I32, shape, &flat).data("the tokens")?;
-        let bytes = safetensors::serialize([("tokens", view)], None).data("the tokens")?;
-        files::write_atomic(path, |file| file.write_all(&bytes))
+        safetensors::serialize([("tokens", view)], None).data("the tokens")
     }
 }
 

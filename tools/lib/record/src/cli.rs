@@ -4,11 +4,12 @@ use crate::{Code, Context, Hash, Home, Hparams, Report, Stream, files, records::
 use clap::{Args, Parser};
 use std::{
     io::{IsTerminal, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
-/// The flags that every tool has.
+/// The flags that every tool has. Those that only some can hold are [`DryRun`], [`Output`] and [`Force`]: a tool offers what
+/// it does.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Common {
     /// Folder of this node: windows/, states/, hparams.json
@@ -17,20 +18,63 @@ pub struct Common {
     /// What the run agrees on [default: hparams.json in the node's folder]
     #[arg(long, env = "BZ_HPARAMS", value_name = "FILE", global = true)]
     hparams: Option<PathBuf>,
-    /// Do everything but the effect, and say what it would be
-    #[arg(short = 'n', long, global = true)]
-    pub dry_run: bool,
     /// No progress; errors are still said
     #[arg(short, long, global = true)]
     pub quiet: bool,
     /// Say more on stderr
     #[arg(short, long, global = true)]
     pub verbose: bool,
+}
+
+/// Of tools and commands that change something.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct DryRun {
+    /// Do everything but the effect, write nothing, and say what it would be
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+}
+
+/// Of commands that make one file.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Output {
     /// Write here instead of into the window's folder
-    #[arg(short, long, value_name = "PATH", global = true)]
-    pub output: Option<PathBuf>,
+    #[arg(short, long, value_name = "PATH")]
+    output: Option<PathBuf>,
+}
+
+impl Output {
+    /// The file to write, `own` where none was named; it holds one record's result, of `count`.
+    ///
+    /// # Errors
+    /// Exit code 2 when several would be written to one path, or it is a folder.
+    pub fn file(&self, count: usize, own: impl FnOnce() -> PathBuf) -> Result<PathBuf, Report> {
+        let Some(path) = &self.output else { return Ok(own()) };
+        if count > 1 {
+            return Err(Report::usage(format!("-o {} names one file, the input asks for {count}", path.display()))
+                .hint("leave -o out: each then has its place in the window's folder"));
+        }
+        if path.is_dir() {
+            return Err(Report::usage(format!("-o {} is a folder", path.display())).hint("name the file in it"));
+        }
+        Ok(path.clone())
+    }
+
+    /// The folder to write, `own` where none was named.
+    pub fn folder(&self, own: impl FnOnce() -> PathBuf) -> PathBuf {
+        self.output.clone().unwrap_or_else(own)
+    }
+
+    /// The path that was named.
+    pub fn given(&self) -> Option<&Path> {
+        self.output.as_deref()
+    }
+}
+
+/// Of commands that leave a result alone that is there.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct Force {
     /// Do it again though the result is there
-    #[arg(long, global = true)]
+    #[arg(long)]
     pub force: bool,
 }
 
@@ -135,40 +179,71 @@ fn command<A: Parser>() -> clap::Command {
     hide(A::command()).mut_subcommands(hide)
 }
 
+/// Parse the command line; an error names the tool, and the examples of a help text stay on their lines, so that they can be
+/// copied: clap would break them at the terminal's width.
+fn parse<A: Parser>() -> Result<(clap::Command, A, bool), ExitCode> {
+    let mut command = command::<A>();
+    let examples = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    command = command.after_help("");
+    let parsed = command.try_get_matches_from_mut(std::env::args_os()).and_then(|matches| {
+        let verbose = matches.try_get_one("verbose").ok().flatten().copied().unwrap_or(false);
+        Ok((A::from_arg_matches(&matches)?, verbose))
+    });
+    let error = match parsed {
+        Ok((args, verbose)) => return Ok((command, args, verbose)),
+        Err(error) => error,
+    };
+    // Help that cannot be written has nobody to read it.
+    if error.use_stderr() {
+        let text = error.render().to_string();
+        let _ = write!(std::io::stderr(), "{}: {}", command.get_name(), text.strip_prefix("error: ").unwrap_or(&text));
+        return Err(ExitCode::from(Code::Usage as u8));
+    }
+    let own = !command.get_subcommands().any(|sub| std::env::args_os().skip(1).any(|arg| arg == sub.get_name()));
+    let _ = error.print();
+    if error.kind() == clap::error::ErrorKind::DisplayHelp && own && !examples.is_empty() {
+        let _ = writeln!(std::io::stdout(), "\n{examples}");
+    }
+    Err(ExitCode::SUCCESS)
+}
+
 /// `main` of every tool: parse, open the pipe, run, close it.
 pub fn main<A: Parser>(run: fn(A, &mut Stream<'_>) -> Result<(), Report>) -> ExitCode {
-    let command = command::<A>();
+    let (command, args, verbose) = match parse::<A>() {
+        Ok(parsed) => parsed,
+        Err(code) => return code,
+    };
+    let started = std::time::Instant::now();
     let tool: &'static str = command.get_name().to_string().leak();
     let version: &'static str = command.get_version().unwrap_or("0").to_string().leak();
-    let parsed = command.try_get_matches().and_then(|matches| A::from_arg_matches(&matches));
-    let args = match parsed {
-        Ok(args) => args,
-        Err(error) => {
-            let code = if error.use_stderr() { Code::Usage as u8 } else { 0 };
-            // Help that cannot be written has nobody to read it.
-            let _ = error.print();
-            return ExitCode::from(code);
-        }
-    };
     let stdin = std::io::stdin();
     let input = (!stdin.is_terminal()).then(|| Box::new(stdin.lock()) as Box<dyn std::io::BufRead>);
     let output = Box::new(std::io::stdout().lock());
     let mut stream = Stream::new(tool, version, input, output);
-    finish(tool, run(args, &mut stream).and_then(|()| stream.end()))
+    let result = run(args, &mut stream).and_then(|()| stream.end());
+    if verbose {
+        let (read, written) = stream.counted();
+        let wall_s = started.elapsed().as_secs_f64();
+        note(tool, format!("{read} lines read, {written} records made, {wall_s:.3} s"));
+    }
+    finish(tool, result)
 }
 
 /// `main` of a tool that is not a stage of a pipe: no records are read.
 pub fn main_plain<A: Parser>(run: fn(A) -> Result<(), Report>) -> ExitCode {
-    let command = command::<A>();
-    let tool = command.get_name().to_string();
-    match command.try_get_matches().and_then(|matches| A::from_arg_matches(&matches)) {
-        Ok(args) => finish(&tool, run(args)),
-        Err(error) => {
-            let code = if error.use_stderr() { Code::Usage as u8 } else { 0 };
-            let _ = error.print();
-            ExitCode::from(code)
-        }
+    match parse::<A>() {
+        Ok((command, args, _)) => finish(command.get_name(), run(args)),
+        Err(code) => code,
     }
+}
+
+/// Print a command's answer on stdout: one JSON record, its type first, without the frame of a stream.
+///
+/// # Errors
+/// When stdout is closed.
+pub fn print_record<T: serde::Serialize>(kind: &str, value: &T) -> Result<(), Report> {
+    let line = serde_json::to_string(value).data("a value has no JSON form")?;
+    writeln!(std::io::stdout(), "{}", crate::stream::typed(kind, &line)).map_err(|e| Report::output(&e))
 }
 
 /// Print one JSON value a line on stdout.

@@ -5,6 +5,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::{
     fs::File,
     io::{self, Read, Write},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -65,6 +66,24 @@ impl Home {
         entries.filter_map(window).collect()
     }
 
+    /// Remove what processes that were killed had begun to write: in the states, what sparse codecs left, and the last windows, older
+    /// ones having been swept in their time.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn sweep(&self) -> Result<(), Report> {
+        let states = self.states().into_iter().map(|window| self.state(window));
+        let windows = self.windows().into_iter().rev().take(16).map(|window| self.window(window));
+        let fetched = |folder: PathBuf| [folder.join("fetched"), folder.join("accepted"), folder];
+        let folders = windows.flat_map(fetched).chain(states).chain([self.0.join("feedback"), self.0.clone()]);
+        folders.filter(|folder| folder.is_dir()).try_for_each(|folder| sweep(&folder))
+    }
+
+    /// The `run` record that this folder was last used with: what hparams alone do not say.
+    pub fn run(&self) -> PathBuf {
+        self.0.join("run.json")
+    }
+
     /// What the run agrees on.
     pub fn hparams(&self) -> PathBuf {
         self.0.join("hparams.json")
@@ -98,6 +117,15 @@ pub fn io_report(what: &str, path: &Path, error: &io::Error) -> Report {
         io::ErrorKind::PermissionDenied => {
             Report::config(text).hint("check the owner and the mode of the file and its folder")
         }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            Report::config(text).hint("that file system is mounted read-only: name a place that can be written")
+        }
+        io::ErrorKind::IsADirectory => Report::data(text).hint("a folder stands where the file belongs"),
+        io::ErrorKind::NotADirectory => Report::data(text).hint("a file stands where a folder belongs"),
+        io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty => {
+            Report::data(text).hint("something else stands there: move it away")
+        }
+        io::ErrorKind::InvalidFilename | io::ErrorKind::InvalidInput => Report::data(text).hint("check the path"),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             Report::again(text).hint("free some space on that disk; nothing that was finished is lost")
         }
@@ -131,18 +159,49 @@ pub fn write_at(path: &Path, fill: impl FnOnce(&Path) -> io::Result<()>) -> Resu
     fill(part.path()).and_then(|()| persist(part, path, 0o644)).map_err(|e| io_report("write", path, &e))
 }
 
-/// A file beside this place. What a process that was killed had begun for the same place is removed.
-fn part_beside(path: &Path) -> Result<tempfile::NamedTempFile, Report> {
+/// A temporary file beside this place, locked for as long as it is written; [`sweep`] removes it if its process is killed.
+///
+/// # Errors
+/// When the file system refuses.
+pub fn part_beside(path: &Path) -> Result<tempfile::NamedTempFile, Report> {
     let refused = |e: io::Error| io_report("write", path, &e);
     let folder = folder_of(path);
     create_dir(folder)?;
-    let prefix = format!(".part-{}-", path.file_name().unwrap_or_default().display());
-    for entry in std::fs::read_dir(folder).map_err(refused)?.flatten() {
-        if entry.file_name().to_string_lossy().starts_with(&prefix) {
-            std::fs::remove_file(entry.path()).map_err(refused)?;
+    sweep(folder)?;
+    let prefix = format!("{PART}{}-", path.file_name().unwrap_or_default().display());
+    loop {
+        let part = tempfile::Builder::new().prefix(&prefix).tempfile_in(folder).map_err(refused)?;
+        // Where a file system has no locks, nothing is swept either.
+        let _ = part.as_file().lock();
+        // Another process may have swept it away before it was locked.
+        if part.as_file().metadata().map_err(refused)?.nlink() > 0 {
+            return Ok(part);
         }
     }
-    tempfile::Builder::new().prefix(&prefix).tempfile_in(folder).map_err(refused)
+}
+
+/// How the names of files begin that are being written.
+const PART: &str = ".part-";
+
+/// Remove what processes that were killed had begun to write in a folder: nobody holds the lock of such a file.
+///
+/// # Errors
+/// When the file system refuses.
+pub fn sweep(folder: &Path) -> Result<(), Report> {
+    for entry in std::fs::read_dir(folder).map_err(|e| io_report("read", folder, &e))?.flatten() {
+        if !entry.file_name().as_encoded_bytes().starts_with(PART.as_bytes()) {
+            continue;
+        }
+        // What cannot be opened was finished or removed meanwhile, or is no file.
+        let Ok(part) = File::open(entry.path()) else { continue };
+        if part.try_lock().is_ok() {
+            match std::fs::remove_file(entry.path()) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(io_report("remove", &entry.path(), &e)),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
 }
 
 fn folder_of(path: &Path) -> &Path {
@@ -156,7 +215,7 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// Begin beside its place. What a process that was killed had begun for the same place is removed.
+    /// Begin beside its place.
     ///
     /// # Errors
     /// When the file system refuses.
@@ -184,14 +243,8 @@ impl Pending {
 }
 
 fn write_mode(path: &Path, mode: u32, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), Report> {
-    let folder = folder_of(path);
-    create_dir(folder)?;
-    let write = || -> io::Result<()> {
-        let mut part = tempfile::Builder::new().prefix(".part-").tempfile_in(folder)?;
-        fill(part.as_file_mut())?;
-        persist(part, path, mode)
-    };
-    write().map_err(|e| io_report("write", path, &e))
+    let mut part = part_beside(path)?;
+    fill(part.as_file_mut()).and_then(|()| persist(part, path, mode)).map_err(|e| io_report("write", path, &e))
 }
 
 fn persist(part: tempfile::NamedTempFile, path: &Path, mode: u32) -> io::Result<()> {
@@ -302,18 +355,36 @@ mod tests {
     fn what_was_begun_is_there_when_it_is_finished_and_is_not_left_when_it_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("1.safetensors");
+        let count = || std::fs::read_dir(folder.path()).unwrap().count();
         std::fs::write(folder.path().join(".part-1.safetensors-x"), "of one that was killed").unwrap();
-        std::fs::write(folder.path().join(".part-11.safetensors-x"), "of another").unwrap();
+        std::fs::write(folder.path().join(".part-y"), "of another, for another place").unwrap();
         let mut given_up = Pending::begin(&path).unwrap();
+        assert_eq!(count(), 1, "what nobody writes any more is gone");
+        let other = Pending::begin(&folder.path().join("2")).unwrap();
+        assert_eq!(count(), 2, "what somebody else writes is not");
         given_up.push(b"a").unwrap();
-        drop(given_up);
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "the other's alone");
+        drop((given_up, other));
+        assert_eq!(count(), 0);
         let mut file = Pending::begin(&path).unwrap();
         file.push(b"a").unwrap();
         file.push(b"b").unwrap();
         assert!(!path.exists());
         file.finish().unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"ab");
+    }
+
+    #[test]
+    fn what_is_in_the_way_is_named_and_not_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (dir, file) = (folder.path().join("dir"), folder.path().join("file"));
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::write(&file, "x").unwrap();
+        for path in [dir.clone(), file.join("x")] {
+            let report = write_atomic(&path, |f| f.write_all(b"a")).unwrap_err();
+            assert!(report.code == Code::Data && !report.hints.is_empty(), "{report}");
+        }
+        assert_eq!(read_capped(&dir, 10).unwrap_err().code, Code::Data);
+        assert_eq!(read_capped(&file.join("x"), 10).unwrap_err().code, Code::Data);
     }
 
     #[test]

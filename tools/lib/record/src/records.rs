@@ -240,39 +240,57 @@ pub struct Train {
     pub status: String,
     /// What was wrong.
     pub reason: Option<String>,
-    /// How the seconds went, and what they gave.
-    #[serde(flatten)]
-    pub cost: Cost,
+    /// Why it is not on a GPU, where one is there and none was asked for by name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_reason: Option<String>,
+    /// Sequences that went through the model at once.
+    #[serde(default)]
+    pub micro_batch: u64,
+    /// Whether layers kept only what they read.
+    #[serde(default)]
+    pub checkpoint: bool,
+    /// Seconds of loading the state: nothing where it was there from the record before.
+    #[serde(default)]
+    pub load_s: f64,
+    /// Seconds of checking and reading the pages.
+    #[serde(default)]
+    pub data_s: f64,
+    /// Seconds of the losses before and after.
+    #[serde(default)]
+    pub evaluate_s: f64,
+    /// Seconds of forward and backward passes.
+    #[serde(default)]
+    pub forward_backward_s: f64,
+    /// Seconds of the optimizer.
+    #[serde(default)]
+    pub optimizer_s: f64,
+    /// Seconds of writing the update.
+    #[serde(default)]
+    pub write_s: f64,
+    /// Model FLOP a second of the steps: 6 for each parameter of a product and token, and 12·L·H·E·T a token for
+    /// attention. Source: Chowdhery and others (PaLM, 2022), appendix B.
+    #[serde(default)]
+    pub model_flop_per_s: f64,
+    /// Its share of what the devices can do in bf16 without sparsity, where that is known.
+    #[serde(default)]
+    pub peak_share: Option<f64>,
+    /// Most memory that the process, or the largest of its GPUs' allocators, has had.
+    #[serde(default)]
+    pub peak_memory_bytes: u64,
 }
 record!(Train, "train");
 
-/// What an update took.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+/// Seconds of an update's parts.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Cost {
-    /// Sequences that went through the model at once.
-    pub micro_batch: u64,
-    /// Whether layers kept only what they read.
-    pub checkpoint: bool,
-    /// Seconds of loading the state: nothing where it was there from the record before.
-    pub load_s: f64,
-    /// Seconds of checking and reading the pages.
-    pub data_s: f64,
-    /// Seconds of the losses before and after.
+    /// See [`Train::evaluate_s`].
     pub evaluate_s: f64,
-    /// Seconds of forward and backward passes. A GPU, which is not waited for, has the optimizer's here too.
+    /// See [`Train::forward_backward_s`].
     pub forward_backward_s: f64,
-    /// Seconds of the optimizer.
+    /// See [`Train::optimizer_s`].
     pub optimizer_s: f64,
-    /// Seconds of writing the update.
+    /// See [`Train::write_s`].
     pub write_s: f64,
-    /// Model FLOP a second of the steps: 6 for each parameter of a product and token, and 12·L·H·E·T a token for attention. Source: Chowdhery and
-    /// others (PaLM, 2022), appendix B.
-    pub model_flop_per_s: f64,
-    /// Its share of what the devices can do in bf16 without sparsity, where that is known.
-    pub peak_share: Option<f64>,
-    /// Most memory that the process, or the largest of its GPUs' allocators, has had.
-    pub peak_memory_bytes: u64,
 }
 
 /// A blinded commitment to an update.

@@ -4,15 +4,17 @@ use crate::{
     Report, Window,
     records::{Record, WindowRecord},
 };
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::{
     io::{BufRead, Read, Write},
     time::Instant,
 };
 
-/// The longest line and the most input that a tool reads from a pipe, in bytes.
+/// The longest line and the most input that a tool reads from a pipe, in bytes. Lines are kept as text and parsed as what they
+/// are needed for, so a tool holds what it read once, and one parsed record.
 const LINE_CAP: u64 = 4 << 20;
-const INPUT_CAP: u64 = 256 << 20;
+const INPUT_CAP: u64 = 128 << 20;
 
 /// One tool's end of the pipe.
 pub struct Stream<'a> {
@@ -22,16 +24,82 @@ pub struct Stream<'a> {
     output: Box<dyn Write + 'a>,
     started: Instant,
     begun: bool,
+    read: u64,
+    written: u64,
 }
 
 /// What was read: the records in their order.
 #[derive(Default)]
 pub struct Inputs {
-    records: Vec<(usize, Map<String, Value>)>,
-    /// Whether the stream was closed by an `end`.
+    records: Vec<Line>,
+    /// Whether every record lay between a `begin` and its `end`, and the last line was an `end`.
     pub closed: bool,
     /// Whether there was any record at all.
     pub any: bool,
+}
+
+/// A record as it came.
+struct Line {
+    number: usize,
+    kind: String,
+    text: Box<str>,
+}
+
+/// What the frame is made of: all else of a line is parsed where it is used.
+#[derive(Deserialize)]
+struct Head {
+    #[serde(rename = "type")]
+    kind: String,
+    tool: Option<String>,
+}
+
+/// The frame of a stream, as its lines go by.
+#[derive(Default)]
+struct Frame {
+    /// Who began and has not ended.
+    open: Option<String>,
+    /// A record lay outside of every frame.
+    bare: bool,
+    /// The last line was an `end`.
+    ended: bool,
+}
+
+impl Frame {
+    /// The next line is of this type and tool.
+    ///
+    /// # Errors
+    /// When a stream was cut: what began and did not end before another begins, or an end of what did not begin.
+    fn next(&mut self, kind: &str, tool: Option<String>) -> Result<(), Report> {
+        let named = tool.unwrap_or_else(|| "a tool".into());
+        self.ended = kind == "end";
+        match (kind, self.open.take()) {
+            ("begin", None) => self.open = Some(named),
+            ("begin", Some(open)) => return Err(cut(&open).hint(format!("{named} begins inside of it"))),
+            ("end", Some(open)) if open == named => {}
+            ("end", Some(open)) => return Err(cut(&open).hint(format!("{named} ends inside of it"))),
+            ("end", None) => {
+                return Err(Report::data(format!(
+                    "the input is the rest of a stream: {named} ended it and did not begin it"
+                ))
+                .hint("pass the stream whole, or records alone: jq -c 'select(.type==\"delta\")'"));
+            }
+            (_, open) => {
+                self.bare |= open.is_none();
+                self.open = open;
+            }
+        }
+        Ok(())
+    }
+
+    /// Half a stream that got an `end` of our own would look whole to the next stage.
+    fn finish(&self) -> Result<(), Report> {
+        self.open.as_deref().map_or(Ok(()), |open| Err(cut(open)))
+    }
+}
+
+fn cut(tool: &str) -> Report {
+    Report::data(format!("the input breaks off: {tool} began it and did not end it"))
+        .hint(format!("{tool} failed: its own error says why"))
 }
 
 impl<'a> Stream<'a> {
@@ -42,7 +110,7 @@ impl<'a> Stream<'a> {
         input: Option<Box<dyn BufRead + 'a>>,
         output: Box<dyn Write + 'a>,
     ) -> Self {
-        Stream { tool, version, input, output, started: Instant::now(), begun: false }
+        Stream { tool, version, input, output, started: Instant::now(), begun: false, read: 0, written: 0 }
     }
 
     /// The tool's name.
@@ -76,62 +144,53 @@ impl<'a> Stream<'a> {
         let mut inputs = Inputs::default();
         let Some(input) = self.input.take() else { return Ok(inputs) };
         let mut input = input.take(INPUT_CAP);
-        let (mut line, mut open) = (Vec::new(), None);
+        let (mut line, mut frame) = (Vec::new(), Frame::default());
         for number in 1.. {
             line.clear();
             let read = (&mut input)
                 .take(LINE_CAP)
                 .read_until(b'\n', &mut line)
                 .map_err(|e| Report::data(format!("line {number} of the input: {e}")))?;
+            if input.limit() == 0 {
+                return Err(Report::data(format!("the input is longer than {INPUT_CAP} bytes"))
+                    .hint("split it by window with jq"));
+            }
             if read == 0 {
-                if input.limit() == 0 {
-                    return Err(Report::data(format!("the input is longer than {INPUT_CAP} bytes"))
-                        .hint("split it by window with jq"));
-                }
                 break;
             }
             if read as u64 == LINE_CAP && line.last() != Some(&b'\n') {
-                return Err(Report::data(format!("line {number} of the input is longer than {LINE_CAP} bytes")));
+                let error = format!("line {number} of the input is longer than {LINE_CAP} bytes");
+                return Err(Report::data(error).hint("the input is one record a line; look at it with: head -c 1000"));
             }
             let text = std::str::from_utf8(&line)
-                .map_err(|e| Report::data(format!("line {number} of the input is not UTF-8: {e}")))?
+                .map_err(|e| {
+                    Report::data(format!("line {number} of the input is not UTF-8: {e}"))
+                        .hint("the input is one record a line; look at it with: head -c 1000 | xxd")
+                })?
                 .trim();
             if text.is_empty() {
                 continue;
             }
-            let record: Map<String, Value> = serde_json::from_str(text).map_err(|e| {
-                Report::data(format!("line {number} of the input is not a JSON object: {e}"))
-                    .hint("the input is one record a line; look at it with: jq -c .")
-            })?;
+            let head = head(number, text)?;
             inputs.any = true;
-            inputs.closed = false;
-            match record.get("type").and_then(Value::as_str) {
-                None => {
-                    return Err(Report::data(format!("line {number} of the input has no `type`"))
-                        .hint("a record is an object such as {\"type\":\"window\",…}"));
+            self.read += 1;
+            frame.next(&head.kind, head.tool)?;
+            match head.kind.as_str() {
+                "begin" => {}
+                "end" => {
+                    let step = typed("step", &without_type(text)?);
+                    self.line(&step)?;
+                    inputs.records.push(Line { number, kind: "step".into(), text: step.into() });
                 }
-                Some("begin") => open = record.get("tool").and_then(Value::as_str).map(str::to_string),
-                Some("end") => {
-                    inputs.closed = true;
-                    open = None;
-                    let mut step = record;
-                    step.remove("type");
-                    let step = serde_json::to_string(&step).unwrap_or_default();
-                    self.line(&typed("step", &step))?;
-                }
-                Some(_) => {
-                    let text = text.to_string();
-                    self.line(&text)?;
-                    inputs.records.push((number, record));
+                _ => {
+                    self.line(text)?;
+                    inputs.records.push(Line { number, kind: head.kind, text: text.into() });
                 }
             }
         }
-        match open {
-            // Half a stream that got an `end` of our own would look whole to the next stage.
-            Some(tool) => Err(Report::data(format!("the input breaks off: {tool} began it and did not end it"))
-                .hint(format!("{tool} failed: its own error says why"))),
-            None => Ok(inputs),
-        }
+        frame.finish()?;
+        inputs.closed = frame.ended && !frame.bare;
+        Ok(inputs)
     }
 
     /// Append a record.
@@ -140,7 +199,13 @@ impl<'a> Stream<'a> {
     /// When the output is closed.
     pub fn emit<R: Record>(&mut self, record: &R) -> Result<(), Report> {
         self.begin()?;
+        self.written += 1;
         self.line(&line_of(record)?)
+    }
+
+    /// How many records were read and written, for who wants to know more.
+    pub fn counted(&self) -> (u64, u64) {
+        (self.read, self.written)
     }
 
     /// Close the stream: what was asked is done. A command that neither read nor wrote records has none to close.
@@ -166,8 +231,35 @@ pub fn line_of<R: Record>(record: &R) -> Result<String, Report> {
     Ok(typed(R::TYPE, &body))
 }
 
+/// The parts of a line that the frame needs.
+fn head(number: usize, text: &str) -> Result<Head, Report> {
+    // An array would be taken for the fields of a structure in their order.
+    if !text.starts_with('{') {
+        return Err(Report::data(format!("line {number} of the input is not a JSON object"))
+            .hint("the input is one record a line; look at it with: jq -c ."));
+    }
+    serde_json::from_str(text).map_err(|e| {
+        if e.is_data() {
+            return Report::data(format!("line {number} of the input is no record: {e}"))
+                .hint("a record is an object such as {\"type\":\"window\",…}");
+        }
+        Report::data(format!("line {number} of the input is not a JSON object: {e}"))
+            .hint("the input is one record a line; look at it with: jq -c .")
+    })
+}
+
+/// A short record's text without its type.
+fn without_type(text: &str) -> Result<String, Report> {
+    if text.len() > 4096 {
+        return Err(Report::data("an `end` record of more than 4096 bytes"));
+    }
+    let mut record: Map<String, Value> = serde_json::from_str(text).map_err(Report::data)?;
+    record.remove("type");
+    serde_json::to_string(&record).map_err(Report::data)
+}
+
 /// A JSON object's text with its type before all else.
-fn typed(kind: &str, object: &str) -> String {
+pub(crate) fn typed(kind: &str, object: &str) -> String {
     let rest = object.strip_prefix('{').unwrap_or(object);
     let comma = if rest == "}" { "" } else { "," };
     format!("{{\"type\":\"{kind}\"{comma}{rest}")
@@ -189,16 +281,27 @@ impl Inputs {
     /// # Errors
     /// A field that is missing or wrong: exit code 65, with its line and name.
     pub fn all<R: Record>(&self) -> Result<Vec<R>, Report> {
-        self.records
-            .iter()
-            .filter(|(_, record)| record.get("type").and_then(Value::as_str) == Some(R::TYPE))
-            .map(|(number, record)| {
-                serde_json::from_value(Value::Object(record.clone())).map_err(|e| {
-                    Report::data(format!("line {number} of the input, a `{}` record: {e}", R::TYPE))
-                        .hint("tools/README.md lists the fields of every record type")
-                })
+        let of_type = self.records.iter().filter(|line| line.kind == R::TYPE);
+        let parse = |line: &Line| {
+            serde_json::from_str(&line.text).map_err(|e| {
+                Report::data(format!("line {} of the input, a `{}` record: {e}", line.number, R::TYPE))
+                    .hint("tools/README.md lists the fields of every record type")
             })
-            .collect()
+        };
+        of_type.map(parse).collect()
+    }
+
+    /// Whether a record of this type is among them.
+    pub fn has<R: Record>(&self) -> bool {
+        self.records.iter().any(|line| line.kind == R::TYPE)
+    }
+
+    /// Whether the stream went through this tool.
+    pub fn passed(&self, tool: &str) -> bool {
+        let by = |line: &&Line| {
+            serde_json::from_str::<Head>(&line.text).is_ok_and(|head| head.tool.as_deref() == Some(tool))
+        };
+        self.records.iter().filter(|line| line.kind == "step").any(|line| by(&line))
     }
 
     /// The last record of one type.
@@ -264,8 +367,11 @@ mod tests {
     fn unknown_records_and_fields_pass_through_and_end_becomes_step() {
         let (inputs, out) = run("{\"type\":\"new\", \"x\": 1e999999999999999999e}\n");
         assert_eq!(inputs.err().unwrap().code, Code::Data, "{out}");
-        let (inputs, out) = run("{\"type\":\"new\",  \"x\":1}\n\n{\"type\":\"end\",\"tool\":\"a\"}\n");
-        assert!(inputs.unwrap().closed);
+        let (inputs, out) = run(
+            "{\"type\":\"begin\",\"tool\":\"a\"}\n{\"type\":\"new\",  \"x\":1}\n\n{\"type\":\"end\",\"tool\":\"a\"}\n",
+        );
+        let inputs = inputs.unwrap();
+        assert!(inputs.closed && inputs.passed("a") && !inputs.passed("b"));
         let lines: Vec<&str> = out.lines().collect();
         assert_eq!(lines[1], "{\"type\":\"new\",  \"x\":1}", "echoed as it came");
         assert_eq!(lines[2], "{\"type\":\"step\",\"tool\":\"a\"}");
@@ -277,12 +383,37 @@ mod tests {
         let (inputs, out) = run("{\"type\":\"begin\",\"tool\":\"bz-x\"}\n{\"type\":\"x\"}\n");
         assert!(inputs.err().unwrap().error.contains("bz-x began it"), "{out}");
         assert!(!out.contains("\"end\""));
+        // Two streams of which the first was cut, the end of another's, an end alone.
+        for (halves, words) in [
+            (
+                [
+                    r#"{"type":"begin","tool":"bz-x"}"#,
+                    r#"{"type":"begin","tool":"bz-y"}"#,
+                    r#"{"type":"end","tool":"bz-y"}"#,
+                ],
+                "bz-x began it",
+            ),
+            (
+                [r#"{"type":"begin","tool":"bz-x"}"#, r#"{"type":"x"}"#, r#"{"type":"end","tool":"bz-y"}"#],
+                "bz-x began it",
+            ),
+            ([r#"{"type":"x"}"#, r#"{"type":"x"}"#, r#"{"type":"end","tool":"bz-y"}"#], "did not begin it"),
+        ] {
+            let (inputs, out) = run(&halves.join("\n"));
+            assert!(inputs.err().unwrap().error.contains(words), "{halves:?}");
+            assert!(!out.contains("\"end\""));
+        }
     }
 
     #[test]
-    fn a_stream_that_goes_on_after_its_end_is_not_closed() {
-        let (inputs, _) = run("{\"type\":\"end\"}\n{\"type\":\"x\"}\n");
-        assert!(!inputs.unwrap().closed);
+    fn a_stream_is_closed_where_every_record_lies_in_a_frame() {
+        let whole = "{\"type\":\"begin\",\"tool\":\"a\"}\n{\"type\":\"x\"}\n{\"type\":\"end\",\"tool\":\"a\"}\n";
+        let bare = "{\"type\":\"x\"}\n";
+        let closed = |input: &str| run(input).0.unwrap().closed;
+        assert!(closed(whole) && closed(&whole.repeat(2)));
+        assert!(
+            !closed(bare) && !closed("") && !closed(&format!("{whole}{bare}")) && !closed(&format!("{bare}{whole}"))
+        );
     }
 
     #[test]
@@ -295,7 +426,7 @@ mod tests {
 
     #[test]
     fn noise_is_refused_not_believed() {
-        for noise in ["[]\n", "1\n", "{\"a\":1}\n", "{", "\u{1}\u{2}", "{\"type\":7}\n"] {
+        for noise in ["[]\n", "[\"x\",\"y\"]\n", "1\n", "{\"a\":1}\n", "{", "\u{1}\u{2}", "{\"type\":7}\n"] {
             let (inputs, _) = run(noise);
             assert_eq!(inputs.err().map(|r| r.code), Some(Code::Data), "{noise:?}");
         }

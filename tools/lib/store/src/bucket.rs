@@ -272,10 +272,8 @@ impl Bucket {
 
     async fn get_whole(&self, key: &str, cap: u64, path: &Path) -> Result<Fetched, Fault> {
         let disk = |e: std::io::Error| Fault::Disk(files::io_report("write", path, &e).to_string());
-        let folder = path.parent().unwrap_or_else(|| Path::new("."));
-        std::fs::create_dir_all(folder).map_err(disk)?;
         // Given up or broken, what is left of a download is of no use: it goes with the value.
-        let mut part = tempfile::Builder::new().prefix(".part-").tempfile_in(folder).map_err(disk)?;
+        let mut part = files::part_beside(path).map_err(|report| Fault::Disk(report.to_string()))?;
         let fetched = self.download(key, cap, part.as_file_mut(), &disk).await?;
         part.as_file().sync_all().map_err(disk)?;
         part.persist(path).map_err(|e| disk(e.error))?;
