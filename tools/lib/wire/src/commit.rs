@@ -65,13 +65,16 @@ pub fn signed_bytes<T: Serialize>(domain: Domain, value: &T) -> Result<Vec<u8>, 
     Ok(bytes)
 }
 
-/// Check an sr25519 signature, given as 128 hexadecimal digits.
+/// Check an sr25519 signature, given as 128 hexadecimal digits in lower case: it has no second form.
 ///
 /// # Errors
 /// Exit code 65 when it is not this key's.
 pub fn verify(hotkey: Hotkey, message: &[u8], signature: &str) -> Result<(), Report> {
     let mut bytes = [0; 64];
-    hex::decode_to_slice(signature, &mut bytes).data("a signature is 128 hexadecimal digits")?;
+    let decoded = hex::decode_to_slice(signature, &mut bytes);
+    if decoded.is_err() || signature.bytes().any(|digit| digit.is_ascii_uppercase()) {
+        return Err(Report::data("a signature is 128 hexadecimal digits in lower case"));
+    }
     let wrong = |e| Report::data(format!("the signature is not {hotkey}'s: {e}"));
     let key = schnorrkel::PublicKey::from_bytes(&hotkey.0).map_err(wrong)?;
     let signature = schnorrkel::Signature::from_bytes(&bytes).map_err(wrong)?;
@@ -80,7 +83,10 @@ pub fn verify(hotkey: Hotkey, message: &[u8], signature: &str) -> Result<(), Rep
 }
 
 fn without(value: &impl Serialize, fields: &[&str]) -> Result<Value, Report> {
-    let mut value = serde_json::to_value(value).data("a record has no JSON form")?;
+    // By way of the text that stands in its file: an f32 made a `Value` at once is another number with serde_json's
+    // `arbitrary_precision` than without it, and a signature must not depend on what else was built.
+    let text = serde_json::to_string(value).data("a record has no JSON form")?;
+    let mut value: Value = serde_json::from_str(&text).data("a record has no JSON form")?;
     if let Some(map) = value.as_object_mut() {
         fields.iter().for_each(|field| {
             map.remove(*field);
@@ -127,6 +133,7 @@ pub fn verify_state(state: &State) -> Result<Hotkey, Report> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use record::{Uid, records::Accepted};
 
     #[test]
     fn every_part_changes_the_commitment() {
@@ -162,5 +169,34 @@ mod tests {
         for wrong in ["", "00", &"0".repeat(128), &"f".repeat(128), "zz"] {
             assert!(verify(key, &message, wrong).is_err(), "{wrong}");
         }
+        let upper = verify(key, &message, &signature.to_uppercase()).err().unwrap();
+        assert!(upper.error.contains("lower case"), "{upper}");
+    }
+
+    #[test]
+    fn a_scale_is_signed_as_it_stands_in_the_file() {
+        let hotkey = Hotkey([3; 32]);
+        let entry = |uid, scale| Accepted { uid: Uid(uid), hotkey, blake3: Hash([4; 32]), weight_u16: 9, scale };
+        let state = State {
+            window: Window(8),
+            run: Hash([1; 32]),
+            root: Hash([2; 32]),
+            prev: None,
+            prev_window: Some(Window(7)),
+            path: Some("/somewhere".into()),
+            accepted: vec![entry(1, 0.1), entry(2, 1.0), entry(3, 1.0 / 3.0)],
+            reveal: None,
+            by: Some(hotkey),
+            signature: Some("00".into()),
+        };
+        let message = String::from_utf8(state_message(&state).unwrap()).unwrap();
+        let json = message.strip_prefix("boltzmann state v1\n").unwrap();
+        for scale in ["\"scale\":0.1,", "\"scale\":1,", "\"scale\":0.33333334,"] {
+            assert!(json.contains(scale), "{json}");
+        }
+        assert!(!["\"path\"", "\"signature\"", "\"type\""].iter().any(|key| json.contains(key)), "{json}");
+        // What a reader of the file signs for is the same.
+        let back: State = serde_json::from_str(&serde_json::to_string(&state).unwrap()).unwrap();
+        assert_eq!(state_message(&back).unwrap(), message.as_bytes());
     }
 }

@@ -14,6 +14,9 @@ use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::Path};
 
+/// The only key of a delta file's metadata.
+const KEY: &str = "boltzmann";
+
 /// The metadata of a delta file, under the key `boltzmann`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -179,7 +182,7 @@ pub fn make(
         .iter()
         .map(|(name, dtype, shape, data)| Out { name: name.clone(), dtype: *dtype, shape: shape.clone(), data })
         .collect();
-    write(path, outs, ("boltzmann", json))?;
+    write(path, outs, (KEY, json))?;
     Ok(meta)
 }
 
@@ -237,11 +240,9 @@ fn revealed(
 /// # Errors
 /// Exit code 65.
 pub fn read_meta(path: &Path) -> Result<(Mapped, Meta), Report> {
-    let mapped = Mapped::open(path)?;
-    let json = match (mapped.metadata.len(), mapped.metadata.get("boltzmann")) {
-        (1, Some(json)) => json,
-        _ => return Err(Report::data("the metadata does not have exactly the key `boltzmann`")),
-    };
+    let mapped = Mapped::open_exact(path)?;
+    let none = || Report::data("the metadata does not have exactly the key `boltzmann`");
+    let json = mapped.metadata.get(KEY).ok_or_else(none)?;
     let meta: Meta = serde_json::from_str(json).data("the metadata")?;
     if serde_json_canonicalizer::to_string(&meta).data("the metadata")? != *json {
         return Err(Report::data("the metadata is not canonical JSON (RFC 8785)"));
@@ -334,9 +335,6 @@ impl Delta {
         if self.mapped.len() != 2 {
             return Err(Report::data(format!("{} tensors, expected 2", self.mapped.len())));
         }
-        if self.mapped.data().get(..lengths.len()) != Some(lengths) {
-            return Err(Report::data("its lengths do not come first"));
-        }
         self.check_hash()?;
         if self.meta.root != self.meta.data {
             return Err(Report::data("its data is not what was committed to"));
@@ -365,15 +363,21 @@ impl Delta {
             return Err(Report::data(format!("{} tensors, expected {expected}", self.mapped.len())));
         }
         self.check_hash()?;
-        let nonfinite = (0..self.tiles.len()).into_par_iter().find_map_first(|place| {
+        let wrong = (0..self.tiles.len()).into_par_iter().find_map_first(|place| {
             let mut tile = [0f32; TILE];
             self.tile(place, &mut tile);
             self.release_at(place);
-            tile.iter().any(|v| !v.is_finite()).then(|| self.tiles[place])
+            let index = self.tiles[place];
+            let tensor = &self.layout.tensors[self.layout.tensor_of(index)];
+            if tile.iter().any(|v| !v.is_finite()) {
+                return Some(format!("a value in {} is not finite", tensor.name));
+            }
+            // Of `dense` the padding is not in the file, and always zero.
+            (!tensor.pads_with_zeros(index, &tile))
+                .then(|| format!("tile {index}, at the edge of {}, is not zero beyond it", tensor.name))
         });
-        if let Some(tile) = nonfinite {
-            let name = &self.layout.tensors[self.layout.tensor_of(tile)].name;
-            return Err(Report::data(format!("a value in {name} is not finite")));
+        if let Some(wrong) = wrong {
+            return Err(Report::data(wrong));
         }
         if dense {
             let tree = Tree::build(self.layout.tiles, |place, tile| {

@@ -147,6 +147,18 @@ impl Tensor {
         }
     }
 
+    /// Whether what of a tile lies beyond the tensor is zero to the bit: +0.
+    pub(crate) fn pads_with_zeros(&self, tile: usize, values: &[f32; TILE]) -> bool {
+        if self.tile_numel(tile) == TILE {
+            return true;
+        }
+        let mut padding = *values;
+        for run in self.runs(tile) {
+            padding[run.at..run.at + run.len].fill(0.0);
+        }
+        padding.iter().all(|value| value.to_bits() == 0)
+    }
+
     /// Values of a tile that are no padding.
     pub fn tile_numel(&self, tile: usize) -> usize {
         self.runs(tile).map(|run| run.len).sum()
@@ -213,6 +225,14 @@ mod tests {
             for t in 5..5 + tensor.tiles {
                 tensor.gather(t, bytemuck::cast_slice(&values), &mut tile);
                 prop_assert_eq!(tile.iter().filter(|v| **v != 0.0).count(), tensor.tile_numel(t));
+                prop_assert!(tensor.pads_with_zeros(t, &tile));
+                if let Some(at) = tile.iter().position(|v| *v == 0.0) {
+                    for other in [1.0, -0.0] {
+                        let mut padded = tile;
+                        padded[at] = other;
+                        prop_assert!(!tensor.pads_with_zeros(t, &padded));
+                    }
+                }
                 numel += tensor.tile_numel(t);
                 tensor.scatter(t, &tile, &mut back);
             }

@@ -6,6 +6,7 @@
 
 pub mod commit;
 pub mod delta;
+mod header;
 pub mod layout;
 pub mod outer;
 pub mod similarity;

@@ -1,8 +1,9 @@
 //! The payload of a sparse delta: every part of the model made sparse, and what is left of it for the next window.
 
 use crate::{
+    header,
     layout::{Layout, Part, TILE},
-    tensors::{Update, header},
+    tensors::Update,
     topk::{Decoder, Encoder, Plan, Source, add, check, transform},
 };
 use rayon::prelude::*;
@@ -119,7 +120,7 @@ impl Left {
     pub fn begin(path: &Path, layout: &Layout, run: Hash) -> Result<Self, Report> {
         let named = layout.tensors.iter().map(|t| (t.name.clone(), Dtype::F32, t.shape.clone(), t.numel() * 4));
         let mut file = Pending::begin(path)?;
-        file.push(&header(named, (RUN, run.to_string()))?)?;
+        file.push(&header::write(named, (RUN, run.to_string()))?)?;
         Ok(Left(file))
     }
 

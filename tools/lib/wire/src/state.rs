@@ -142,7 +142,7 @@ fn floats(file: &Mapped, bytes: &[u8]) -> Vec<f32> {
 /// Exit code 65 when a tensor is missing or wrong.
 pub fn load(dir: &Path, hparams: &Hparams, layout: &Layout) -> Result<Values, Report> {
     let path = dir.join("model.safetensors");
-    let model = Mapped::open(&path)?;
+    let model = Mapped::open_exact(&path)?;
     let tensors = model.of_layout(layout, &[""], 0).map_err(|e| e.at(path.display()))?;
     let model = tensors.into_iter().map(|bytes| floats(&model, bytes)).collect();
     let mut values = Values { model, first: Vec::new(), second: Vec::new(), moved: Vec::new() };
@@ -152,7 +152,7 @@ pub fn load(dir: &Path, hparams: &Hparams, layout: &Layout) -> Result<Values, Re
         _ => (&[], 0),
     };
     let path = dir.join("outer.safetensors");
-    let outer = Mapped::open(&path)?;
+    let outer = Mapped::open_exact(&path)?;
     let tensors = outer.of_layout(layout, prefixes, more).map_err(|e| e.at(path.display()))?;
     let mut moments: Vec<Vec<f32>> = tensors.into_iter().map(|bytes| floats(&outer, bytes)).collect();
     if more == 1 {

@@ -1,12 +1,12 @@
 //! Safetensors files of f32, mapped, with exactly the names and shapes that are expected.
 
-use crate::layout::Layout;
+use crate::{
+    header::{self, Header},
+    layout::Layout,
+};
 use memmap2::{Mmap, UncheckedAdvice};
 use record::{Context, Hash, Report, files};
-use safetensors::{
-    Dtype, SafeTensors,
-    tensor::{Metadata, TensorInfo, TensorView},
-};
+use safetensors::{Dtype, tensor::TensorView};
 use std::{
     collections::{BTreeMap, HashMap},
     fs::File,
@@ -14,9 +14,6 @@ use std::{
     ops::Range,
     path::Path,
 };
-
-/// The largest header that is read, in bytes; a header names tensors, it does not hold them.
-pub const HEADER_CAP: u64 = 4 << 20;
 
 /// Bytes of a file that are in memory at once where all of it is read one time.
 const PIECE: usize = 64 << 20;
@@ -31,38 +28,52 @@ pub struct Mapped {
 }
 
 impl Mapped {
-    /// Map a safetensors file. No length in it is believed before it was compared with the file's own.
+    /// Map a safetensors file, its header in any form. No length in it is believed before it was compared with the file's own.
     ///
     /// # Errors
-    /// Exit code 65 when it is truncated, its header is too large, or its parts overlap or leave gaps.
-    #[allow(unsafe_code)]
+    /// Exit code 65 when it is truncated, its header is too large or has a name twice, or its parts overlap or leave gaps.
     pub fn open(path: &Path) -> Result<Self, Report> {
+        Mapped::read(path, |_, _| Ok(()))
+    }
+
+    /// The same of a file that crosses the network, or that only this house writes: its header is the one that [`write`] gives its
+    /// tensors, to the byte.
+    ///
+    /// # Errors
+    /// As [`Mapped::open`]; exit code 65 with what is otherwise.
+    pub fn open_exact(path: &Path) -> Result<Self, Report> {
+        Mapped::read(path, header::check)
+    }
+
+    #[allow(unsafe_code)]
+    fn read(path: &Path, check: impl FnOnce(&[u8], &Header) -> Result<(), Report>) -> Result<Self, Report> {
         let file = File::open(path).map_err(|e| files::io_report("open", path, &e))?;
         // SAFETY: the files of a node are written beside their place and renamed, never changed in place, so the
         // mapped bytes stay as they are.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| files::io_report("map", path, &e))?;
-        let Some((length, _)) = map.split_first_chunk::<8>() else {
-            return Err(Report::data(format!("{} is cut short: it has no header", path.display())));
-        };
-        let header = u64::from_le_bytes(*length);
-        if header > HEADER_CAP {
+        let cut = || Report::data(format!("{} is cut short: it has no header", path.display()));
+        let (length, rest) = map.split_first_chunk::<8>().ok_or_else(cut)?;
+        let length = u64::from_le_bytes(*length);
+        if length > header::CAP {
             return Err(Report::data(format!(
-                "{} claims a header of {header} bytes, at most {HEADER_CAP} are read",
-                path.display()
+                "{} claims a header of {length} bytes, at most {} are read",
+                path.display(),
+                header::CAP
             )));
         }
-        let (_, meta) = SafeTensors::read_metadata(&map).data(path.display())?;
-        let data_start = 8 + header as usize;
-        let tensors = meta
-            .tensors()
-            .into_iter()
-            .map(|(name, info)| {
-                let range = data_start + info.data_offsets.0..data_start + info.data_offsets.1;
-                (name, (info.dtype, info.shape.clone(), range))
-            })
-            .collect();
-        let metadata = meta.metadata().clone().unwrap_or_default();
-        Ok(Mapped { map, tensors, metadata, data_start })
+        let (json, data) = rest.split_at_checked(length as usize).ok_or_else(|| {
+            Report::data(format!("{} is cut short: it claims a header of {length} bytes", path.display()))
+        })?;
+        let data_start = 8 + json.len();
+        let header = Header::read(json, data.len())
+            .and_then(|header| check(&map[..data_start], &header).map(|()| header))
+            .map_err(|e| e.at(path.display()))?;
+        let tensors = header.tensors.into_iter().map(|(name, info)| {
+            let range = data_start + info.data_offsets.0..data_start + info.data_offsets.1;
+            (name, (info.dtype, info.shape, range))
+        });
+        let tensors = tensors.collect();
+        Ok(Mapped { tensors, metadata: header.metadata.into_iter().collect(), map, data_start })
     }
 
     /// All bytes after the header.
@@ -208,39 +219,16 @@ pub fn write(path: &Path, mut tensors: Vec<Out<'_>>, metadata: (&str, String)) -
         TensorView::new(tensor.dtype, tensor.shape.clone(), tensor.data)
             .data(format!("{} does not have the size of its shape", tensor.name))?;
     }
-    // In the order of the `safetensors` crate itself.
-    tensors.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
+    tensors.sort_by(|a, b| header::order((a.dtype, &a.name), (b.dtype, &b.name)));
     let named =
         tensors.iter().map(|tensor| (tensor.name.clone(), tensor.dtype, tensor.shape.clone(), tensor.data.len()));
-    let header = header(named, metadata)?;
+    let header = header::write(named, metadata)?;
     files::write_atomic(path, |file| {
         let mut file = std::io::BufWriter::with_capacity(1 << 20, file);
         file.write_all(&header)?;
         tensors.iter().try_for_each(|tensor| file.write_all(tensor.data))?;
         file.flush()
     })
-}
-
-/// The header of tensors that lie in this order: name, type, shape, bytes.
-pub(crate) fn header(
-    tensors: impl Iterator<Item = (String, Dtype, Vec<usize>, usize)>,
-    metadata: (&str, String),
-) -> Result<Vec<u8>, Report> {
-    let mut offset = 0;
-    let infos = tensors.map(|(name, dtype, shape, bytes)| {
-        let start = offset;
-        offset += bytes;
-        (name, TensorInfo { dtype, shape, data_offsets: (start, offset) })
-    });
-    // One key only: with more, the order in the file would be that of a hash map.
-    let metadata = HashMap::from([(metadata.0.to_string(), metadata.1)]);
-    let meta = Metadata::new(Some(metadata), infos.collect()).data("the tensors have no header")?;
-    let mut json = serde_json::to_vec(&meta).data("the header has no JSON form")?;
-    // Tensors start at a multiple of 8 bytes, as the format asks.
-    json.resize(json.len().next_multiple_of(8), b' ');
-    let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
-    bytes.extend(json);
-    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -62,6 +62,9 @@ fn pair(seed: u8) -> Keypair {
     MiniSecretKey::from_bytes(&[seed; 32]).unwrap().expand_to_keypair(ExpansionMode::Ed25519)
 }
 
+/// The only key of a delta's metadata.
+const KEY: &str = "boltzmann";
+
 /// One miner's update and what it is bound to.
 struct Case {
     folder: tempfile::TempDir,
@@ -173,18 +176,27 @@ impl Case {
             .map(|(name, view)| (name, (view.dtype(), view.shape().to_vec(), view.data().to_vec())))
             .collect();
         let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
-        let mut meta: Meta = serde_json::from_str(&header.metadata().as_ref().unwrap()["boltzmann"]).unwrap();
+        let mut meta: Meta = serde_json::from_str(&header.metadata().as_ref().unwrap()[KEY]).unwrap();
         change(&mut meta, &mut parts);
         let views = || parts.iter().map(|(n, (d, s, b))| (n, TensorView::new(*d, s.clone(), b).unwrap()));
         let data = safetensors::serialize(views(), None).unwrap();
         let length = u64::from_le_bytes(data[..8].try_into().unwrap()) as usize;
-        meta.data = blake3::hash(&data[8 + length..]).into();
-        meta.signature = None;
+        let metadata = HashMap::from([(KEY.to_string(), self.signed(meta, &data[8 + length..]))]);
+        std::fs::write(self.path(), safetensors::serialize(views(), Some(metadata)).unwrap()).unwrap();
+    }
+
+    /// The metadata of other data, signed by its owner, as JSON.
+    fn signed(&self, meta: Meta, data: &[u8]) -> String {
+        let mut meta = Meta { data: blake3::hash(data).into(), signature: None, ..meta };
         let message = commit::signed_bytes(Domain::Delta, &meta).unwrap();
         meta.signature = Some(hex::encode(self.pair.sign_simple(b"substrate", &message).to_bytes()));
-        let json = serde_json_canonicalizer::to_string(&meta).unwrap();
-        let metadata = HashMap::from([("boltzmann".to_string(), json)]);
-        std::fs::write(self.path(), safetensors::serialize(views(), Some(metadata)).unwrap()).unwrap();
+        serde_json_canonicalizer::to_string(&meta).unwrap()
+    }
+
+    /// Write the file anew with another header: of the same length or not, and as it stands.
+    fn write_with(&self, header: &str, data: &[u8]) {
+        let length = (header.len() as u64).to_le_bytes();
+        std::fs::write(self.path(), [&length[..], header.as_bytes(), data].concat()).unwrap();
     }
 
     fn refused(&self, words: &str) {
@@ -372,6 +384,108 @@ fn forgeries_that_are_signed_by_their_maker_are_refused() {
         parts.insert("more".into(), (Dtype::U8, vec![1 << 20], vec![0; 1 << 20]));
     });
     case.refused("at most");
+}
+
+/// A header and spaces up to the next multiple of 8.
+fn padded(header: &str) -> String {
+    let width = header.len().next_multiple_of(8);
+    format!("{header:width$}")
+}
+
+#[test]
+fn every_other_form_of_a_delta_is_refused_by_name() {
+    for codec in [codec("slice", "bf16"), codec("dense", "f32"), topk(64, "sign"), dct(64, "q4")] {
+        let case = Case::new(9, codec);
+        let good = std::fs::read(case.make()).unwrap();
+        let length = 8 + u64::from_le_bytes(good[..8].try_into().unwrap()) as usize;
+        let (header, data) = (std::str::from_utf8(&good[8..length]).unwrap(), &good[length..]);
+        let text = header.trim_end();
+        case.write_with(header, data);
+        assert!(case.open().is_ok(), "{header}");
+        let last = &text[text.rfind("},\"").unwrap() + 2..text.len() - 1];
+        let key = format!("{{\"{KEY}\":\"");
+        let signature = &text[text.find("signature").unwrap() + 14..][..128];
+        let root = case.binding.root.to_string();
+        let unpadded = format!("{text}{}", " ".repeat(text.len().next_multiple_of(8) + 8 - text.len()));
+        let twice = "stands there twice";
+        let only = "is not in its only form";
+        for (other, words) in [
+            (padded(&format!("{},{last}}}", &text[..text.len() - 1])), twice),
+            (padded(&text.replacen(&key, &format!("{key}\",\"{KEY}\":\""), 1)), twice),
+            (padded(&text.replacen(&key, &format!("{{\"more\":\"\",\"{KEY}\":\""), 1)), "has 2 keys"),
+            (padded(&text.replacen(&key, "{\"boltzman\":\"", 1)), "exactly the key `boltzmann`"),
+            (header.replace(' ', "\t") + "\t\t\t\t\t\t\t\t", "something else than spaces"),
+            (unpadded, "padded by"),
+            (padded(&format!(" {text}")), "does not begin with {"),
+            (padded(&text.replacen(":{\"dtype", ": {\"dtype", 1)), only),
+            (padded(&text.replacen("[0,", "[ 0,", 1)), only),
+            (padded(&text.replacen(KEY, "\\u0062oltzmann", 1)), only),
+            (padded(&text.replacen(signature, &signature.to_uppercase(), 1)), "lower case"),
+            (padded(&text.replacen(&root, &root.to_uppercase(), 1)), "not canonical JSON"),
+            (padded(&text.replacen(&root, &format!("0x{root}"), 1)), "not canonical JSON"),
+        ] {
+            assert_ne!(other, header);
+            case.write_with(&other, data);
+            case.refused(words);
+        }
+    }
+}
+
+#[test]
+fn what_lies_in_another_order_is_refused() {
+    let case = Case::new(9, codec("slice", "f32"));
+    let (mapped, meta) = delta::read_meta(&case.make()).unwrap();
+    let (tiles, proof) = (mapped.shape("tiles").unwrap()[0], mapped.shape("proof").unwrap()[0]);
+    let data = mapped.data().to_vec();
+    let (first, second) = data.split_at(tiles * TILE * 4);
+    let swapped = [second, first].concat();
+    let header = |meta: String, tiles_at: usize, proof_at: usize| {
+        let meta = serde_json::to_string(&meta).unwrap();
+        let ends = (tiles_at + first.len(), proof_at + second.len());
+        let tiles = format!(
+            "\"tiles\":{{\"dtype\":\"F32\",\"shape\":[{tiles},4096],\"data_offsets\":[{tiles_at},{}]}}",
+            ends.0
+        );
+        let proof =
+            format!("\"proof\":{{\"dtype\":\"U8\",\"shape\":[{proof}],\"data_offsets\":[{proof_at},{}]}}", ends.1);
+        let (a, b) = if tiles_at < proof_at { (tiles, proof) } else { (proof, tiles) };
+        padded(&format!("{{\"__metadata__\":{{\"{KEY}\":{meta}}},{a},{b}}}"))
+    };
+    case.write_with(&header(case.signed(meta.clone(), &data), 0, first.len()), &data);
+    assert!(case.open().is_ok());
+    case.write_with(&header(case.signed(meta, &swapped), second.len(), 0), &swapped);
+    case.refused("tensor proof lies before tiles");
+}
+
+#[test]
+fn the_padding_of_a_tile_is_zero_or_it_is_refused_though_it_was_committed_to() {
+    for padding in [1.0f32, -0.0] {
+        let mut case = Case::new(9, codec("slice", "f32"));
+        case.make();
+        let revealed = case.open().unwrap().tiles;
+        let edge = |tile: &usize| case.layout.tensors[case.layout.tensor_of(*tile)].tile_numel(*tile) < TILE;
+        let place = revealed.iter().position(edge).unwrap();
+        let (update, layout) = (case.update(), &case.layout);
+        let tensors = update.tensors(layout).unwrap();
+        let tree = Tree::build(layout.tiles, |index, tile| {
+            let which = layout.tensor_of(index);
+            layout.tensors[which].gather(index, tensors[which], tile);
+            if index == revealed[place] {
+                tile[TILE - 1] = padding;
+            }
+            Ok(())
+        })
+        .unwrap();
+        case.forge(|meta, parts| {
+            meta.root = tree.root;
+            parts.get_mut("proof").unwrap().2 = tree.proof(&revealed);
+            let end = (place + 1) * TILE * 4;
+            parts.get_mut("tiles").unwrap().2[end - 4..end].copy_from_slice(&padding.to_le_bytes());
+        });
+        case.binding.root = tree.root;
+        case.expected.commitment = Some(case.binding.commitment(&case.codec));
+        case.refused("is not zero beyond it");
+    }
 }
 
 #[test]

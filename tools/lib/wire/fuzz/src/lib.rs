@@ -82,6 +82,10 @@ impl Honest {
         let cap = delta::size_cap(&self.layout, &self.expected.codec);
         let Ok(delta) = Delta::open(&path, &self.layout, &self.expected) else { return false };
         assert!(bytes.len() as u64 <= cap);
+        // No other bytes are a file of the same tensors and metadata.
+        let (_, header) = SafeTensors::read_metadata(bytes).unwrap();
+        let tensors = SafeTensors::deserialize(bytes).unwrap().tensors();
+        assert!(safetensors::serialize(tensors, header.metadata().clone()).unwrap() == bytes);
         let mut tiles = 0;
         for chunk in 0..delta.chunks() {
             delta.visit_sent(chunk, |_, tile| {
