@@ -5,6 +5,7 @@
 //! has checked it.
 
 pub mod commit;
+mod contain;
 pub mod delta;
 mod header;
 pub mod layout;
@@ -16,6 +17,7 @@ pub mod tensors;
 pub mod topk;
 pub mod tree;
 
+pub use contain::contain;
 pub use layout::{Layout, TILE};
 
 /// Use so many CPU threads; the results are the same with any number.
