@@ -135,7 +135,8 @@ impl Aggregate {
             Aggregate::Mean | Aggregate::Centred(_) => 0,
         };
         let kept = sorted.get(kept..sorted.len() - kept).unwrap_or_default();
-        kept.iter().sum::<f32>() / kept.len().max(1) as f32
+        // From −0, as `sum` begins: to be written down it must not be the standard library's choice.
+        kept.iter().fold(-0.0f32, |sum, value| sum + value) / kept.len().max(1) as f32
     }
 }
 
