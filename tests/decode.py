@@ -1,7 +1,7 @@
-"""What FORMAT.md of tools/lib/wire says, once more, in nothing but numpy: deltas of every codec, and each state from the one
-before it, the list of what was accepted and the deltas, to the last bit. `decode.py FOLDER`: what the example `delta` of
-lib/wire made there. The decoder of `dense`, `topk` and `dct` was written by someone who had not seen the Rust; BLAKE3, the
-draw and the outer step came later. Unchecked: signatures, proofs, the cap."""
+"""What FORMAT.md of tools/lib/wire says, once more, in nothing but numpy: deltas of every codec, and each state from the
+one before it, the list of what was accepted and the deltas, to the last bit. `decode.py FOLDER`: what the example
+`delta` of lib/wire made there. The decoder of `dense`, `topk` and `dct` was written by someone who had not seen the
+Rust; BLAKE3, the draw and the outer step came later. Unchecked: signatures, proofs, the cap."""
 import json, math, sys
 from pathlib import Path
 import numpy as np

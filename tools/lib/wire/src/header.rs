@@ -1,7 +1,8 @@
 //! Headers of safetensors files: read without believing them, and written in one form.
 //!
-//! JSON has many forms for one value, and parsers differ on what they make of the odd ones (a name twice, spaces where none belong). A
-//! file that crosses the network has exactly the form that [`write`] gives its tensors; [`check`] names what is otherwise.
+//! JSON has many forms for one value, and parsers differ on what they make of the odd ones (a name twice, spaces where
+//! none belong). A file that crosses the network has exactly the form that [`write`] gives its tensors; [`check`] names
+//! what is otherwise.
 
 use record::{Context, Report};
 use safetensors::{

@@ -28,12 +28,50 @@ impl Values {
     /// The moments of a first state: zero.
     pub fn fresh(model: Vec<Vec<f32>>, layout: &Layout, outer: &Outer) -> Self {
         let zeros = || layout.tensors.iter().map(|t| vec![0f32; t.numel()]).collect::<Vec<_>>();
-        let adamw = outer.optimizer == "adamw";
+        // Hparams were checked when they were read; what is no optimizer has no moments, and is refused by `apply`.
+        let moments = Optimizer::of(outer).map_or(0, Optimizer::moments);
         Values {
             model,
-            first: if outer.optimizer == "sgd" { Vec::new() } else { zeros() },
-            second: if adamw { zeros() } else { Vec::new() },
-            moved: if adamw { vec![0; layout.tiles] } else { Vec::new() },
+            first: if moments > 0 { zeros() } else { Vec::new() },
+            second: if moments > 1 { zeros() } else { Vec::new() },
+            moved: if moments > 1 { vec![0; layout.tiles] } else { Vec::new() },
+        }
+    }
+}
+
+/// The outer optimizers, their numbers as they are used.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Optimizer {
+    Sgd,
+    Nesterov { momentum: f32 },
+    AdamW { beta1: f32, beta2: f32, eps: f32, weight_decay: f32 },
+}
+
+impl Optimizer {
+    /// The run's.
+    ///
+    /// # Errors
+    /// Exit code 78 where it is none of them.
+    pub(crate) fn of(outer: &Outer) -> Result<Self, Report> {
+        match outer.optimizer.as_str() {
+            "sgd" => Ok(Optimizer::Sgd),
+            "nesterov" => Ok(Optimizer::Nesterov { momentum: outer.momentum as f32 }),
+            "adamw" => Ok(Optimizer::AdamW {
+                beta1: outer.beta1 as f32,
+                beta2: outer.beta2 as f32,
+                eps: outer.eps as f32,
+                weight_decay: outer.weight_decay as f32,
+            }),
+            other => Err(Report::config(format!("outer.optimizer: sgd, nesterov or adamw, this is {other:?}"))),
+        }
+    }
+
+    /// How many moments a parameter has; with two, tiles count how often they moved.
+    pub(crate) fn moments(self) -> usize {
+        match self {
+            Optimizer::Sgd => 0,
+            Optimizer::Nesterov { .. } => 1,
+            Optimizer::AdamW { .. } => 2,
         }
     }
 }
@@ -118,12 +156,15 @@ enum Aggregate {
 }
 
 impl Aggregate {
-    fn of(outer: &Outer, deltas: usize) -> Self {
+    fn of(outer: &Outer, deltas: usize) -> Result<Self, Report> {
         match outer.aggregate.as_deref() {
-            Some("median") => Aggregate::Median,
-            Some("centred") => Aggregate::Centred(outer.radius.unwrap_or(1.0)),
-            Some(_) => Aggregate::Trimmed((outer.trim.unwrap_or(0.0) * deltas as f64) as usize),
-            None => Aggregate::Mean,
+            None => Ok(Aggregate::Mean),
+            Some("median") => Ok(Aggregate::Median),
+            Some("trimmed") => Ok(Aggregate::Trimmed((outer.trim.unwrap_or(0.0) * deltas as f64) as usize)),
+            Some("centred") => Ok(Aggregate::Centred(outer.radius.unwrap_or(1.0))),
+            Some(other) => {
+                Err(Report::config(format!("outer.aggregate: median, trimmed or centred, this is {other:?}")))
+            }
         }
     }
 
@@ -219,7 +260,8 @@ fn distances(entries: &[Entry<'_>], deltas: &[&Delta], centre: &[f32]) -> Vec<f6
 /// (source: Loshchilov and Hutter 2019, algorithm 2).
 ///
 /// # Errors
-/// Exit code 65 when the deltas do not carry the same tiles, or the result is not finite.
+/// Exit code 65 when the deltas do not carry the same tiles, or the result is not finite; 78 where `outer` names what is
+/// not known.
 pub fn apply(
     values: &mut Values,
     layout: &Layout,
@@ -238,7 +280,7 @@ pub fn apply(
     let deltas: Vec<&Delta> = entries.iter().map(|entry| entry.delta).collect();
     let mut shares: Vec<f32> = entries.iter().map(|entry| f32::from(entry.weight) * entry.scale).collect();
     let scales: Vec<f32> = entries.iter().map(|entry| entry.scale).collect();
-    let how = Aggregate::of(outer, entries.len());
+    let (optimizer, how) = (Optimizer::of(outer)?, Aggregate::of(outer, entries.len())?);
     if let Aggregate::Centred(radius) = how {
         (shares, total) = (centred(entries, &deltas, radius), 1.0);
     }
@@ -253,7 +295,8 @@ pub fn apply(
             .into_par_iter()
             .flat_map_iter(|chunk| {
                 let mut moved = Vec::new();
-                let mut go = |index, gradient| moved.push((index, step(values, layout, outer, lr, index, gradient)));
+                let mut go =
+                    |index, gradient| moved.push((index, step(values, layout, optimizer, lr, index, gradient)));
                 if matches!(how, Aggregate::Mean | Aggregate::Centred(_)) {
                     let mut mean = |index, sum: &[f32; TILE]| go(index, sum.map(|g| g / total));
                     sum_chunk(&deltas, &shares, chunk, true, &mut mean);
@@ -287,7 +330,7 @@ pub fn apply(
     Ok(())
 }
 
-fn step(values: &Values, layout: &Layout, outer: &Outer, lr: f32, index: usize, gradient: [f32; TILE]) -> Tile {
+fn step(values: &Values, layout: &Layout, optimizer: Optimizer, lr: f32, index: usize, gradient: [f32; TILE]) -> Tile {
     let which = layout.tensor_of(index);
     let tensor = &layout.tensors[which];
     let mut tile = Tile { model: [0.0; TILE], first: [0.0; TILE], second: [0.0; TILE] };
@@ -299,27 +342,25 @@ fn step(values: &Values, layout: &Layout, outer: &Outer, lr: f32, index: usize, 
     gather(&values.model, &mut tile.model);
     gather(&values.first, &mut tile.first);
     gather(&values.second, &mut tile.second);
-    match outer.optimizer.as_str() {
-        "nesterov" => {
-            let momentum = outer.momentum as f32;
+    match optimizer {
+        Optimizer::Sgd => tile.model.iter_mut().zip(&gradient).for_each(|(p, g)| *p -= lr * g),
+        Optimizer::Nesterov { momentum } => {
             for ((p, m), g) in tile.model.iter_mut().zip(&mut tile.first).zip(&gradient) {
                 *m = momentum * *m + g;
                 *p -= lr * (g + momentum * *m);
             }
         }
-        "adamw" => {
-            let (b1, b2, eps) = (outer.beta1 as f32, outer.beta2 as f32, outer.eps as f32);
-            let decay = if tensor.is_matrix() { outer.weight_decay as f32 } else { 0.0 };
+        Optimizer::AdamW { beta1, beta2, eps, weight_decay } => {
+            let decay = if tensor.is_matrix() { weight_decay } else { 0.0 };
             let moved = values.moved.get(index).map_or(1, |n| n.saturating_add(1));
-            let (c1, c2) = (1.0 - power(b1, moved), 1.0 - power(b2, moved));
+            let (c1, c2) = (1.0 - power(beta1, moved), 1.0 - power(beta2, moved));
             let moments = tile.first.iter_mut().zip(&mut tile.second);
             for ((p, (m, v)), g) in tile.model.iter_mut().zip(moments).zip(&gradient) {
-                *m = b1 * *m + (1.0 - b1) * g;
-                *v = b2 * *v + (1.0 - b2) * (g * g);
+                *m = beta1 * *m + (1.0 - beta1) * g;
+                *v = beta2 * *v + (1.0 - beta2) * (g * g);
                 *p -= lr * (decay * *p + (*m / c1) / ((*v / c2).sqrt() + eps));
             }
         }
-        _ => tile.model.iter_mut().zip(&gradient).for_each(|(p, g)| *p -= lr * g),
     }
     tile
 }
@@ -370,6 +411,19 @@ mod tests {
         let at = |w| learning_rate(&outer, Window(10), Window(w));
         assert_eq!((at(0), at(10), at(5010), at(9999)), (7.5e-5, 7.5e-5, 1e-5, 1e-5));
         assert!((at(2510) - 4.25e-5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused_not_taken_for_another() {
+        let outer: Outer = serde_json::from_value(serde_json::json!({
+            "optimizer": "adam", "lr": 0.1, "momentum": 0.9, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8,
+            "weight_decay": 0.0, "lr_final": 0.1, "lr_windows": 0, "aggregate": "trim"
+        }))
+        .unwrap();
+        assert!(Optimizer::of(&outer).err().unwrap().error.contains("\"adam\""));
+        assert!(Aggregate::of(&outer, 3).err().unwrap().error.contains("\"trim\""));
+        let known = |optimizer: &str| Optimizer::of(&Outer { optimizer: optimizer.into(), ..outer.clone() }).unwrap();
+        assert_eq!(["sgd", "nesterov", "adamw"].map(|name| known(name).moments()), [0, 1, 2]);
     }
 
     #[test]

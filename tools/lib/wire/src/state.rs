@@ -5,7 +5,7 @@
 
 use crate::{
     layout::Layout,
-    outer::Values,
+    outer::{Optimizer, Values},
     tensors::{Mapped, Out, write},
 };
 use rand_chacha::{ChaCha12Rng, rand_core::RngCore, rand_core::SeedableRng};
@@ -146,11 +146,9 @@ pub fn load(dir: &Path, hparams: &Hparams, layout: &Layout) -> Result<Values, Re
     let tensors = model.of_layout(layout, &[""], 0).map_err(|e| e.at(path.display()))?;
     let model = tensors.into_iter().map(|bytes| floats(&model, bytes)).collect();
     let mut values = Values { model, first: Vec::new(), second: Vec::new(), moved: Vec::new() };
-    let (prefixes, more): (&[&str], usize) = match hparams.outer.optimizer.as_str() {
-        "nesterov" => (&[FIRST], 0),
-        "adamw" => (&[FIRST, SECOND], 1),
-        _ => (&[], 0),
-    };
+    let moments = Optimizer::of(&hparams.outer)?.moments();
+    let prefixes = [FIRST, SECOND];
+    let (prefixes, more) = (&prefixes[..moments], usize::from(moments > 1));
     let path = dir.join("outer.safetensors");
     let outer = Mapped::open_exact(&path)?;
     let tensors = outer.of_layout(layout, prefixes, more).map_err(|e| e.at(path.display()))?;

@@ -28,7 +28,8 @@ pub struct Mapped {
 }
 
 impl Mapped {
-    /// Map a safetensors file, its header in any form. No length in it is believed before it was compared with the file's own.
+    /// Map a safetensors file, its header in any form. No length in it is believed before it was compared with the
+    /// file's own.
     ///
     /// # Errors
     /// Exit code 65 when it is truncated, its header is too large or has a name twice, or its parts overlap or leave gaps.
@@ -36,8 +37,8 @@ impl Mapped {
         Mapped::read(path, |_, _| Ok(()))
     }
 
-    /// The same of a file that crosses the network, or that only this house writes: its header is the one that [`write`] gives its
-    /// tensors, to the byte.
+    /// The same of a file that crosses the network, or that only this house writes: its header is the one that
+    /// [`write`] gives its tensors, to the byte.
     ///
     /// # Errors
     /// As [`Mapped::open`]; exit code 65 with what is otherwise.
