@@ -1,6 +1,6 @@
-//! For tests/decode.py: `delta FOLDER` makes deltas of a small model there by every codec, signed by a key of its own, and
-//! beside each what it decodes to, as plain f32 in the order of the tensors' names; `shapes.json` has their shapes. In
-//! `steps/NAME` there is a short run for each way from deltas to a state: `hparams.json`, `states/WINDOW`, and
+//! For tests/decode.py: `delta FOLDER` makes deltas of a small model there by every codec, signed by a key of its own,
+//! and beside each what it decodes to, as plain f32 in the order of the tensors' names; `shapes.json` has their shapes.
+//! In `steps/NAME` there is a short run for each way from deltas to a state: `hparams.json`, `states/WINDOW`, and
 //! `deltas/BLAKE3.safetensors`.
 #![allow(clippy::unwrap_used, clippy::panic)]
 

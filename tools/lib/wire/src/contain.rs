@@ -1,6 +1,7 @@
 //! A panic over one peer's bytes is that peer's, not the process's.
 //!
-//! No bytes make a decoder panic that we know of; where some do, a validator must not lose its window to the peer that found them.
+//! No bytes make a decoder panic that we know of; where some do, a validator must not lose its window to the peer that
+//! found them.
 
 use record::Report;
 use std::{
@@ -30,7 +31,8 @@ static PLACE: Mutex<Option<String>> = Mutex::new(None);
 /// A panic that is not unwound (`panic = "abort"`, no stack, no memory) ends the process all the same.
 ///
 /// # Errors
-/// What the work returns; exit code 65 when it panics, with the panic's message and place, and that it is a bug of ours.
+/// What the work returns; exit code 65 when it panics, with the panic's message and place, and that it is a bug of
+/// ours.
 pub fn contain<T>(work: impl FnOnce() -> Result<T, Report>) -> Result<T, Report> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
@@ -70,7 +72,8 @@ fn is_contained() -> bool {
     HERE.get() > 0 || rayon::current_thread_index().is_some() && ANYWHERE.load(Ordering::SeqCst) > 0
 }
 
-/// Keep the place of a panic for the one that catches it: no more of the path than the file, since reasons are published.
+/// Keep the place of a panic for the one that catches it: no more of the path than the file, since reasons are
+/// published.
 fn keep(info: &PanicHookInfo<'_>) {
     let place = info.location().map(|at| {
         let file = Path::new(at.file()).file_name().unwrap_or_default();

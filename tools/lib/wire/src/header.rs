@@ -86,7 +86,8 @@ impl Header {
     }
 }
 
-/// The order of tensors in a file: wider types first, those of one width as the `safetensors` crate has them, then by name.
+/// The order of tensors in a file: wider types first, those of one width as the `safetensors` crate has them, then by
+/// name.
 pub(crate) fn order(a: (Dtype, &str), b: (Dtype, &str)) -> std::cmp::Ordering {
     b.0.cmp(&a.0).then_with(|| a.1.cmp(b.1))
 }

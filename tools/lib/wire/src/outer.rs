@@ -260,8 +260,8 @@ fn distances(entries: &[Entry<'_>], deltas: &[&Delta], centre: &[f32]) -> Vec<f6
 /// (source: Loshchilov and Hutter 2019, algorithm 2).
 ///
 /// # Errors
-/// Exit code 65 when the deltas do not carry the same tiles, or the result is not finite; 78 where `outer` names what is
-/// not known.
+/// Exit code 65 when the deltas do not carry the same tiles, or the result is not finite; 78 where `outer` names what
+/// is not known.
 pub fn apply(
     values: &mut Values,
     layout: &Layout,

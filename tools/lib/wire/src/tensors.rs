@@ -32,7 +32,8 @@ impl Mapped {
     /// file's own.
     ///
     /// # Errors
-    /// Exit code 65 when it is truncated, its header is too large or has a name twice, or its parts overlap or leave gaps.
+    /// Exit code 65 when it is truncated, its header is too large or has a name twice, or its parts overlap or leave
+    /// gaps.
     pub fn open(path: &Path) -> Result<Self, Report> {
         Mapped::read(path, |_, _| Ok(()))
     }
