@@ -5,9 +5,13 @@
 
 pub mod calls;
 mod client;
+mod commits;
 pub mod epochs;
 mod link;
 mod neurons;
+mod rules;
+mod stake;
+mod storage;
 mod submit;
 pub mod timelock;
 pub mod weights;

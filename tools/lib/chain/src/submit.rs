@@ -1,11 +1,11 @@
 //! Calls that are signed and sent, and what the chain says of them, in words.
 
 use crate::{
-    calls::Call,
+    calls::{Call, FIELD},
     client::{Chain, number_of, plain},
-    neurons::RAO,
+    storage::{PALLET, RAO, foreign, prefixed},
 };
-use record::{Context, Hash, Hotkey, Report};
+use record::{Hash, Hotkey, Report};
 use std::time::Duration;
 use subxt::{
     SubstrateConfig,
@@ -118,7 +118,11 @@ fn in_words(name: &str) -> Option<Words> {
         "InvalidRevealRound" => {
             words("the round of the commit is over already", "run this again: it takes a later one", LATER)
         }
-        "IncorrectWeightVersionKey" => words("the subnet asks for a newer version key", "--version-key", NO),
+        "IncorrectWeightVersionKey" => words(
+            "the subnet asks for a newer version key",
+            "fold.version_key in the run's hparams.json says which: take the run's newest",
+            NO,
+        ),
         "WeightVecNotEqualSize" | "InputLengthsUnequal" => {
             words("there are not as many weights as uids", "bz-score fold writes as many", NO)
         }
@@ -129,16 +133,24 @@ fn in_words(name: &str) -> Option<Words> {
         "WeightVecLengthIsLow" => words("too few peers have a weight", "the subnet's minimum is above that", NO),
         "MaxWeightExceeded" => words("one peer's share is above the subnet's maximum", "clip it", NO),
         "CanNotSetRootNetworkWeights" => words("the root network takes no weights", "--netuid or BZ_NETUID", NO),
-        "MechanismDoesNotExist" | "SubnetNotExists" | "NetworkDoesNotExist" | "SubnetDoesNotExist" => {
+        "MechanismDoesNotExist"
+        | "SubnetNotExists"
+        | "SubNetworkDoesNotExist"
+        | "NetworkDoesNotExist"
+        | "SubnetDoesNotExist" => {
             words("there is no such subnet, or mechanism of it", "--netuid or BZ_NETUID, --mechanism", NO)
         }
         "TooManyRegistrationsThisBlock" | "TooManyRegistrationsThisInterval" => {
             words("the subnet takes no more registrations at this moment", "try again in some blocks", LATER)
         }
         "AccountNotAllowedCommit" => words("only a registered hotkey may commit its bucket", "register it first", NO),
-        "TooManyFieldsInCommitmentInfo" => words("the bucket's address is too long", "at most 384 bytes", NO),
+        "TooManyFieldsInCommitmentInfo" => words(
+            "the bucket's address is too long for this chain",
+            "each field takes 128 bytes: a shorter address fits into one",
+            NO,
+        ),
         "SpaceLimitExceeded" => words("too much was committed in this epoch", "try again in the next epoch", LATER),
-        "CallDisabled" | "AdminActionProhibitedDuringWeightsWindow" => {
+        "CallDisabled" | "DisabledTemporarily" | "AdminActionProhibitedDuringWeightsWindow" => {
             words("the chain does not take this call at present", "try again in some blocks", LATER)
         }
         _ => None,
@@ -233,10 +245,10 @@ fn say(what: &str, Words(words, hint, later): Words, name: &str) -> Report {
 fn not_taken(what: &str, mut report: Report) -> Report {
     match pool_words(&report.error) {
         Some((code, words)) => {
-            let custom = report.error.split("Custom error: ").nth(1).and_then(|rest| rest.split_whitespace().next());
-            let name =
-                custom.map_or(format!("pool code {code}"), |number| format!("pool code {code}, custom error {number}"));
-            say(what, words, &name)
+            // Before it stand the call and the address of the node.
+            let reason = report.error.split_once(": ").map_or(report.error.as_str(), |(_, reason)| reason);
+            let reason = reason.trim().trim_end_matches(&format!("({code})")).trim_end();
+            say(what, words, &format!("pool code {code}; the node: {reason}"))
         }
         None => {
             report.hints.push("whether it went in is not known: the same command looks before it signs again".into());
@@ -262,6 +274,7 @@ impl Chain {
         let what = format!("{}.{}", call.pallet, call.name);
         let api = self.api()?;
         let at = self.wait("the last block", api.at_current_block())?;
+        call.bytes(&at.metadata())?;
         let payload = call.payload();
         let mut transactions = at.transactions();
         let params = DefaultExtrinsicParamsBuilder::<SubstrateConfig>::new();
@@ -284,7 +297,7 @@ impl Chain {
         match done {
             Ok(Ok(hash)) => {
                 // That it is in is known: what cannot be asked now does not change that.
-                let header = self.request("chain_getHeader", rpc_params![hash]).ok();
+                let header = self.request("chain_getHeader", rpc_params![prefixed(hash)]).ok();
                 Ok(Sent { tx, block: header.as_ref().and_then(number_of) })
             }
             Ok(Err(TransactionFinalizedSuccessError::SuccessError(TransactionEventsError::ExtrinsicFailed(error)))) => {
@@ -316,23 +329,49 @@ impl Chain {
     /// What a registration burns now, in TAO.
     ///
     /// # Errors
-    /// Exit code 75 when the node does not answer.
+    /// Exit code 75 when the node does not answer, 78 when there is no such subnet.
     pub fn price(&self) -> Result<f64, Report> {
         let api = self.api()?;
         let at = self.wait("the last block", api.at_current_block())?;
+        self.exists(&at)?;
         let rao: u64 = self.or_default(&at, "Burn")?;
         Ok(rao as f64 / RAO)
     }
 
-    /// The call that registers a hotkey for at most so many TAO, as far as the chain itself can hold the limit.
+    /// The call that registers a hotkey for at most so many TAO. The chain itself holds the limit, in the very block that takes
+    /// the place: a price that was asked for before holds nothing.
     ///
     /// # Errors
-    /// Exit code 75 when the node does not answer.
+    /// Exit code 75 when the node does not answer, 78 when the chain cannot hold a limit.
     pub fn register_call(&self, hotkey: Hotkey, limit: f64) -> Result<Call, Report> {
-        let api = self.api()?;
-        let at = self.wait("the last block", api.at_current_block())?;
+        let at = self.wait("the last block", self.api()?.at_current_block())?;
         let held = Call::register_limit(self.subnet.netuid, hotkey, (limit * RAO).round() as u64);
-        Ok(if held.is_known(&at.metadata()) { held } else { Call::register(self.subnet.netuid, hotkey) })
+        if !held.is_known(&at.metadata()) {
+            return Err(foreign(
+                &at,
+                "SubtensorModule.register_limit",
+                "there is no such call: it cannot hold a limit",
+            )
+            .hint("nothing was burned; btcli registers at whatever a place costs"));
+        }
+        Ok(held)
+    }
+
+    /// The call that commits the address of the own bucket, if it fits into as many fields as this chain takes.
+    ///
+    /// # Errors
+    /// Exit code 75 when the node does not answer, 1 when the address is too long for the chain, 2 when it is for any.
+    pub fn bucket_call(&self, address: &str) -> Result<Call, Report> {
+        let call = Call::commit_bucket(self.subnet.netuid, address)?;
+        let at = self.wait("the last block", self.api()?.at_current_block())?;
+        let most = at.constants().entry(dynamic::constant::<u32>("Commitments", "MaxFields"));
+        // A chain that does not tell it says so itself, when the call comes.
+        if let Some(most) = most.ok().filter(|most| address.len().div_ceil(FIELD) > *most as usize) {
+            let (length, room) = (address.len(), most as usize * FIELD);
+            return Err(Report::no(format!("the address has {length} bytes, this chain takes at most {room}"))
+                .hint("a shorter name, or a key of fewer characters"));
+        }
+        Ok(call)
     }
 
     /// The free TAO of an account.
@@ -343,11 +382,10 @@ impl Chain {
         let api = self.api()?;
         let at = self.wait("the last block", api.at_current_block())?;
         let address = dynamic::storage::<([u8; 32],), Value>("System", "Account");
-        let held = self.wait("the balance", async { at.storage().try_fetch(address, (account.0,)).await })?;
-        let Some(held) = held else { return Ok(0.0) };
-        let value = held.decode().again("the balance")?;
+        let Some(value) = self.value(&at, address, (account.0,))? else { return Ok(0.0) };
         let free = value.at("data").and_then(|data| data.at("free")).and_then(|free| free.as_u128());
-        Ok(free.unwrap_or(0) as f64 / RAO)
+        let free = free.ok_or_else(|| foreign(&at, "System.Account", "it has no data.free"))?;
+        Ok(free as f64 / RAO)
     }
 
     /// The uid of a hotkey at the last finalized block, if it is registered.
@@ -357,10 +395,8 @@ impl Chain {
     pub fn uid_of(&self, hotkey: Hotkey) -> Result<Option<u16>, Report> {
         let api = self.api()?;
         let at = self.wait("the last block", api.at_current_block())?;
-        let address = dynamic::storage::<(u16, [u8; 32]), u16>("SubtensorModule", "Uids");
-        let netuid = self.subnet.netuid;
-        let value = self.wait("the uid", async { at.storage().try_fetch(address, (netuid, hotkey.0)).await })?;
-        value.map(|v| v.decode().again("the uid")).transpose()
+        let address = dynamic::storage::<(u16, [u8; 32]), u16>(PALLET, "Uids");
+        self.value(&at, address, (self.subnet.netuid, hotkey.0))
     }
 }
 
@@ -389,5 +425,41 @@ fn refused(what: &str, error: &DispatchError) -> Report {
             say(what, Words("this key may not make this call", "look at bz-chain doctor", NO), "BadOrigin")
         }
         other => Report::no(format!("{what}: the chain refuses it: {other}")).hint(HINT),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use record::Code;
+
+    #[test]
+    fn what_the_pool_says_is_in_words_and_in_its_own() {
+        let said = |error: &str| not_taken("SubtensorModule.set_weights", Report::again(error));
+        let report = said(
+            "SubtensorModule.set_weights, from wss://n.example.org: Invalid Transaction: Transaction call is not expected (1010)",
+        );
+        assert_eq!(report.code, Code::No);
+        assert!(report.error.contains("the chain takes no such call"), "{report}");
+        assert!(
+            report.error.contains("pool code 1010; the node: Invalid Transaction: Transaction call is not expected"),
+            "{report}"
+        );
+        // A reason that is not known is all the more wanted.
+        let report = said("x, from ws://127.0.0.1:9944: Invalid Transaction: moon in the wrong house (1010)");
+        assert!(report.error.contains("the node: Invalid Transaction: moon in the wrong house"), "{report}");
+        let report = said("x, from ws://127.0.0.1:9944: Invalid Transaction: Custom error: 6 (1010)");
+        assert!(report.code == Code::Again && report.error.contains("too short a time ago"), "{report}");
+        assert!(report.error.contains("Custom error: 6"), "{report}");
+        let report = said("x, from ws://127.0.0.1:9944: the connection is closed");
+        assert!(report.code == Code::Again && report.hints.iter().any(|hint| hint.contains("not known")), "{report}");
+    }
+
+    #[test]
+    fn every_name_of_a_missing_subnet_has_its_sentence() {
+        for name in ["SubNetworkDoesNotExist", "SubnetNotExists", "MechanismDoesNotExist", "SubnetDoesNotExist"] {
+            assert!(in_words(name).is_some_and(|words| words.0.contains("no such subnet")), "{name}");
+        }
+        assert!(in_words("NoSuchError").is_none());
     }
 }

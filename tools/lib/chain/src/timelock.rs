@@ -53,9 +53,9 @@ impl Beacon {
     /// Encrypt to a round.
     ///
     /// # Errors
-    /// Exit code 75 when the chain's public key is none, 1 when what is encrypted is too long for the chain.
+    /// Exit code 78 when the chain's public key is none, 1 when what is encrypted is too long for the chain.
     pub fn seal(&self, round: u64, content: &[u8]) -> Result<Vec<u8>, Report> {
-        let broken = |what: &str| Report::again(format!("the beacon's public key, as the chain has it, {what}"));
+        let broken = |what: &str| Report::config(format!("the beacon's public key, as the chain has it, {what}"));
         let public = PublicKey::deserialize_compressed(&self.public[..]).map_err(|_| broken("is no point of G2"))?;
         let mut key = [0u8; HALF];
         getrandom::fill(&mut key).again("cannot draw a key")?;
@@ -204,5 +204,41 @@ mod tests {
         assert_eq!(beacon.round_at(1_692_806_367.0), 1000);
         assert_eq!(beacon.round_at(0.0), 1);
         assert!(beacon.time_of(beacon.round_at(1_700_000_000.0)) <= 1_700_000_000);
+    }
+
+    /// drand's quicknet, as https://api.drand.sh/52db9ba7…/info tells it, and two of its rounds, as /public/1000 does.
+    const QUICKNET: &str = "83cf0f2896adee7eb8b5f01fcad3912212c437e0073e911fb90022d3e760183c8c4b450b6a0a6c3ac6a5776a2d106451\
+                            0d1fec758c921cc22b0e17e63aaf4bcb5ed66304de9cf809bd274ca73bab4af5a6e9c76a4bc09e76eae8991ef5ece45a";
+    const ROUND_1000: &str = "b44679b9a59af2ec876b1a6b1ad52ea9b1615fc3982b19576350f93447cb1125\
+                              e342b73a8dd2bacbe47e4b6b63ed5e39";
+    const ROUND_1001: &str = "b33bf3667cbd5a82de3a24b4e0e9fe5513cc1a0e840368c6e31f5fcfa79bea03\
+                              f73896b25883abf2853d10337fb8fa41";
+    /// SHA-256 of the signature of round 1000, as drand publishes it.
+    const RANDOMNESS_1000: &str = "fe290beca10872ef2fb164d2aa4442de4566183ec51c56ff3cd603d930e54fdd";
+    /// `boltzmann, window 7`, encrypted to round 1000 by PyPI's bittensor-drand.
+    const FOREIGN: &str = "add680fc889276a544c31b1614fd3f00b2f9822421cd7dd76b0486043bdeb597\
+                           e24eb157f99de942bd422f32cedff9540dfa6210016a0c7adfab321b3fa6463b\
+                           0c20dc226851648647289bc6c2e34bf632f5e85428f53558bb6cc1c5dd00cc64\
+                           2000000000000000420ff727cd4ddeebe36d0c246bde77591cba36c178fd384d\
+                           007d8a675d8fb7df2000000000000000991b3f14891797df60e2ff25fc726fb5\
+                           32bbe33bba9f019c5a7f2c91403f2d8b3f000000000000002300000000000000\
+                           3f49457e4682cd2e4fc63c694bb66e2c8c77ea9b7eacd0db50cbe55efc14fb3d\
+                           3c804c0c000000000000009366711dc123e615808fe249080000000000000041\
+                           45535f47434d5f";
+
+    #[test]
+    fn the_real_beacon_opens_what_is_sealed_to_it() {
+        let beacon = Beacon { public: hex::decode(QUICKNET).unwrap(), period: 3, genesis: 1_692_803_367 };
+        let (first, second) = (hex::decode(ROUND_1000).unwrap(), hex::decode(ROUND_1001).unwrap());
+        assert_eq!(hex::encode(Sha256::digest(&first)), RANDOMNESS_1000);
+        assert_eq!(beacon.time_of(1000), 1_692_806_364, "when drand published it");
+        for (round, own, other) in [(1000, &first, &second), (1001, &second, &first)] {
+            let sealed = beacon.seal(round, b"window 7").unwrap();
+            assert_eq!(open(&sealed, own).as_deref(), Some(&b"window 7"[..]));
+            assert_eq!(open(&sealed, other), None);
+        }
+        let foreign = hex::decode(FOREIGN).unwrap();
+        assert_eq!(open(&foreign, &first).as_deref(), Some(&b"boltzmann, window 7"[..]));
+        assert_eq!(open(&foreign, &second), None);
     }
 }
