@@ -58,8 +58,10 @@ impl<'a> Validator<'a> {
         all.iter().map(|record| format!("{record}\n")).collect()
     }
 
+    /// At any time of an epoch, unless the arguments say otherwise.
     fn set_by(&self, chain: &str, args: &[&str]) -> (Value, String, Option<i32>) {
-        let out = self.tool("bz-setweights", chain, args, &self.weights());
+        let anytime: &[&str] = if args.contains(&"--margin") { &[] } else { &["--margin", "5000"] };
+        let out = self.tool("bz-setweights", chain, &[args, anytime].concat(), &self.weights());
         let record = lines(&out.stdout).into_iter().rfind(|record| record["type"] == "weights");
         (record.unwrap_or_default(), text(&out.stderr), out.status.code())
     }
@@ -68,6 +70,13 @@ impl<'a> Validator<'a> {
         let (record, error, code) = self.set_by(&self.chain, args);
         assert_eq!(code, Some(0), "{error}");
         (record, error)
+    }
+
+    /// What time alone does not change: not set, said in the record, and noticed by cron.
+    fn is_stopped(&self, args: &[&str], words: &str) {
+        let (record, error, code) = self.set_by(&self.chain, args);
+        assert!(!submitted(&record) && reason(&record).contains(words), "{record}");
+        assert!(code == Some(78) && error.contains(words), "{code:?} {error}");
     }
 
     /// `--reveal` alone; its record, null where nothing was due.
@@ -79,12 +88,16 @@ impl<'a> Validator<'a> {
     }
 
     fn doctor(&self) -> Value {
-        serde_json::from_slice(&self.tool("bz-chain", &self.chain, &["doctor"], "").stdout).unwrap()
+        let out = self.tool("bz-chain", &self.chain, &["doctor"], "");
+        lines(&out.stdout).into_iter().find(|record| record["type"] == "doctor").unwrap_or_default()
     }
 
     fn sealed(&self) -> Vec<PathBuf> {
         let found = std::fs::read_dir(self.home.join("sealed")).into_iter().flatten();
-        found.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some()).collect()
+        found
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|end| end == "json"))
+            .collect()
     }
 
     /// Until uid 0 has this incentive.
@@ -120,8 +133,7 @@ fn weights_go_by_every_way() {
     // No permit before the first epoch, and no surprise.
     network.run(&["set", "tempo", "1000"]);
     let vera = Validator::join(&network, &chain, folder.path().join("home"));
-    let (record, _) = vera.set(&[]);
-    assert!(!submitted(&record) && reason(&record).contains("no validator permit"), "{record}");
+    vera.is_stopped(&[], "no validator permit");
     network.run(&["set", "tempo", "20"]);
     vera.next_epoch();
     network.run(&["new-block", "8"]);
@@ -166,8 +178,10 @@ fn weights_go_by_every_way() {
     let (dry, _) = vera.reveal(&["--dry-run"]);
     assert!(dry["call"] == "SubtensorModule.reveal_weights" && dry["submitted"] == false, "{dry}");
     network.run(&["set", "weights_version_key", "9"]);
-    let (record, error) = vera.reveal(&[]);
-    assert!(!submitted(&record) && reason(&record).contains("the subnet asks for 9 now"), "{record} {error}");
+    let out = vera.tool("bz-setweights", &chain, &["--reveal"], "");
+    let record = lines(&out.stdout).into_iter().rfind(|record| record["type"] == "weights").unwrap();
+    assert!(!submitted(&record) && reason(&record).contains("the subnet asks for 9 now"), "{record}");
+    assert_eq!(out.status.code(), Some(78), "cron has to notice");
     network.run(&["set", "weights_version_key", "0"]);
     let (record, error) = vera.reveal(&[]);
     assert!(submitted(&record) && vera.sealed().is_empty(), "{record} {error}");
@@ -194,18 +208,111 @@ fn weights_go_by_every_way() {
     assert!(!submitted(&again) && reason(&again).contains("too early"), "{again}");
 
     // What the chain asks for is said before anything is signed.
-    for (name, value, words) in [
-        ("weights_version_key", "9", "the subnet asks for 9"),
-        ("stake_threshold", "900000000000", "weights need 900"),
-        ("min_allowed_weights", "2", "the subnet asks for 2"),
+    for (name, value, args, words) in [
+        ("weights_version_key", "9", &["--version-key", "3"][..], "the version key is 3, the subnet asks for 9"),
+        // The run names none: the chain's own is not taken for it.
+        ("weights_version_key", "9", &[], "the version key is 0, the subnet asks for 9"),
+        ("stake_threshold", "900000000000", &[], "weights need 900"),
     ] {
         network.run(&["set", name, value]);
-        let key: &[&str] = if name == "weights_version_key" { &["--version-key", "3"] } else { &[] };
-        let (record, _) = vera.set(key);
-        assert!(!submitted(&record) && reason(&record).contains(words), "{record}");
+        vera.is_stopped(args, words);
         network.run(&["set", name, "0"]);
     }
+    network.run(&["set", "min_allowed_weights", "2"]);
+    let (record, _) = vera.set(&[]);
+    assert!(!submitted(&record) && reason(&record).contains("the subnet asks for 2"), "{record}");
+    network.run(&["set", "min_allowed_weights", "0"]);
     vera.kept_its_secrets();
+}
+
+#[test]
+fn weights_are_set_late_and_again_where_the_chain_did_not_open_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let (network, chain) = Localnet::up_with(folder.path().join("net"), &["--interval", "0.5"]);
+    let vera = Validator::join(&network, &chain, folder.path().join("home"));
+    network.run(&["set", "tempo", "40"]);
+    vera.next_epoch();
+    network.run(&["new-block", "9"]);
+    // The last ones of an epoch count.
+    let (early, error) = vera.set(&["--margin", "15"]);
+    assert!(!submitted(&early) && reason(&early).contains("the last weights of an epoch count"), "{early} {error}");
+    let end = vera.doctor()["next_epoch_at"].as_u64().unwrap();
+    network.reach(end - 14);
+    let (record, error) = vera.set(&["--margin", "15"]);
+    assert!(submitted(&record) && reason(&record).contains("the chain reveals it from block"), "{record} {error}");
+    // The subnet asks for more when it opens them: the chain drops them without a word.
+    network.run(&["set", "weights_version_key", "9"]);
+    vera.next_epoch();
+    until("the chain does not open it", || vera.doctor()["waiting_for_reveal"] == 0);
+    assert_eq!(vera.doctor()["weights"], json!([]));
+    network.run(&["set", "weights_version_key", "0"]);
+    let (record, error) = vera.set(&["--margin", "1"]);
+    assert!(submitted(&record) && error.contains("it is committed again"), "{record} {error}");
+    // Once: what is opened now is forgotten.
+    vera.next_epoch();
+    vera.paid("0", 1.0);
+    let (record, error) = vera.set(&["--margin", "1"]);
+    assert!(!submitted(&record) && !error.contains("it is committed again"), "{record} {error}");
+    vera.kept_its_secrets();
+}
+
+#[test]
+fn a_dry_run_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (network, chain) = Localnet::up(folder.path().join("net"));
+    let vera = Validator::join(&network, &chain, folder.path().join("home"));
+    network.run(&["set", "tempo", "20"]);
+    vera.next_epoch();
+    network.run(&["new-block", "8"]);
+    let (dry, error) = vera.set(&["--dry-run"]);
+    assert!(dry["call"].is_string(), "{dry} {error}");
+    let (dry, _) = vera.set(&["--dry-run", "--commit", "hash"]);
+    assert_eq!(dry["call"], "SubtensorModule.commit_weights");
+    let left: Vec<_> = std::fs::read_dir(&vera.home).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["input"], "the test's own");
+}
+
+#[test]
+fn a_subnet_that_does_not_exist_is_found_before_anything_is_signed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (network, chain) = Localnet::up(folder.path().join("net"));
+    let vera = Validator::join(&network, &chain, folder.path().join("home"));
+    let address = "https://s3.example.org/vera";
+    for args in
+        [&["whoami"][..], &["hyperparameters"], &["doctor"], &["register", "--limit", "9"], &["bucket", address]]
+    {
+        for (subnet, words) in
+            [(["--netuid", "77"], "there is no subnet 77"), (["--mechanism", "5"], "has no mechanism 5")]
+        {
+            let out = vera.tool("bz-chain", &chain, &[&subnet[..], args].concat(), "");
+            assert!(
+                out.status.code() == Some(78) && text(&out.stderr).contains(words),
+                "{args:?} {}",
+                text(&out.stderr)
+            );
+            assert!(out.stdout.is_empty(), "{args:?}");
+        }
+    }
+    // What can be listed by everybody is committed, what cannot is not, and a dry run only shows it.
+    let own =
+        vera.peers("0").into_iter().find(|peer| peer["uid"] == 1).unwrap()["bucket"].as_str().unwrap().to_string();
+    let bucket = |args: &[&str]| {
+        let out = vera.tool("bz-chain", &chain, &[&["bucket"], args].concat(), "");
+        let record = lines(&out.stdout).into_iter().find(|record| record["type"] == "bucket").unwrap_or_default();
+        (record, text(&out.stderr), out.status.code())
+    };
+    let (dry, error, code) = bucket(&["--dry-run", &own]);
+    assert!(code == Some(0) && dry["submitted"] == false && dry["readable"] == true, "{dry} {error}");
+    assert!(dry["call_bytes"].as_str().unwrap().starts_with("0x12000100"), "{dry}");
+    let (record, error, code) = bucket(&[&own]);
+    assert!(code == Some(0) && record["submitted"] == true && record["bucket"] == own, "{record} {error}");
+    let wrong = format!("{own}-typo");
+    let (_, error, code) = bucket(&[&wrong]);
+    assert!(code == Some(1) && error.contains("others cannot list"), "{code:?} {error}");
+    let (_, error, code) = bucket(&["https//s3.example.org/vera"]);
+    assert!(code == Some(65) && error.contains("no bucket's address"), "{code:?} {error}");
+    let (record, error, code) = bucket(&["--untried", &wrong]);
+    assert!(code == Some(0) && record["readable"] == false, "{record} {error}");
 }
 
 #[test]

@@ -1,8 +1,12 @@
 //! The few calls that a node makes once: register on the subnet, say where its bucket is; and how it stands.
 
+mod bucket;
+mod records;
+
+use bucket::BucketArgs;
 use chain::{Call, Chain, ChainArgs, Signer};
-use record::{Hotkey, Report, cli::print_json};
-use serde_json::json;
+use record::{Code, Hotkey, Report, Stream, cli::DryRun};
+use records::{Doctor, Hyperparameters, Obstacle, Registration, Whoami};
 use wallet::WalletArgs;
 
 /// Register on a subnet, say where the bucket is, see how the wallet stands.
@@ -18,19 +22,25 @@ pub struct Args {
 }
 
 const HELP: &str = "\
+Each command writes one record, inside `begin` and `end`: `registration`, `bucket`, `doctor`, `hyperparameters`, `whoami`.
+
 Examples:
   bz-chain register                                  what does a place in the subnet cost now?
   bz-chain register --limit 0.5                      burn at most 0.5 TAO of the coldkey for one
-  bz-chain bucket https://s3.example.org/miner7      tell the others where the bucket is
-  bz-chain doctor | jq -r '.obstacles[] | [.what,.hint] | @tsv'     why can this wallet set no weights?
-  bz-chain hyperparameters | jq .Tempo               what is the subnet set to?
-  bz-chain whoami                                    uid, if registered
+  bz-chain register --limit 0.5 --dry-run            the call that the coldkey would sign
+  bz-chain bucket https://s3.example.org/miner7      try the bucket as others will, and tell them where it is
+  bz-chain doctor | jq -r 'select(.type==\"doctor\") | .obstacles[] | [.what,.hint] | @tsv'
+                                                     why can this wallet set no weights?
+  bz-chain hyperparameters | jq 'select(.type==\"hyperparameters\").tempo'
+  bz-chain whoami | jq 'select(.type==\"whoami\").uid'
 
-A bucket is https://ENDPOINT/BUCKET; https://KEYID:SECRET@ENDPOINT/BUCKET with a read-only key, which everybody then
-sees; the 128 characters of Templar; or a bare name at AWS.
+A bucket is https://ENDPOINT/BUCKET; with --with-key also https://KEYID:SECRET@ENDPOINT/BUCKET with a read-only key, which
+everybody then sees, or the 128 characters of Templar; or a bare name at AWS.
+A limit is held by the chain, in the block that takes the place; a chain that cannot hold one is refused.
 The password of an encrypted coldkey is asked for on a terminal, or read from --password-file: a file of mode 600, or
 /dev/fd/N of a shell's redirection.
-Exit codes: 1 the answer is no, or a place costs more than the limit.
+Exit codes: 1 the answer is no, a place costs more than the limit, others cannot read the bucket; 78 no such subnet, or a
+chain of another form.
 See also: bz-window, bz-setweights, bz-localnet join";
 
 #[derive(clap::Subcommand)]
@@ -40,13 +50,11 @@ enum Action {
         /// The most that may be burned
         #[arg(long, value_name = "TAO")]
         limit: Option<f64>,
+        #[command(flatten)]
+        dry: DryRun,
     },
     /// Commit the address of the own bucket on the chain
-    Bucket {
-        /// Where it is, at most 384 bytes
-        #[arg(env = "BZ_BUCKET")]
-        address: String,
-    },
+    Bucket(BucketArgs),
     /// Say what stands between this wallet and its next weights
     Doctor,
     /// Print what the subnet is set to
@@ -59,42 +67,57 @@ enum Action {
 ///
 /// # Errors
 /// What failed, for a person.
-pub fn run(args: Args) -> Result<(), Report> {
+pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     // What is wrong on this machine is said before the chain is asked.
     let hotkey = match args.command {
         Action::Hyperparameters => None,
         _ => Some(args.wallet.public()?),
     };
     let chain = Chain::connect(&args.chain)?;
+    chain.must_exist()?;
+    let netuid = args.chain.netuid;
     match (args.command, hotkey) {
-        (Action::Hyperparameters, _) | (_, None) => print_json(&chain.hyperparameters()?),
-        (Action::Whoami, Some(hotkey)) => {
-            print_json(&json!({"hotkey": hotkey, "netuid": args.chain.netuid, "uid": chain.uid_of(hotkey)?}))
+        (Action::Hyperparameters, _) | (_, None) => {
+            let all = chain.hyperparameters()?.into_iter().map(|(name, value)| (name.to_string(), value));
+            stream.emit(&Hyperparameters(all.collect()))
         }
-        (Action::Register { limit }, Some(hotkey)) => register(&args.wallet, &chain, hotkey, limit),
-        (Action::Bucket { address }, Some(hotkey)) => {
-            let signer = args.wallet.open()?;
-            let sign = |message: &[u8]| signer.sign(message);
-            let call = Call::commit_bucket(args.chain.netuid, &address)?;
-            let sent = chain.submit(&call, &Signer { account: hotkey, sign: &sign })?;
-            print_json(&json!({"hotkey": hotkey, "bucket": address, "tx": sent.tx, "block": sent.block}))
+        (Action::Whoami, Some(hotkey)) => stream.emit(&Whoami { hotkey, netuid, uid: chain.uid_of(hotkey)? }),
+        (Action::Register { limit, dry }, Some(hotkey)) => {
+            let record = register(&args.wallet, &chain, hotkey, limit, dry)?;
+            stream.emit(&record)
         }
-        (Action::Doctor, Some(hotkey)) => doctor(&chain, hotkey),
+        (Action::Bucket(bucket), Some(hotkey)) => bucket::run(&bucket, &args.wallet, &chain, hotkey, stream),
+        (Action::Doctor, Some(hotkey)) => doctor(&chain, hotkey, stream),
     }
 }
 
-fn register(wallet: &WalletArgs, chain: &Chain, hotkey: Hotkey, limit: Option<f64>) -> Result<(), Report> {
-    if let Some(uid) = chain.uid_of(hotkey)? {
-        let reason = "it is registered already";
-        return print_json(&json!({"hotkey": hotkey, "uid": uid, "registered": false, "reason": reason}));
+/// A call and its bytes, as a dry run has them.
+pub(crate) fn shown(chain: &Chain, call: &Call) -> Result<(Option<String>, Option<String>), Report> {
+    let bytes = format!("0x{}", hex::encode(chain.call_bytes(call)?));
+    Ok((Some(format!("{}.{}", call.pallet, call.name)), Some(bytes)))
+}
+
+fn register(
+    wallet: &WalletArgs,
+    chain: &Chain,
+    hotkey: Hotkey,
+    limit: Option<f64>,
+    dry: DryRun,
+) -> Result<Registration, Report> {
+    let mut record = Registration { hotkey: Some(hotkey), netuid: chain.subnet.netuid, ..Registration::default() };
+    record.uid = chain.uid_of(hotkey)?;
+    if record.uid.is_some() {
+        record.reason = Some("it is registered already".into());
+        return Ok(record);
     }
     let price = chain.price()?;
+    record.price = Some(price);
     let limit = match limit {
         None => {
             return Err(Report::no(format!("a place costs {price} TAO now: nothing was burned"))
                 .hint(format!("bz-chain register --limit {price}")));
         }
-        Some(limit) if limit.is_nan() || limit < price => {
+        Some(limit) if !limit.is_finite() || limit < price => {
             return Err(Report::no(format!("a place costs {price} TAO now, more than the limit of {limit}"))
                 .hint("the price falls while nobody registers: try again later, or raise --limit"));
         }
@@ -108,33 +131,39 @@ fn register(wallet: &WalletArgs, chain: &Chain, hotkey: Hotkey, limit: Option<f6
             .hint("send it some; bz-localnet faucet on one machine"));
     }
     let call = chain.register_call(hotkey, limit)?;
+    if dry.dry_run {
+        (record.call, record.call_bytes) = shown(chain, &call)?;
+        record.reason = Some("dry run".into());
+        return Ok(record);
+    }
+    // What the coldkey would sign is held against Subtensor's own numbers before its password is asked for, too.
+    chain.call_bytes(&call)?;
     let cold = wallet.open_coldkey()?;
     let sign = |message: &[u8]| cold.sign(message);
     let sent = chain.submit(&call, &Signer { account: cold.hotkey(), sign: &sign })?;
-    let uid = chain.uid_of(hotkey)?;
-    print_json(
-        &json!({"hotkey": hotkey, "uid": uid, "registered": true, "price": price, "tx": sent.tx, "block": sent.block}),
-    )
+    (record.registered, record.tx, record.block) = (true, Some(sent.tx), sent.block);
+    record.uid = chain.uid_of(hotkey)?;
+    Ok(record)
 }
 
-/// What stands between a wallet and its next weights, in words; 1 when anything but time does.
-fn doctor(chain: &Chain, hotkey: Hotkey) -> Result<(), Report> {
-    let rules = chain.weight_rules(hotkey)?;
+/// What stands between a wallet and its next weights, in words; 1 when anything but time does, 78 when the chain is another.
+/// What can be read is said in any case.
+fn doctor(chain: &Chain, hotkey: Hotkey, stream: &mut Stream<'_>) -> Result<(), Report> {
+    let mut rules = chain.weight_rules(hotkey)?;
+    let weights = match rules.uid.map(|uid| chain.weights_of(uid)).transpose() {
+        Ok(weights) => weights.unwrap_or_default(),
+        Err(report) if report.code == Code::Config => {
+            rules.unknown.push(report.error);
+            Vec::new()
+        }
+        Err(report) => return Err(report),
+    };
     let obstacles = rules.obstacles(false);
-    let weights = rules.uid.map(|uid| chain.weights_of(uid)).transpose()?.unwrap_or_default();
-    let listed: Vec<_> = obstacles.iter().map(|(what, hint)| json!({"what": what, "hint": hint})).collect();
-    print_json(&json!({
-        "hotkey": hotkey, "netuid": chain.subnet.netuid, "mechanism": chain.subnet.mechanism, "block": rules.block, "uid": rules.uid, "registered": rules.uid.is_some(),
-        "owner": rules.owner, "stake": rules.stake, "stake_needed": rules.min_stake, "permit": rules.permit,
-        "commit_reveal": rules.commit_reveal, "reveal_period_epochs": rules.reveal_period,
-        "timelocked_commits": rules.timelock.is_some(), "waiting_for_reveal": rules.pending.len() + rules.timelocked.len(),
-        "weights": weights,
-        "blocks_since_weights": rules.set_at().map(|last| rules.block.saturating_sub(last)),
-        "rate_limit": rules.rate_limit, "next_epoch_at": rules.epochs.next(rules.block),
-        "next_weights_at": rules.too_early().max(rules.set_in_epoch()).unwrap_or(rules.block), "obstacles": listed,
-    }))?;
-    match obstacles.into_iter().next() {
-        None => Ok(()),
-        Some((what, hint)) => Err(Report::no(what).hint(hint)),
-    }
+    let first = obstacles.first().map(|(what, hint)| (what.clone(), *hint));
+    let obstacles = obstacles.into_iter().map(|(what, hint)| Obstacle { what, hint: hint.to_string() }).collect();
+    stream.emit(&Doctor::new(hotkey, chain.subnet, &rules, weights, obstacles))?;
+    let Some((what, hint)) = first else { return Ok(()) };
+    // What was asked is said: the stream is whole, whatever the answer is.
+    stream.end()?;
+    Err(if rules.unknown.is_empty() { Report::no(what) } else { Report::config(what) }.hint(hint))
 }

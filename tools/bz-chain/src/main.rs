@@ -1,5 +1,5 @@
 //! See `bz_chain`.
 
 fn main() -> std::process::ExitCode {
-    record::cli::main_plain(bz_chain::run)
+    record::cli::main(bz_chain::run)
 }

@@ -1,10 +1,11 @@
 //! Set weights on the chain: looks first, never twice; by commit and reveal where the subnet asks for it.
 
 mod sealed;
+mod timelocked;
 
 use chain::{Call, Chain, ChainArgs, Sent, Signer, weights};
 use record::{
-    Hotkey, Report, Stream, Uid,
+    Hotkey, Hparams, Report, Stream, Uid,
     cli::{Common, DryRun, Force},
     records::Weights,
     stream::Inputs,
@@ -30,9 +31,12 @@ pub struct Args {
     chain: ChainArgs,
     #[command(flatten)]
     wallet: WalletArgs,
-    /// Version key, where the subnet asks for one [default: the subnet's own]
+    /// Version key, where the subnet asks for one [default: fold.version_key of hparams.json, or 0]
     #[arg(long, value_name = "N")]
     version_key: Option<u64>,
+    /// Set them within so many blocks of the epoch's end, not before [default: a window and 20]
+    #[arg(long, value_name = "BLOCKS")]
+    margin: Option<u64>,
     /// Where the subnet hides weights until later: how [default: timelock where the chain has a beacon, else hash]
     #[arg(long, value_enum, value_name = "HOW")]
     commit: Option<How>,
@@ -51,18 +55,26 @@ enum How {
 
 const HELP: &str = "\
 Reads a `weights` record. Before anything is signed, the chain is asked: is this hotkey a validator, is it time, has
-every uid still the hotkey that was scored? Too early is no error: exit 0, `submitted` false, and the reason.
+every uid still the hotkey that was scored? Too early is no error: exit 0, `submitted` false, and the `reason`.
+
+The chain counts the last weights before an epoch, and keeps each in its log. So they are set once in an epoch, and late:
+in the last run that is sure to come in time, when a window and 20 blocks or less are left. --margin says otherwise.
 
 Where the subnet takes weights by commit and reveal only, they are committed to: encrypted to a round of the chain's
 beacon, at which the chain reveals them itself; or by a hash, and then what was committed is kept in $BZ_HOME/sealed and
-revealed by the first run in the epoch of its reveal, by `--reveal` too. They are set once in an epoch, never twice.
+revealed by the first run in the epoch of its reveal, by `--reveal` too. What was not revealed is committed again at once.
 
 Examples:
   bz-score fold --last 64 $BZ_HOME/windows | bz-setweights > weights
   bz-score fold $BZ_HOME/windows | bz-setweights --dry-run | jq 'select(.type==\"weights\") | {uids, values_u16, call}'
   bz-setweights --reveal < /dev/null                 only reveal what is due, as cron may do every few minutes
 
+Exit codes: 78 what time alone does not change: no place in the subnet, too little stake, no permit, another version key, a
+chain of another form. The record says it, too, each time.
 See also: bz-score fold, bz-chain doctor";
+
+/// Blocks that are left for a call of the last run before an epoch's end: to be signed, to go in, for the next run to be late.
+const SAFETY: u64 = 20;
 
 /// What signs and sends; the key is opened when it is first needed, and once.
 pub(crate) struct Setter<'a> {
@@ -91,6 +103,41 @@ impl Setter<'_> {
     }
 }
 
+/// A validator, and where it stands.
+pub(crate) struct Validator<'a> {
+    args: &'a Args,
+    chain: &'a Chain,
+    rules: &'a weights::Rules,
+    hotkey: Hotkey,
+    setter: Setter<'a>,
+}
+
+/// Why nothing is sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    reason: String,
+    /// Time alone does not change it.
+    lasting: bool,
+}
+
+impl Refusal {
+    fn lasting(reason: impl Into<String>) -> Self {
+        Refusal { reason: reason.into(), lasting: true }
+    }
+
+    fn for_now(reason: impl Into<String>) -> Self {
+        Refusal { reason: reason.into(), lasting: false }
+    }
+
+    /// What has to be noticed by who runs this every window, or from cron.
+    fn end(self) -> Result<(), Report> {
+        if !self.lasting {
+            return Ok(());
+        }
+        Err(Report::config(format!("no weights are set: {}", self.reason)).hint("bz-chain doctor shows all of it"))
+    }
+}
+
 /// Run the tool.
 ///
 /// # Errors
@@ -99,18 +146,24 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     let inputs = stream.read()?;
     let record = if args.reveal { None } else { Some(asked(&args, &inputs)?) };
     let hotkey = args.wallet.public()?;
-    let _lock = sealed::lock(&args)?;
+    // A dry run writes nothing, not even the lock's folder.
+    let _lock = if args.dry.dry_run { None } else { Some(sealed::lock(&args)?) };
     let chain = Chain::connect(&args.chain)?;
     if chain.subnet.netuid == 0 {
         return Err(Report::no("the root network takes no weights").hint("--netuid or BZ_NETUID"));
     }
     let rules = chain.weight_rules(hotkey)?;
     let setter = Setter { wallet: &args.wallet, chain: &chain, signer: OnceCell::new() };
+    let validator = Validator { args: &args, chain: &chain, rules: &rules, hotkey, setter };
+    let mut lost = None;
     if args.reveal || !args.dry.dry_run {
-        sealed::reveal_due(&args, &chain, &rules, hotkey, &setter, |record| stream.emit(record))?;
+        lost = sealed::reveal_due(&validator, |record| stream.emit(record))?;
     }
     match record {
-        Some(record) => set(&args, &rules, hotkey, record, &setter, stream),
+        Some(record) => {
+            let lost = timelocked::lost(&args, &chain, &rules, hotkey)?.or(lost);
+            validator.set(record, lost, stream)
+        }
         None => Ok(()),
     }
 }
@@ -135,66 +188,69 @@ fn asked(args: &Args, inputs: &Inputs) -> Result<Weights, Report> {
     Ok(record)
 }
 
-fn set(
-    args: &Args,
-    rules: &weights::Rules,
-    hotkey: Hotkey,
-    mut record: Weights,
-    setter: &Setter<'_>,
-    stream: &mut Stream<'_>,
-) -> Result<(), Report> {
-    let chain = setter.chain;
-    // Who was replaced since is not paid, nor is who took the place.
-    let there =
-        |place: &usize| record.uids.get(*place).and_then(|uid| rules.hotkeys.get(&uid.0)) == record.hotkeys.get(*place);
-    let (kept, replaced): (Vec<usize>, Vec<usize>) = (0..record.uids.len()).partition(there);
-    if !replaced.is_empty() {
-        let uids: Vec<_> = replaced.iter().map(|place| record.uids[*place].to_string()).collect();
-        record::cli::note("bz-setweights", format!("no weight for replaced uids {}", uids.join(" ")));
-    }
-    let of_kept: Vec<f64> = kept.iter().map(|place| record.weights[*place]).collect();
-    let kept: Vec<Uid> = kept.iter().map(|place| record.uids[*place]).collect();
-    let (uids, values) = weights::quantise(&kept, &of_kept, rules.max_share, rules.uid);
-    record.values_u16 =
-        record.uids.iter().map(|uid| uids.iter().position(|u| u == uid).map_or(0, |at| values[at])).collect();
-    record.submitted = false;
-    let key = args.version_key.unwrap_or(rules.version_key);
-    record.reason = refusal(args, rules, &record, &uids, key);
-    if let Some(reason) = &record.reason {
-        record::cli::note("bz-setweights", format!("not set: {reason}"));
-        // What cannot be sent can be shown, if there is anything.
-        if !args.dry.dry_run || uids.is_empty() {
-            return stream.emit(&record);
+impl Validator<'_> {
+    fn set(&self, mut record: Weights, lost: Option<u64>, stream: &mut Stream<'_>) -> Result<(), Report> {
+        let (args, rules, chain) = (self.args, self.rules, self.chain);
+        // Who was replaced since is not paid, nor is who took the place.
+        let there = |place: &usize| {
+            record.uids.get(*place).and_then(|uid| rules.hotkeys.get(&uid.0)) == record.hotkeys.get(*place)
+        };
+        let (kept, replaced): (Vec<usize>, Vec<usize>) = (0..record.uids.len()).partition(there);
+        if !replaced.is_empty() {
+            let uids: Vec<_> = replaced.iter().map(|place| record.uids[*place].to_string()).collect();
+            record::cli::note("bz-setweights", format!("no weight for replaced uids {}", uids.join(" ")));
         }
-    }
-    let plan = if rules.commit_reveal {
-        sealed::plan(args, chain, hotkey, &uids, &values, key, rules)?
-    } else {
-        Plan { call: Call::set_weights(chain.subnet, &uids, &values, key), keep: None, moment: None }
-    };
-    if args.dry.dry_run {
-        (record.call, record.call_bytes) = setter.shown(&plan.call)?;
-        record.reason.get_or_insert("dry run".into());
-        return stream.emit(&record);
-    }
-    if let Some(sealed) = &plan.keep {
-        sealed::keep(args, sealed, hotkey, chain, &record)?;
-    }
-    let sent = setter.send(&plan.call)?;
-    (record.tx, record.block, record.submitted) = (Some(sent.tx), sent.block, true);
-    // They are in, whatever can be read back: the record says so before anything else can fail.
-    match look(chain, &plan, hotkey, (&uids, &values), &sent) {
-        Ok(reason) => record.reason = reason,
-        Err(report) if report.code == record::Code::Again => {
-            record.reason = Some(format!("final, and not read back: {}", report.error));
+        let of_kept: Vec<f64> = kept.iter().map(|place| record.weights[*place]).collect();
+        let kept: Vec<Uid> = kept.iter().map(|place| record.uids[*place]).collect();
+        let (uids, values) = weights::quantise(&kept, &of_kept, rules.max_share, rules.uid);
+        record.values_u16 =
+            record.uids.iter().map(|uid| uids.iter().position(|u| u == uid).map_or(0, |at| values[at])).collect();
+        record.submitted = false;
+        let hparams = args.common.hparams().ok();
+        let key = version_key(args, hparams.as_ref());
+        let refusal = refusal(args, hparams.as_ref(), rules, (&record, &uids, key), lost);
+        record.reason = refusal.as_ref().map(|refusal| refusal.reason.clone());
+        if let Some(refusal) = &refusal {
+            record::cli::note("bz-setweights", format!("not set: {}", refusal.reason));
+            // What cannot be sent can be shown, if there is anything, and the chain is known well enough.
+            if !args.dry.dry_run || uids.is_empty() || !rules.unknown.is_empty() {
+                stream.emit(&record)?;
+                return refusal.clone().end();
+            }
         }
-        Err(report) => {
-            record.reason = Some(report.error.clone());
+        let plan = if rules.commit_reveal {
+            self.plan(&uids, &values, key)?
+        } else {
+            Plan { call: Call::set_weights(chain.subnet, &uids, &values, key), keep: None, moment: None }
+        };
+        if args.dry.dry_run {
+            (record.call, record.call_bytes) = self.setter.shown(&plan.call)?;
+            record.reason.get_or_insert("dry run".into());
             stream.emit(&record)?;
-            return Err(report);
+            return refusal.map_or(Ok(()), Refusal::end);
         }
+        if let Some(sealed) = &plan.keep {
+            sealed::keep(args, sealed, self.hotkey, chain, &record)?;
+        }
+        if let Some(moment) = plan.moment {
+            timelocked::keep(args, chain, self.hotkey, moment, (&uids, &values))?;
+        }
+        let sent = self.setter.send(&plan.call)?;
+        (record.tx, record.block, record.submitted) = (Some(sent.tx), sent.block, true);
+        // They are in, whatever can be read back: the record says so before anything else can fail.
+        match look(chain, &plan, self.hotkey, (&uids, &values), &sent) {
+            Ok(reason) => record.reason = reason,
+            Err(report) if report.code == record::Code::Again => {
+                record.reason = Some(format!("final, and not read back: {}", report.error));
+            }
+            Err(report) => {
+                record.reason = Some(report.error.clone());
+                stream.emit(&record)?;
+                return Err(report);
+            }
+        }
+        stream.emit(&record)
     }
-    stream.emit(&record)
 }
 
 /// What is to be signed, and what has to be known of it afterwards.
@@ -264,34 +320,62 @@ fn look(
     Ok(None)
 }
 
-/// What stands between these weights and the chain, if anything.
-fn refusal(args: &Args, rules: &weights::Rules, record: &Weights, uids: &[Uid], key: u64) -> Option<String> {
+/// Which rules this validator goes by. The run says so, not the chain: a subnet raises its key to stop those who do not.
+fn version_key(args: &Args, hparams: Option<&Hparams>) -> u64 {
+    args.version_key.or(hparams.and_then(|hparams| hparams.fold.version_key)).unwrap_or(0)
+}
+
+/// What stands between these weights and the chain, if anything. `lost` is from when on the chain should have opened the last
+/// commit, where it did not: then they are not for the end of the epoch.
+fn refusal(
+    args: &Args,
+    hparams: Option<&Hparams>,
+    rules: &weights::Rules,
+    (record, uids, key): (&Weights, &[Uid], u64),
+    lost: Option<u64>,
+) -> Option<Refusal> {
     let only_self = rules.uid.is_some_and(|own| uids == [own]);
     if let Some((what, hint)) = rules.obstacles(only_self).into_iter().next() {
-        return Some(format!("{what}: {hint}"));
-    }
-    if uids.is_empty() {
-        return Some("no peer has a weight".into());
-    }
-    if !only_self && uids.len() < usize::from(rules.min_count).min(rules.hotkeys.len()) {
-        return Some(format!("{} peers have a weight, the subnet asks for {}", uids.len(), rules.min_count));
+        return Some(Refusal::lasting(format!("{what}: {hint}")));
     }
     if key < rules.version_key {
-        return Some(format!("the version key is {key}, the subnet asks for {}: --version-key", rules.version_key));
+        let least = rules.version_key;
+        return Some(Refusal::lasting(format!(
+            "the version key is {key}, the subnet asks for {least}: the run's newest hparams.json, or --version-key"
+        )));
     }
-    if let Ok(hparams) = args.common.hparams()
+    if uids.is_empty() {
+        return Some(Refusal::for_now("no peer has a weight"));
+    }
+    if !only_self && uids.len() < usize::from(rules.min_count).min(rules.hotkeys.len()) {
+        let (count, least) = (uids.len(), rules.min_count);
+        return Some(Refusal::for_now(format!("{count} peers have a weight, the subnet asks for {least}")));
+    }
+    if let Some(hparams) = hparams
         && let Some(last) = rules.set_at().filter(|last| *last > hparams.moments(record.window).end)
         && !args.force.force
+        && lost.is_none()
     {
-        return Some(format!("weights were set at block {last}, after window {} ended", record.window));
+        return Some(Refusal::for_now(format!(
+            "weights were set at block {last}, after window {} ended",
+            record.window
+        )));
     }
-    let next = rules.too_early().max(rules.set_in_epoch())?;
-    let waits = rules.timelocked.last().map_or_else(String::new, |commit| {
-        format!("; those of block {} wait for round {} of the beacon", commit.block, commit.round)
-    });
-    let what = if rules.set_at().is_some() { "weights were set or committed" } else { "the hotkey was registered" };
-    Some(format!(
-        "too early: {what} at block {}, the next may be at {next}, it is {}{waits}",
-        rules.last_update, rules.block
-    ))
+    if let Some(next) = rules.too_early().max(rules.set_in_epoch()) {
+        let waits = rules.timelocked.last().map_or_else(String::new, |commit| {
+            format!("; those of block {} wait for round {} of the beacon", commit.block, commit.round)
+        });
+        let what = if rules.set_at().is_some() { "weights were set or committed" } else { "the hotkey was registered" };
+        return Some(Refusal::for_now(format!(
+            "too early: {what} at block {}, the next may be at {next}, it is {}{waits}",
+            rules.last_update, rules.block
+        )));
+    }
+    let margin =
+        args.margin.unwrap_or_else(|| hparams.map_or(0, |hparams| hparams.clock.blocks).saturating_add(SAFETY));
+    let from = rules.early_in_epoch(margin).filter(|_| lost.is_none() && !args.force.force)?;
+    Some(Refusal::for_now(format!(
+        "too early: the last weights of an epoch count, they are set from block {from} on, it is {}",
+        rules.block
+    )))
 }
