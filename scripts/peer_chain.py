@@ -140,21 +140,33 @@ try:
     client = connect()
     vera = bt.Wallet("vera", "default", path=WALLETS)
     chain = ["--network", URL, "--wallet", "vera"]
+    # Stake of both kinds, alpha and TAO on the root network; a third of both is lent to another hotkey.
+    owner, child = vera.hotkey.ss58_address, bt.Wallet("miner", "default", path=WALLETS).hotkey.ss58_address
+    localnet("faucet", vera.coldkeypub.ss58_address, "--tao", "50")
+    for call in [
+        calls.SubtensorModule.add_stake(hotkey=owner, netuid=0, amount_staked=40 * 10**9),
+        calls.SubtensorModule.set_children(hotkey=owner, netuid=1, children=[(2**64 // 3, child)]),
+    ]:
+        result = client.submit_call(call, vera, signer="coldkey")
+        assert result.success, (call, result)
     keys = {p["hotkey"]: p for p in peers()}
-    assert keys[vera.hotkey.ss58_address]["permit"]
+    assert keys[owner]["permit"]
+    # 100 alpha of the owner's, and 40 TAO that count for less than themselves.
+    both = keys[child]["stake"] + keys[owner]["stake"]
+    assert 100 < both < 140 and abs(keys[child]["stake"] * 3 - both) < 1e-6, keys
     for hotkey, peer in keys.items():
         assert client.read("uid", netuid=1, hotkey_ss58=hotkey) == peer["uid"]
         assert client.read("hotkey_owner", hotkey_ss58=hotkey) == peer["coldkey"]
     for neuron in client.read("neurons", netuid=1):
         peer = keys[neuron.hotkey]
-        assert (neuron.uid, neuron.coldkey, neuron.validator_permit, neuron.last_update, neuron.total_stake.alpha) == (
-            peer["uid"], peer["coldkey"], peer["permit"], peer["last_update"], peer["stake"]), (neuron, peer)
+        assert (neuron.uid, neuron.coldkey, neuron.validator_permit, neuron.last_update) == (
+            peer["uid"], peer["coldkey"], peer["permit"], peer["last_update"]), (neuron, peer)
     graph = client.subnets.metagraph(1)
     assert [n.hotkey for n in graph.neurons] == list(keys) and graph.tempo == 20
     for neuron in graph.neurons:
         peer = keys[neuron.hotkey]
-        assert (neuron.block_at_registration, neuron.incentive, neuron.dividends) == (
-            peer["registered"], peer["incentive"], peer["dividends"]), (neuron, peer)
+        assert (neuron.block_at_registration, neuron.incentive, neuron.dividends, neuron.total_stake.rao) == (
+            peer["registered"], peer["incentive"], peer["dividends"], round(peer["stake"] * 1e9)), (neuron, peer)
         if peer["bucket"]:
             assert peer["bucket"] in neuron.commitment.value, (neuron, peer)
     ours = chain_record("hyperparameters", *chain, "hyperparameters")
@@ -199,6 +211,7 @@ try:
     localnet("fault", "stall", "600")
     held = client.read("timelocked_weight_commits", netuid=1)
     [commit] = [c for epoch in held.values() for c in epoch]
+    assert doctor(*chain)["stake"] == keys[owner]["stake"], "doctor and peers mean the same stake"
     assert commit["hotkey"] == vera.hotkey.ss58_address and commit["commit_block"] == record["block"], (commit, record)
     assert f"round {commit['reveal_round']} " in record["reason"], (commit, record)
     localnet("fault", "stall", "0")

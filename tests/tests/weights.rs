@@ -1,4 +1,5 @@
-//! Weights by every way that a subnet may ask for, with a chain and endpoints that fail: set once, or the reason is said.
+//! Weights by every way that a subnet may ask for, with a chain and endpoints that fail: set once, or the reason is
+//! said.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use serde_json::{Value, json};

@@ -22,7 +22,7 @@ pub struct Args {
 }
 
 const HELP: &str = "\
-Each command writes one record, inside `begin` and `end`: `registration`, `bucket`, `doctor`, `hyperparameters`, `whoami`.
+Each command writes one record, in `begin` and `end`: `registration`, `bucket`, `doctor`, `hyperparameters`, `whoami`.
 
 Examples:
   bz-chain register                                  what does a place in the subnet cost now?
@@ -34,13 +34,13 @@ Examples:
   bz-chain hyperparameters | jq 'select(.type==\"hyperparameters\").tempo'
   bz-chain whoami | jq 'select(.type==\"whoami\").uid'
 
-A bucket is https://ENDPOINT/BUCKET; with --with-key also https://KEYID:SECRET@ENDPOINT/BUCKET with a read-only key, which
-everybody then sees, or the 128 characters of Templar; or a bare name at AWS.
+A bucket is https://ENDPOINT/BUCKET; with --with-key also https://KEYID:SECRET@ENDPOINT/BUCKET with a read-only key,
+which everybody then sees, or the 128 characters of Templar; or a bare name at AWS.
 A limit is held by the chain, in the block that takes the place; a chain that cannot hold one is refused.
 The password of an encrypted coldkey is asked for on a terminal, or read from --password-file: a file of mode 600, or
 /dev/fd/N of a shell's redirection.
-Exit codes: 1 the answer is no, a place costs more than the limit, others cannot read the bucket; 78 no such subnet, or a
-chain of another form.
+Exit codes: 1 the answer is no, a place costs more than the limit, others cannot read the bucket; 78 no such subnet, or
+a chain of another form.
 See also: bz-window, bz-setweights, bz-localnet join";
 
 #[derive(clap::Subcommand)]
@@ -146,8 +146,8 @@ fn register(
     Ok(record)
 }
 
-/// What stands between a wallet and its next weights, in words; 1 when anything but time does, 78 when the chain is another.
-/// What can be read is said in any case.
+/// What stands between a wallet and its next weights, in words; 1 when anything but time does, 78 when the chain is
+/// another. What can be read is said in any case.
 fn doctor(chain: &Chain, hotkey: Hotkey, stream: &mut Stream<'_>) -> Result<(), Report> {
     let mut rules = chain.weight_rules(hotkey)?;
     let weights = match rules.uid.map(|uid| chain.weights_of(uid)).transpose() {

@@ -57,23 +57,24 @@ const HELP: &str = "\
 Reads a `weights` record. Before anything is signed, the chain is asked: is this hotkey a validator, is it time, has
 every uid still the hotkey that was scored? Too early is no error: exit 0, `submitted` false, and the `reason`.
 
-The chain counts the last weights before an epoch, and keeps each in its log. So they are set once in an epoch, and late:
-in the last run that is sure to come in time, when a window and 20 blocks or less are left. --margin says otherwise.
+The chain counts the last weights before an epoch, and keeps each in its log. So they are set once in an epoch, late: in
+the last run that is sure to come in time, when a window and 20 blocks or less are left. --margin says otherwise.
 
 Where the subnet takes weights by commit and reveal only, they are committed to: encrypted to a round of the chain's
 beacon, at which the chain reveals them itself; or by a hash, and then what was committed is kept in $BZ_HOME/sealed and
-revealed by the first run in the epoch of its reveal, by `--reveal` too. What was not revealed is committed again at once.
+revealed by the first run in the epoch of its reveal, by `--reveal` too. What was not revealed is committed again.
 
 Examples:
   bz-score fold --last 64 $BZ_HOME/windows | bz-setweights > weights
   bz-score fold $BZ_HOME/windows | bz-setweights --dry-run | jq 'select(.type==\"weights\") | {uids, values_u16, call}'
   bz-setweights --reveal < /dev/null                 only reveal what is due, as cron may do every few minutes
 
-Exit codes: 78 what time alone does not change: no place in the subnet, too little stake, no permit, another version key, a
-chain of another form. The record says it, too, each time.
+Exit codes: 78 what time alone does not change: no place in the subnet, too little stake, no permit, another version key,
+a chain of another form. The record says it, too, each time.
 See also: bz-score fold, bz-chain doctor";
 
-/// Blocks that are left for a call of the last run before an epoch's end: to be signed, to go in, for the next run to be late.
+/// Blocks that are left for a call of the last run before an epoch's end: to be signed, to go in, for the next run to
+/// be late.
 const SAFETY: u64 = 20;
 
 /// What signs and sends; the key is opened when it is first needed, and once.
@@ -320,13 +321,14 @@ fn look(
     Ok(None)
 }
 
-/// Which rules this validator goes by. The run says so, not the chain: a subnet raises its key to stop those who do not.
+/// Which rules this validator goes by. The run says so, not the chain: a subnet raises its key to stop those who do
+/// not.
 fn version_key(args: &Args, hparams: Option<&Hparams>) -> u64 {
     args.version_key.or(hparams.and_then(|hparams| hparams.fold.version_key)).unwrap_or(0)
 }
 
-/// What stands between these weights and the chain, if anything. `lost` is from when on the chain should have opened the last
-/// commit, where it did not: then they are not for the end of the epoch.
+/// What stands between these weights and the chain, if anything. `lost` is from when on the chain should have opened
+/// the last commit, where it did not: then they are not for the end of the epoch.
 fn refusal(
     args: &Args,
     hparams: Option<&Hparams>,

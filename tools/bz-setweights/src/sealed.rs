@@ -1,5 +1,5 @@
-//! Commit and reveal: what is committed to lies in `$BZ_HOME/sealed` before the commit is sent, and until it was revealed, so
-//! that a kill between the two loses nothing. The file's name is the commitment.
+//! Commit and reveal: what is committed to lies in `$BZ_HOME/sealed` before the commit is sent, and until it was
+//! revealed, so that a kill between the two loses nothing. The file's name is the commitment.
 
 use crate::{Args, How, Plan, Refusal, Validator, version_key};
 use chain::{
@@ -16,8 +16,8 @@ use std::{
 
 /// Sixteen-bit numbers of salt, as the Python SDK has them.
 const SALT: usize = 8;
-/// What a node says is no reason to delete the only copy of a salt: a file goes after its own reveal, or when it is so old
-/// that no subnet's reveal can be still to come.
+/// What a node says is no reason to delete the only copy of a salt: a file goes after its own reveal, or when it is so
+/// old that no subnet's reveal can be still to come.
 const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// What a sealed file is called after it was said that its time is over: it stays, and is not spoken of again.
@@ -53,8 +53,9 @@ fn salt() -> Result<Vec<u16>, Report> {
 }
 
 impl Validator<'_> {
-    /// The commit to weights, by the way that was asked for, or the best that the chain has. A chain whose timelocked commits
-    /// are not known never gets another kind of commit that nobody asked for: who set it up may not reveal by hash.
+    /// The commit to weights, by the way that was asked for, or the best that the chain has. A chain whose timelocked
+    /// commits are not known never gets another kind of commit that nobody asked for: who set it up may not reveal by
+    /// hash.
     pub(crate) fn plan(&self, uids: &[Uid], values: &[u16], version_key: u64) -> Result<Plan, Report> {
         let timelock = match (self.args.commit, &self.rules.timelock) {
             (Some(How::Hash), _) | (None, Timelocking::No) => None,
@@ -127,8 +128,8 @@ fn kept(args: &Args, chain: &Chain, hotkey: Hotkey) -> Result<Vec<(Hash, PathBuf
     Ok(all)
 }
 
-/// Reveal what is due; the block from which on something should have been revealed that was not, and is noticed now. Unless
-/// it was all that was asked for, a reveal that fails stops nothing.
+/// Reveal what is due; the block from which on something should have been revealed that was not, and is noticed now.
+/// Unless it was all that was asked for, a reveal that fails stops nothing.
 pub(crate) fn reveal_due(
     validator: &Validator<'_>,
     mut emit: impl FnMut(&Weights) -> Result<(), Report>,

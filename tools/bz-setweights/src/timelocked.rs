@@ -1,5 +1,6 @@
-//! What was committed to by timelock, until the chain has opened it. A commit whose round comes too late, or that the chain
-//! cannot apply, goes without a word: only the weights that are not there tell of it, and then they are committed again.
+//! What was committed to by timelock, until the chain has opened it. A commit whose round comes too late, or that the
+//! chain cannot apply, goes without a word: only the weights that are not there tell of it, and then they are committed
+//! again.
 
 use crate::{Args, sealed};
 use chain::{

@@ -38,12 +38,13 @@ pub struct Call {
     /// Its name.
     pub name: String,
     args: Vec<Value>,
-    /// What its bytes have to begin with, whatever a node's metadata says: pallet and call, and of what a coldkey signs all.
-    /// A node that lies about an index has us sign another call than the one that is named.
+    /// What its bytes have to begin with, whatever a node's metadata says: pallet and call, and of what a coldkey signs
+    /// all. A node that lies about an index has us sign another call than the one that is named.
     begins: Vec<u8>,
 }
 
-/// The calls of this suite by pallet and number. Source: Subtensor's `construct_runtime!` and `call_index`, spec 365 to 425.
+/// The calls of this suite by pallet and number. Source: Subtensor's `construct_runtime!` and `call_index`, spec 365 to
+/// 425.
 const INDICES: [(&str, &str, [u8; 2]); 11] = [
     (PALLET, "set_weights", [7, 0]),
     (PALLET, "burned_register", [7, 7]),
@@ -78,7 +79,8 @@ impl Call {
     /// The call's bytes on a chain of this metadata.
     ///
     /// # Errors
-    /// Exit code 78 when the chain has no such call, it takes other arguments, or it has another number than Subtensor's.
+    /// Exit code 78 when the chain has no such call, it takes other arguments, or it has another number than
+    /// Subtensor's.
     pub fn bytes(&self, metadata: &Metadata) -> Result<Vec<u8>, Report> {
         let bytes = encode_call_data(self.pallet, &self.name, &self.args, metadata, metadata.types()).map_err(|e| {
             Report::config(format!("{}.{}: {e}", self.pallet, self.name)).hint("this chain takes no such call")
@@ -149,7 +151,8 @@ impl Call {
         self
     }
 
-    /// The same, if a place costs no more than `limit` rao in the very block that takes it. Chains from spec 423 on have it.
+    /// The same, if a place costs no more than `limit` rao in the very block that takes it. Chains from spec 423 on
+    /// have it.
     pub fn register_limit(netuid: u16, hotkey: Hotkey, limit: u64) -> Self {
         let args = vec![Value::u128(netuid.into()), Value::from_bytes(hotkey.0), Value::u128(limit.into())];
         Call::new(PALLET, "register_limit", args).with(&(netuid, hotkey.0, limit).encode())

@@ -4,17 +4,17 @@ use crate::{
     Chain,
     client::AtBlock,
     epochs::Epochs,
-    storage::{PALLET, foreign, has},
+    storage::{PALLET, foreign, has, is_foreign},
     timelock::Beacon,
 };
-use record::{Code, Hash, Hotkey, Report};
+use record::{Hash, Hotkey, Report};
 use std::cmp::Ordering;
 use subxt::dynamic::{self, At, Value};
 
 /// A commit to weights by their hash, as the chain keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pending {
-    /// See [`Sealed::hash`].
+    /// See [`crate::weights::Sealed::hash`].
     pub hash: Hash,
     /// Block of the commit.
     pub block: u64,
@@ -58,7 +58,8 @@ pub struct Moment {
 /// The form of timelocked commits that this suite writes.
 pub const TIMELOCK_VERSION: u16 = 4;
 
-/// The round is that of a moment so many blocks after the epoch, which must not be open before. Source: bittensor-drand.
+/// The round is that of a moment so many blocks after the epoch, which must not be open before. Source:
+/// bittensor-drand.
 const SAFETY: u64 = 3;
 /// The time of a block where the metadata does not tell it. Source: Subtensor's `MILLISECS_PER_BLOCK`.
 const SLOT_MS: u64 = 12_000;
@@ -86,9 +87,9 @@ pub enum Timelocking {
 }
 
 impl Timelock {
-    /// The round for a moment so many blocks after one whose clock is known, by the chain's nominal slot. The mean of the last
-    /// blocks would not do: a few that are missed put it past the epoch of the reveal, and the weights are lost. When slots are
-    /// missed later, the round is open some seconds before the reveal.
+    /// The round for a moment so many blocks after one whose clock is known, by the chain's nominal slot. The mean of
+    /// the last blocks would not do: a few that are missed put it past the epoch of the reveal, and the weights are
+    /// lost. When slots are missed later, the round is open some seconds before the reveal.
     fn round_after(&self, clock_ms: u64, blocks: u64, slot_ms: u64) -> u64 {
         let then = clock_ms as f64 / 1e3 + blocks as f64 * slot_ms as f64 / 1e3;
         // A round that is there already hides nothing, and the chain would refuse it.
@@ -105,8 +106,8 @@ fn slot_ms(at: &AtBlock) -> u64 {
 }
 
 impl Chain {
-    /// When weights that are committed now are revealed: by the epochs of the newest block, and by the chain's own clock, so
-    /// that this machine's may be wrong. `None` where the subnet has no epochs; the period is in epochs.
+    /// When weights that are committed now are revealed: by the epochs of the newest block, and by the chain's own
+    /// clock, so that this machine's may be wrong. `None` where the subnet has no epochs; the period is in epochs.
     ///
     /// # Errors
     /// Exit code 75 when the node does not answer.
@@ -135,14 +136,14 @@ impl Chain {
         })
     }
 
-    /// Whether the chain takes timelocked commits. A form that is not known is no error here: who sets plain weights, or
-    /// commits by a hash, needs none.
+    /// Whether the chain takes timelocked commits. A form that is not known is no error here: who sets plain weights,
+    /// or commits by a hash, needs none.
     pub(crate) fn timelocking(&self, at: &AtBlock) -> Result<Timelocking, Report> {
         if !has(at, "CommitRevealWeightsVersion") || at.metadata().pallet_by_name("Drand").is_none() {
             return Ok(Timelocking::No);
         }
         match self.beacon(at) {
-            Err(report) if report.code == Code::Config => Ok(Timelocking::Unknown(report.error)),
+            Err(report) if is_foreign(&report) => Ok(Timelocking::Unknown(report.error)),
             other => other,
         }
     }

@@ -5,9 +5,9 @@ use crate::{
     client::AtBlock,
     commits::{Pending, Timelocked, Timelocking},
     epochs::Epochs,
-    storage::{PALLET, RAO, has},
+    storage::{PALLET, RAO, has, is_foreign},
 };
-use record::{Code, Hotkey, Report, Uid};
+use record::{Hotkey, Report, Uid};
 use std::collections::BTreeMap;
 use subxt::dynamic::{self, Value};
 
@@ -63,8 +63,8 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// What stands between this hotkey and any weights, most basic first, each with what to do about it. Who weighs nobody
-    /// but itself needs no permit.
+    /// What stands between this hotkey and any weights, most basic first, each with what to do about it. Who weighs
+    /// nobody but itself needs no permit.
     pub fn obstacles(&self, only_self: bool) -> Vec<(String, &'static str)> {
         const NEWER: &str = "a newer version of this suite knows newer chains";
         if !self.unknown.is_empty() {
@@ -104,8 +104,8 @@ impl Rules {
         if since || committed.into_iter().any(|epoch| epoch == now) { self.epochs.next(self.block) } else { None }
     }
 
-    /// The block from which weights of this epoch are set, so many blocks before its end, when that is still to come: the
-    /// chain counts the last ones before an epoch, and those that were set early know less.
+    /// The block from which weights of this epoch are set, so many blocks before its end, when that is still to come:
+    /// the chain counts the last ones before an epoch, and those that were set early know less.
     pub fn early_in_epoch(&self, margin: u64) -> Option<u64> {
         let from = self.epochs.next(self.block)?.saturating_sub(margin);
         Some(from).filter(|from| self.block < *from)
@@ -125,7 +125,7 @@ struct Gaps(Vec<String>);
 impl Gaps {
     fn fill<T>(&mut self, read: Result<T, Report>, blank: T) -> Result<T, Report> {
         match read {
-            Err(report) if report.code == Code::Config => {
+            Err(report) if is_foreign(&report) => {
                 self.0.push(report.error);
                 Ok(blank)
             }

@@ -1,8 +1,8 @@
-//! Stake as the chain weighs it in a subnet: its permits, its consensus and its least stake for weights go by this number, and
-//! so do our own orders.
+//! Stake as the chain weighs it in a subnet: its permits, its consensus and its least stake for weights go by this
+//! number, and so do our own orders.
 //!
-//! It is the hotkey's alpha, and its TAO on the root network at the chain's rate; of both what it lends to its children is
-//! taken off, and what its parents lend to it added.
+//! It is the hotkey's alpha, and its TAO on the root network at the chain's rate; of both what it lends to its children
+//! is taken off, and what its parents lend to it added.
 //! Source: Subtensor's `get_stake_weights_for_hotkey_on_subnet`, and the two functions that it adds up.
 
 use crate::{
@@ -74,7 +74,8 @@ impl Chain {
         Ok(found.into_iter().map(Option::unwrap_or_default).collect())
     }
 
-    /// What is staked on each of these hotkeys in one subnet. Before alpha (spec 233) there was one stake in TAO for all subnets.
+    /// What is staked on each of these hotkeys in one subnet. Before alpha (spec 233) there was one stake in TAO for
+    /// all subnets.
     fn held(&self, at: &AtBlock, netuid: u16, keys: &[[u8; 32]]) -> Result<BTreeMap<[u8; 32], u64>, Report> {
         let found = if has(at, "TotalHotkeyAlpha") {
             let address = dynamic::storage::<([u8; 32], u16), u64>(PALLET, "TotalHotkeyAlpha");
@@ -119,7 +120,8 @@ mod tests {
         let none = || std::iter::empty::<u64>();
         assert_eq!(inherited(100, none(), std::iter::empty()), 100);
         assert_eq!(inherited(1_000_000_007, [u64::MAX].into_iter(), std::iter::empty()), 0, "all of it is lent");
-        // The chain cuts a half at 32 bits: 2^31 − 1 of 2^32, so that a little more than half stays, and is rounded down.
+        // The chain cuts a half at 32 bits: 2^31 − 1 of 2^32, so that a little more than half stays, and is rounded
+        // down.
         assert_eq!(inherited(1_000_000_000, [HALF].into_iter(), std::iter::empty()), 500_000_000);
         assert_eq!(inherited(0, none(), [(1_000_000_000, u64::MAX), (300, 0)].into_iter()), 1_000_000_000);
         assert_eq!(inherited(5, [u64::MAX, u64::MAX].into_iter(), [(7, u64::MAX)].into_iter()), 7, "never below 0");

@@ -1,13 +1,13 @@
 //! Reading the chain's storage by what its own metadata says of an entry: its keys, its type, its default.
 //!
-//! What cannot be asked for now is exit code 75. What a chain has in a form that this suite does not know stays so until one
-//! of the two is upgraded: exit code 78, with the version of the chain's runtime.
+//! What cannot be asked for now is exit code 75. What a chain has in a form that this suite does not know stays so
+//! until one of the two is upgraded: exit code 78, with the version of the chain's runtime.
 
 use crate::{
     calls::storage_index,
     client::{AtBlock, Chain, PAGE},
 };
-use record::{Context, Hash, Report};
+use record::{Code, Context, Hash, Report};
 use serde_json::Value;
 use std::{collections::BTreeMap, fmt::Display};
 use subxt::{dynamic, ext::scale_decode::DecodeAsType, rpcs::client::rpc_params, storage::Address};
@@ -15,14 +15,24 @@ use subxt::{dynamic, ext::scale_decode::DecodeAsType, rpcs::client::rpc_params, 
 pub(crate) const PALLET: &str = "SubtensorModule";
 /// Stake is kept in units of 1e-9.
 pub(crate) const RAO: f64 = 1e9;
-/// The versions of Subtensor's runtime whose storage this suite reads: the first with `WeightsMinStake`, the last that was read.
+/// The versions of Subtensor's runtime whose storage this suite reads: the first with `WeightsMinStake`, the last that
+/// was read.
 const KNOWN: (u32, u32) = (212, 425);
+
+/// Stands in what [`foreign`] says.
+const OF_SPEC: &str = "the chain is spec";
+
+/// Whether an error is one of [`foreign`]: of what was read with the metadata of another runtime, or of a chain that
+/// this suite does not know.
+pub(crate) fn is_foreign(report: &Report) -> bool {
+    report.code == Code::Config && report.error.contains(OF_SPEC)
+}
 
 /// This chain has something in a form that is not known.
 pub(crate) fn foreign(at: &AtBlock, what: &str, why: impl Display) -> Report {
     let (first, last) = KNOWN;
     let spec = at.spec_version();
-    Report::config(format!("{what}: {why}; the chain is spec {spec}, this suite knows {first} to {last}"))
+    Report::config(format!("{what}: {OF_SPEC} {spec}, this suite knows {first} to {last}; {why}"))
         .hint("a newer version of this suite knows newer chains; bz-chain doctor shows what can be read")
 }
 
@@ -214,7 +224,6 @@ fn answered(answer: &Value, keys: &[String]) -> Result<BTreeMap<String, Option<V
 #[cfg(test)]
 mod tests {
     use super::*;
-    use record::Code;
     use serde_json::json;
 
     #[test]

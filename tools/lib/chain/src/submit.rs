@@ -55,7 +55,8 @@ const NO: bool = false;
 /// Later.
 const LATER: bool = true;
 
-/// The errors of the calls that this suite makes. Source: Subtensor's `Error`, of pallet-subtensor and pallet-commitments.
+/// The errors of the calls that this suite makes. Source: Subtensor's `Error`, of pallet-subtensor and
+/// pallet-commitments.
 fn in_words(name: &str) -> Option<Words> {
     let words = |what, hint, later| Some(Words(what, hint, later));
     match name {
@@ -207,7 +208,8 @@ const INVALID: [(&str, Words); 8] = [
     ("signing address", Words("the chain does not take this key's kind", "Bittensor's keys are sr25519", NO)),
 ];
 
-/// Why a node did not take a transaction: the code of its answer, and what follows from that. `None` for every other error.
+/// Why a node did not take a transaction: the code of its answer, and what follows from that. `None` for every other
+/// error.
 /// Source: `sc-rpc-api`'s `author/error.rs`.
 fn pool_words(error: &str) -> Option<(u16, Words)> {
     let at = error.rfind("(1")? + 1;
@@ -338,8 +340,8 @@ impl Chain {
         Ok(rao as f64 / RAO)
     }
 
-    /// The call that registers a hotkey for at most so many TAO. The chain itself holds the limit, in the very block that takes
-    /// the place: a price that was asked for before holds nothing.
+    /// The call that registers a hotkey for at most so many TAO. The chain itself holds the limit, in the very block
+    /// that takes the place: a price that was asked for before holds nothing.
     ///
     /// # Errors
     /// Exit code 75 when the node does not answer, 78 when the chain cannot hold a limit.
@@ -436,9 +438,7 @@ mod tests {
     #[test]
     fn what_the_pool_says_is_in_words_and_in_its_own() {
         let said = |error: &str| not_taken("SubtensorModule.set_weights", Report::again(error));
-        let report = said(
-            "SubtensorModule.set_weights, from wss://n.example.org: Invalid Transaction: Transaction call is not expected (1010)",
-        );
+        let report = said("x, from wss://n.example.org: Invalid Transaction: Transaction call is not expected (1010)");
         assert_eq!(report.code, Code::No);
         assert!(report.error.contains("the chain takes no such call"), "{report}");
         assert!(

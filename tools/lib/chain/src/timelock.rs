@@ -2,7 +2,8 @@
 //! signature is published, and nobody before.
 //!
 //! Source: drand's timelock encryption (Boneh-Franklin, signatures in G1, public key in G2, AES-GCM), as Subtensor's
-//! `reveal_crv3_commits` opens it. The crate `timelock` does the work; its form differs from the chain's by two lengths.
+//! `reveal_crv3_commits` opens it. The crate `timelock` does the work; its form differs from the chain's by two
+//! lengths.
 
 use ark_serialize::{CanonicalDeserialize, CanonicalSerialize};
 use record::{Context, Hotkey, Report};
@@ -22,7 +23,8 @@ type Secret = <TinyBLS381 as EngineBLS>::Scalar;
 
 /// The chain takes no longer commit.
 const LONGEST: usize = 5000;
-/// Where the chain's form has the lengths of the two masked halves of the key: behind a point of G2, and one half later.
+/// Where the chain's form has the lengths of the two masked halves of the key: behind a point of G2, and one half
+/// later.
 const FIRST: usize = 96;
 const HALF: usize = 32;
 const LENGTH: [u8; 8] = (HALF as u64).to_le_bytes();
@@ -39,8 +41,8 @@ pub struct Beacon {
 }
 
 impl Beacon {
-    /// The last round that is published at a time, seconds since 1970, reckoned as `bittensor-drand` does: one less than
-    /// drand's own count, which is on the safe side by one period.
+    /// The last round that is published at a time, seconds since 1970, reckoned as `bittensor-drand` does: one less
+    /// than drand's own count, which is on the safe side by one period.
     pub fn round_at(&self, seconds: f64) -> u64 {
         ((seconds - f64::from(self.genesis)) / f64::from(self.period.max(1))).floor().max(1.0) as u64
     }
@@ -207,8 +209,9 @@ mod tests {
     }
 
     /// drand's quicknet, as https://api.drand.sh/52db9ba7…/info tells it, and two of its rounds, as /public/1000 does.
-    const QUICKNET: &str = "83cf0f2896adee7eb8b5f01fcad3912212c437e0073e911fb90022d3e760183c8c4b450b6a0a6c3ac6a5776a2d106451\
-                            0d1fec758c921cc22b0e17e63aaf4bcb5ed66304de9cf809bd274ca73bab4af5a6e9c76a4bc09e76eae8991ef5ece45a";
+    const QUICKNET: &str = "83cf0f2896adee7eb8b5f01fcad3912212c437e0073e911fb90022d3e760183c\
+                            8c4b450b6a0a6c3ac6a5776a2d1064510d1fec758c921cc22b0e17e63aaf4bcb\
+                            5ed66304de9cf809bd274ca73bab4af5a6e9c76a4bc09e76eae8991ef5ece45a";
     const ROUND_1000: &str = "b44679b9a59af2ec876b1a6b1ad52ea9b1615fc3982b19576350f93447cb1125\
                               e342b73a8dd2bacbe47e4b6b63ed5e39";
     const ROUND_1001: &str = "b33bf3667cbd5a82de3a24b4e0e9fe5513cc1a0e840368c6e31f5fcfa79bea03\

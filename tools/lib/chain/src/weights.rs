@@ -70,8 +70,9 @@ pub fn clip_shares(weights: &[f64], limit: f64) -> Vec<f64> {
     clipped.iter().map(|w| w / sum).collect()
 }
 
-/// Weights as the chain takes them: clipped to the greatest share where the subnet has one, divided by the largest, times
-/// 65535, rounded half to even, zeros dropped. Who only weighs itself is not clipped. Every bit is the Python SDK's.
+/// Weights as the chain takes them: clipped to the greatest share where the subnet has one, divided by the largest,
+/// times 65535, rounded half to even, zeros dropped. Who only weighs itself is not clipped. Every bit is the Python
+/// SDK's.
 /// Source: `_conform` and `normalize` of the Python SDK (bittensor 11.3).
 pub fn quantise(uids: &[Uid], weights: &[f64], max_share: u16, own: Option<Uid>) -> (Vec<Uid>, Vec<u16>) {
     let only_self = own.is_some_and(|own| uids == [own]);
