@@ -165,5 +165,6 @@ fn doctor(chain: &Chain, hotkey: Hotkey, stream: &mut Stream<'_>) -> Result<(), 
     let Some((what, hint)) = first else { return Ok(()) };
     // What was asked is said: the stream is whole, whatever the answer is.
     stream.end()?;
-    Err(if rules.unknown.is_empty() { Report::no(what) } else { Report::config(what) }.hint(hint))
+    let report = if rules.unknown.is_empty() { Report::no(what) } else { Report::config(what) };
+    Err(report.hint(hint))
 }
