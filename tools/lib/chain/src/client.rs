@@ -1,105 +1,56 @@
-//! The connection and the clock: finalized blocks by subscription.
+//! The chain as one value: what a follower on this machine has written down, and beneath it the connection to a node.
 
 use crate::{
     calls::Subnet,
-    link::{BEHIND, Link},
+    facts::Facts,
+    link::{Link, OTHER_CHAIN},
+    network::{ChainArgs, on_loopback, shown},
 };
-use record::{Context, Hash, Report};
+use record::{Code, Hash, Home, Hotkey, Report, records::Peer};
 use serde_json::Value;
 use std::{
-    cell::OnceCell,
+    cell::{Cell, OnceCell},
+    collections::BTreeMap,
     future::Future,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 use subxt::{
     OnlineClient, SubstrateConfig,
     backend::LegacyBackend,
     client::{ClientAtBlock, OnlineClientAtBlockImpl},
-    config::substrate::H256,
-    rpcs::{RpcClient, client::rpc_params},
+    config::substrate::{H256, SpecVersionForRange},
+    rpcs::{Error, RpcClient, client::rpc_params},
 };
+use tokio::sync::watch;
 
 pub(crate) type Api = OnlineClient<SubstrateConfig>;
 pub(crate) type AtBlock = ClientAtBlock<SubstrateConfig, OnlineClientAtBlockImpl<SubstrateConfig>>;
-
-/// Which chain and subnet.
-#[derive(clap::Args, Clone, Debug)]
-pub struct ChainArgs {
-    /// `finney`, `test`, `local`, or ws:// and wss:// addresses of nodes of one chain, with commas between
-    #[arg(long, env = "BZ_NETWORK", value_name = "NET", default_value = "finney", value_delimiter = ',')]
-    pub network: Vec<String>,
-    /// Number of the subnet
-    #[arg(long, env = "BZ_NETUID", value_name = "N")]
-    pub netuid: u16,
-    /// Which of the subnet's incentive mechanisms, where it has several
-    #[arg(long, env = "BZ_MECHANISM", value_name = "M", default_value_t = 0)]
-    pub mechanism: u8,
-}
 
 /// Longest wait for one question: the node may have to be found again first.
 const GIVE_UP: Duration = Duration::from_secs(120);
 /// Entries that are asked for at once.
 pub(crate) const PAGE: u32 = 512;
-/// A node without a block for this long is left for another, where there is one.
-const STALE: Duration = Duration::from_secs(45);
-/// A chain may be slow; one without a block for this long stands.
-const STANDS: Duration = Duration::from_secs(90);
 
-impl ChainArgs {
-    /// The addresses of the nodes.
-    ///
-    /// # Errors
-    /// Exit code 2 when one is no known name and no address.
-    pub fn urls(&self) -> Result<Vec<String>, Report> {
-        let mut urls = Vec::new();
-        for network in &self.network {
-            match network.trim() {
-                "finney" => urls.extend([
-                    "wss://entrypoint-finney.opentensor.ai:443".into(),
-                    "wss://lite.chain.opentensor.ai:443".into(),
-                ]),
-                "test" => urls.push("wss://test.finney.opentensor.ai:443".into()),
-                "local" => urls.push("ws://127.0.0.1:9944".into()),
-                url if url.starts_with("ws://") || url.starts_with("wss://") => urls.push(url.into()),
-                other => {
-                    return Err(Report::usage(format!("--network {other}: not a network"))
-                        .hint("finney, test, local, or a ws:// or wss:// address; several with commas between"));
-                }
-            }
-        }
-        Ok(urls)
-    }
-}
-
-fn on_loopback(url: &str) -> bool {
-    let host = host_of(url).1;
-    ["127.0.0.1:", "localhost:", "[::1]:"].iter().any(|local| host.starts_with(local))
-}
-
-/// Scheme, and host with port.
-fn host_of(url: &str) -> (&str, &str) {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    (scheme, authority.rsplit('@').next().unwrap_or_default())
-}
-
-/// An address as it may be shown: a provider's key stands in the rest of it.
-pub(crate) fn shown(url: &str) -> String {
-    let (scheme, host) = host_of(url);
-    format!("{scheme}://{host}")
-}
-
-/// A connection to one node.
+/// A chain, and one subnet of it.
 pub struct Chain {
     pub(crate) runtime: tokio::runtime::Runtime,
     rpc: RpcClient,
-    link: Arc<Link>,
+    pub(crate) link: Arc<Link>,
+    /// Whether a node was reached: with a follower beside it a tool may never need one.
+    reached: OnceCell<()>,
+    pub(crate) facts: Option<Facts>,
     api: OnceCell<Api>,
-    url: String,
-    on_loopback: bool,
+    /// A block that is read with metadata that was fetched anew.
+    anew: Cell<Option<Hash>>,
+    /// Says true when this process was told to end.
+    pub(crate) stop: OnceCell<watch::Receiver<bool>>,
+    pub(crate) url: String,
+    /// See [`ChainArgs::digest`].
+    pub(crate) nodes: Hash,
+    pub(crate) on_loopback: bool,
     /// Which of the nodes stand still: they are waited for once.
-    standing: OnceCell<Vec<usize>>,
+    pub(crate) standing: OnceCell<Vec<usize>>,
     /// Hash of the first block.
     pub genesis: Hash,
     /// The subnet, and its mechanism.
@@ -111,49 +62,155 @@ pub(crate) fn plain(error: impl std::fmt::Display) -> String {
     error.to_string().replace("RPC error: ", "").replace("client error: ", "")
 }
 
-fn unreachable(url: &str, error: impl std::fmt::Display) -> Report {
+pub(crate) fn unreachable(url: &str, error: impl std::fmt::Display) -> Report {
     Report::again(format!("cannot reach the chain at {url}: {}", plain(error)))
         .hint("is the node up, and the address right? --network or BZ_NETWORK names it")
         .hint("for one machine: bz-localnet status")
 }
 
-fn hash_of(value: &Value) -> Option<Hash> {
+pub(crate) fn hash_of(value: &Value) -> Option<Hash> {
     value.as_str()?.parse().ok()
+}
+
+/// A hash as every node reads it; some answer to one without `0x` with nothing.
+pub(crate) fn prefixed(hash: Hash) -> String {
+    format!("0x{hash}")
 }
 
 pub(crate) fn number_of(header: &Value) -> Option<u64> {
     u64::from_str_radix(header.get("number")?.as_str()?.trim_start_matches("0x"), 16).ok()
 }
 
+/// Whether an error says that bytes of the chain are not what the metadata says, or not what this suite reads: entries that
+/// are gone or have other keys or another type.
+pub(crate) fn undecodable(report: &Report) -> bool {
+    const WORDS: [&str; 8] = [
+        "decod",
+        "unable to convert",
+        "is not supported",
+        "Error at ",
+        "not found in pallet",
+        "Can't find storage value",
+        "Wrong number of key parts",
+        "Cannot encode storage key",
+    ];
+    report.code == Code::Again && WORDS.iter().any(|words| report.error.contains(words))
+}
+
+fn reach(runtime: &tokio::runtime::Runtime, link: &Link, url: &str) -> Result<Hash, Report> {
+    runtime.block_on(link.connect()).map_err(|error| match error {
+        Error::User(other) if other.code == OTHER_CHAIN => {
+            Report::config(other.message).hint("--network or BZ_NETWORK names the chain")
+        }
+        error => unreachable(url, error),
+    })
+}
+
 impl Chain {
-    /// Connect to the node.
+    /// Connect to a node now.
     ///
     /// # Errors
-    /// Exit code 75 when it cannot be reached.
+    /// Exit code 75 when it cannot be reached, 78 when it is of another chain than the name that was given.
     pub fn connect(args: &ChainArgs) -> Result<Self, Report> {
+        Chain::with(args, None)
+    }
+
+    /// The same with what a follower has written into a node's folder: while it runs, a node is asked for what is not there,
+    /// and connected then.
+    ///
+    /// # Errors
+    /// As [`Chain::connect`].
+    pub fn open(args: &ChainArgs, home: &Home) -> Result<Self, Report> {
+        Chain::with(args, Facts::of(args, home)?)
+    }
+
+    fn with(args: &ChainArgs, facts: Option<Facts>) -> Result<Self, Report> {
         let urls = args.urls()?;
+        let pinned = args.pinned()?;
         let on_loopback = urls.iter().all(|url| on_loopback(url));
         let url = urls.iter().map(|url| shown(url)).collect::<Vec<_>>().join(", ");
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
-            .again("cannot start a runtime")?;
-        let link = Arc::new(Link::new(urls));
-        let genesis = runtime.block_on(link.connect()).map_err(|e| unreachable(&url, e))?;
-        let rpc = RpcClient::new(link.clone());
-        let subnet = Subnet { netuid: args.netuid, mechanism: args.mechanism };
+            .map_err(|e| Report::again(format!("cannot start a runtime: {e}")))?;
+        let followed = facts.as_ref().and_then(Facts::live).map(|head| head.genesis);
+        if let (Some((name, genesis)), Some(followed)) = (pinned, followed)
+            && genesis != followed
+        {
+            return Err(Report::config(format!("the first block of {name} is {genesis}, the facts are of {followed}"))
+                .hint("another chain was followed into this folder: --home or BZ_HOME"));
+        }
+        let known = followed.or(pinned.map(|(_, genesis)| genesis));
+        let link = Arc::new(Link::new(urls, known));
+        let reached = OnceCell::new();
+        let genesis = match followed {
+            Some(genesis) => genesis,
+            None => {
+                let genesis = reach(&runtime, &link, &url).map_err(|report| match pinned {
+                    Some((name, _)) if report.code == Code::Config => {
+                        report.hint(format!("it was asked for as {name}"))
+                    }
+                    _ => report,
+                })?;
+                let _ = reached.set(());
+                genesis
+            }
+        };
         Ok(Chain {
             runtime,
-            rpc,
+            rpc: RpcClient::new(link.clone()),
             link,
+            reached,
+            // Facts of another chain under the same address are of no use.
+            facts: facts.filter(|facts| facts.genesis == genesis),
             api: OnceCell::new(),
+            anew: Cell::new(None),
+            stop: OnceCell::new(),
             url,
+            nodes: args.digest()?,
             on_loopback,
             standing: OnceCell::new(),
             genesis,
-            subnet,
+            subnet: Subnet { netuid: args.netuid, mechanism: args.mechanism },
         })
+    }
+
+    /// The way to the nodes; the first use connects.
+    pub(crate) fn node(&self) -> Result<&RpcClient, Report> {
+        if self.reached.get().is_none() {
+            reach(&self.runtime, &self.link, &self.url)?;
+            let _ = self.reached.set(());
+        }
+        Ok(&self.rpc)
+    }
+
+    /// Wait for something, but not after this process was told to end.
+    pub(crate) fn until_stopped<T>(&self, work: impl Future<Output = T>) -> Result<T, Report> {
+        let stopped = async {
+            let Some(stop) = self.stop.get() else { return std::future::pending().await };
+            // Nobody says anything any more: it was not told to end.
+            if stop.clone().wait_for(|told| *told).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        self.runtime.block_on(async {
+            tokio::select! {
+                done = work => Ok(done),
+                () = stopped => Err(Report::again("it was told to end")),
+            }
+        })
+    }
+
+    /// Whether this process was told to end.
+    pub(crate) fn stopping(&self) -> bool {
+        self.stop.get().is_some_and(|stop| *stop.borrow())
+    }
+
+    /// Do nothing for a while.
+    pub(crate) fn pause(&self, time: Duration) -> Result<(), Report> {
+        // A timer is made inside the runtime.
+        self.until_stopped(async { tokio::time::sleep(time).await })
     }
 
     /// Wait for an answer, not for ever.
@@ -162,176 +219,126 @@ impl Chain {
         what: &str,
         answer: impl Future<Output = Result<T, E>>,
     ) -> Result<T, Report> {
-        self.runtime.block_on(async {
-            match tokio::time::timeout(GIVE_UP, answer).await {
-                Ok(Ok(value)) => Ok(value),
-                Ok(Err(error)) => Err(Report::again(format!("{what}, from {}: {}", self.url, plain(error)))
-                    .hint("a node that is behind or was restarted answers again later")),
-                Err(_) => Err(unreachable(&self.url, format!("no answer to {what}"))),
-            }
-        })
+        match self.until_stopped(async { tokio::time::timeout(GIVE_UP, answer).await })? {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(Report::again(format!("{what}, from {}: {}", self.url, plain(error)))
+                .hint("a node that is behind or was restarted answers again later")),
+            Err(_) => Err(unreachable(&self.url, format!("no answer to {what}"))),
+        }
     }
 
     pub(crate) fn request(&self, method: &str, params: subxt::rpcs::client::RpcParams) -> Result<Value, Report> {
-        self.wait(method, self.rpc.request::<Value>(method, params))
+        let node = self.node()?;
+        self.wait(method, node.request::<Value>(method, params))
     }
 
-    /// The metadata client, made when it is first needed: the clock does without.
+    fn online(&self, config: SubstrateConfig) -> Result<Api, Report> {
+        let node = self.node()?.clone();
+        let backend = LegacyBackend::<SubstrateConfig>::builder().storage_page_size(PAGE).build(node);
+        let api = OnlineClient::from_backend_with_config(config, Arc::new(backend));
+        self.wait("the chain's metadata", api)
+    }
+
+    /// The metadata client, made when it is first needed: the clock does without. A follower's metadata is not fetched again.
     pub(crate) fn api(&self) -> Result<&Api, Report> {
         if let Some(api) = self.api.get() {
             return Ok(api);
         }
-        let backend = LegacyBackend::<SubstrateConfig>::builder().storage_page_size(PAGE).build(self.rpc.clone());
-        let api = self.wait("the chain's metadata", OnlineClient::from_backend(Arc::new(backend)))?;
+        let known = self.facts.as_ref().map(Facts::metadata).unwrap_or_default();
+        let config = SubstrateConfig::builder()
+            .set_genesis_hash(H256(self.genesis.0))
+            .set_metadata_for_spec_versions(known.into_iter().map(|(spec, metadata)| (spec, metadata.arc())))
+            .build();
+        let api = self.online(config)?;
         Ok(self.api.get_or_init(|| api))
     }
 
     /// The chain as it was at one block.
     pub(crate) fn at(&self, block: Hash) -> Result<AtBlock, Report> {
+        if self.anew.get() == Some(block) {
+            return self.at_anew(block);
+        }
         let api = self.api()?.clone();
         self.wait("the state of a block", async move { api.at_block(H256(block.0)).await })
     }
 
-    /// The number of the last finalized block.
-    ///
-    /// # Errors
-    /// Exit code 75 when the node does not answer.
-    pub fn finalized(&self) -> Result<u64, Report> {
-        let head = self.request("chain_getFinalizedHead", rpc_params![])?;
-        let header = self.request("chain_getHeader", rpc_params![head])?;
-        number_of(&header).ok_or_else(|| unreachable(&self.url, "its last header has no number"))
+    /// The same with metadata that is fetched again, and is that of the runtime which wrote the block's state. In the block
+    /// of an upgrade that is the runtime of the block before: the new one is in the state already, and has rewritten nothing.
+    fn at_anew(&self, block: Hash) -> Result<AtBlock, Report> {
+        let state = |api: &Api, block: Hash| {
+            let api = api.clone();
+            self.wait("the state of a block", async move { api.at_block(H256(block.0)).await })
+        };
+        let fresh = self.online(SubstrateConfig::builder().set_genesis_hash(H256(self.genesis.0)).build())?;
+        let header = self.request("chain_getHeader", rpc_params![prefixed(block)])?;
+        let parent = header.get("parentHash").and_then(hash_of);
+        // The first block has none, and a node may keep no state of it.
+        let before = parent.and_then(|parent| state(&fresh, parent).ok());
+        let (Some(before), Some(number)) = (before, number_of(&header)) else { return state(&fresh, block) };
+        let range = SpecVersionForRange {
+            block_range: number..number.saturating_add(1),
+            spec_version: before.spec_version(),
+            transaction_version: before.transaction_version(),
+        };
+        let config = SubstrateConfig::builder()
+            .set_genesis_hash(H256(self.genesis.0))
+            .set_metadata_for_spec_versions([(before.spec_version(), before.metadata())])
+            .set_spec_version_for_block_ranges([range])
+            .build();
+        state(&self.online(config)?, block)
     }
 
-    /// The number of the newest block, final or not.
+    /// Read something of a block's state. What does not decode is read once more, with metadata that is fetched anew.
     ///
     /// # Errors
-    /// Exit code 75 when the node does not answer.
-    pub fn best(&self) -> Result<u64, Report> {
-        let header = self.request("chain_getHeader", rpc_params![])?;
-        number_of(&header).ok_or_else(|| unreachable(&self.url, "its last header has no number"))
-    }
-
-    /// Whether this is a chain of this machine, made by bz-localnet: then buckets are on loopback. A node of a public
-    /// network that happens to run here is none.
-    ///
-    /// # Errors
-    /// Exit code 75 when the node does not answer.
-    pub fn is_localnet(&self) -> Result<bool, Report> {
-        Ok(self.on_loopback && self.request("system_name", rpc_params![])? == "bz-localnet")
-    }
-
-    /// The hash of a finalized block, `None` while it is not there.
-    ///
-    /// # Errors
-    /// Exit code 75 when the node does not answer.
-    pub fn block_hash(&self, number: u64) -> Result<Option<Hash>, Report> {
-        Ok(hash_of(&self.request("chain_getBlockHash", rpc_params![number])?))
-    }
-
-    /// The hash of a finalized block on which the nodes agree: what is drawn from it is drawn once. No node may have another,
-    /// and more than half of those whose chain goes on have it: one that says it is far ahead of the only other is not believed.
-    ///
-    /// # Errors
-    /// Exit code 75 when the nodes disagree, or none answers.
-    pub fn agreed_hash(&self, number: u64) -> Result<Option<Hash>, Report> {
-        let ours = self.block_hash(number)?;
-        if self.link.nodes() > 1 && ours.is_some() {
-            self.others_agree(number, ours)?;
+    /// As `read`; exit code 78, with the chain's version, when it does not decode then either.
+    pub(crate) fn decoded<T>(&self, block: Hash, read: impl Fn() -> Result<T, Report>) -> Result<T, Report> {
+        match read() {
+            Err(report) if undecodable(&report) => {}
+            done => return done,
         }
-        Ok(ours)
+        self.anew.set(Some(block));
+        let again = read();
+        self.anew.set(None);
+        again.map_err(|report| if undecodable(&report) { self.unknown_to_us(block, report) } else { report })
     }
 
-    fn others_agree(&self, number: u64, ours: Option<Hash>) -> Result<(), Report> {
-        let since = Instant::now();
-        let mut first: Option<Vec<Option<u64>>> = None;
-        loop {
-            let all = self.runtime.block_on(self.link.all_hashes(number));
-            if let Some(other) = all.iter().flatten().flatten().find(|hash| Some(**hash) != ours) {
-                let ours = ours.map_or_else(String::new, |hash| hash.to_string());
-                return Err(Report::again(format!(
-                    "the nodes of {} disagree about block {number}: {ours}, {other}",
-                    self.url
-                ))
-                .hint("one of them is on a fork, or lies: leave it out of --network"));
-            }
-            let have = all.iter().flatten().flatten().count();
-            let stands = |node: &usize| self.standing.get().is_some_and(|standing| standing.contains(node));
-            let without: Vec<usize> = (0..all.len()).filter(|node| all[*node] == Some(None) && !stands(node)).collect();
-            if have > without.len() {
-                return Ok(());
-            }
-            // They are a moment behind, or stand still; or they are the honest ones.
-            let heads = self.runtime.block_on(self.link.all_finalized());
-            let first = first.get_or_insert_with(|| heads.clone());
-            let goes_on = |node: &&usize| heads[**node].zip(first[**node]).is_some_and(|(now, then)| now > then);
-            let far = |node: &&usize| heads[**node].is_some_and(|head| head.saturating_add(BEHIND) < number);
-            let moving = without.iter().filter(goes_on);
-            let waited = since.elapsed() >= STALE;
-            if have <= moving.clone().filter(|node| waited || far(node)).count() {
-                return Err(Report::again(format!(
-                    "of the nodes of {}, {have} have block {number}, {} do not, and their chain goes on",
-                    self.url,
-                    moving.count()
-                ))
-                .hint("one of them is behind, or lies about its head: leave it out of --network, or name a third"));
-            }
-            if waited {
-                let _ = self.standing.set(without);
-                return Ok(());
-            }
-            std::thread::sleep(Duration::from_millis(300));
-        }
+    fn unknown_to_us(&self, block: Hash, report: Report) -> Report {
+        let spec = self.spec_at(block).map_or("unknown to its node".into(), |spec| format!("spec {spec}"));
+        Report::config(format!("the chain is {spec}, and this suite does not read its state: {}", report.error))
+            .hint("the chain's runtime was upgraded: a newer suite reads it")
     }
 
-    /// Wait until a block is finalized; its hash. Survives a node that restarts. Every block from the last finalized one on
-    /// is told to `tick`, none left out, whatever the node leaves out.
+    /// The version of the chain's runtime at a block.
+    pub(crate) fn spec_at(&self, block: Hash) -> Result<u32, Report> {
+        let version = self.request("state_getRuntimeVersion", rpc_params![prefixed(block)])?;
+        let spec = version.get("specVersion").and_then(Value::as_u64).and_then(|spec| spec.try_into().ok());
+        spec.ok_or_else(|| unreachable(&self.url, "its runtime has no version"))
+    }
+
+    /// The neurons of the subnet as of a block, of this number and hash; `own` marks the wallet's. They come from the facts
+    /// where a follower has them: then an old block's are known although the node has forgotten its state.
     ///
     /// # Errors
-    /// Exit code 75 when the node stays away, or makes no blocks.
-    pub fn wait_for(&self, number: u64, mut tick: impl FnMut(u64)) -> Result<Hash, Report> {
-        let mut seen = self.finalized()?;
-        tick(seen);
-        let mut moved = Instant::now();
-        while seen < number {
-            let followed = self.follow(|header| {
-                if header > seen {
-                    (seen + 1..=header.min(number)).for_each(&mut tick);
-                    (seen, moved) = (header, Instant::now());
-                }
-                seen < number
-            });
-            if let Err(report) = followed {
-                if moved.elapsed() >= STANDS {
-                    return Err(report);
-                }
-                if self.link.nodes() > 1 && moved.elapsed() >= STALE {
-                    self.runtime.block_on(self.link.leave("makes no blocks"));
-                }
-                // The subscription broke off: the next one begins at the block that is final then.
-                std::thread::sleep(Duration::from_millis(300));
-            }
+    /// Exit code 75 when the node does not answer, 78 when there is no such subnet, or the chain keeps what this suite does
+    /// not read.
+    pub fn peers_at(&self, number: u64, block: Hash, own: Option<Hotkey>) -> Result<Vec<Peer>, Report> {
+        if let Some(mut peers) = self.facts.as_ref().and_then(|facts| facts.peers(number, block)) {
+            peers.iter_mut().for_each(|peer| peer.own = own == Some(peer.hotkey));
+            return Ok(peers);
         }
-        self.block_hash(number)?.ok_or_else(|| unreachable(&self.url, format!("it does not know block {number}")))
+        self.decoded(block, || self.peers(block, own))
     }
 
-    /// Tell each finalized block's number until `more` says no.
-    fn follow(&self, mut more: impl FnMut(u64) -> bool) -> Result<(), Report> {
-        let method = "chain_subscribeFinalizedHeads";
-        let subscribed = self.rpc.subscribe::<Value>(method, rpc_params![], "chain_unsubscribeFinalizedHeads");
-        let mut heads = self.wait(method, subscribed)?;
-        // What became final before the subscription began.
-        let mut number = self.finalized()?;
-        while more(number) {
-            let patience = if self.link.nodes() > 1 { STALE } else { STANDS };
-            let next = self.runtime.block_on(async { tokio::time::timeout(patience, heads.next()).await });
-            number = match next {
-                Ok(Some(Ok(header))) => number_of(&header).unwrap_or(number),
-                Ok(Some(Err(error))) => return Err(unreachable(&self.url, error)),
-                Ok(None) => return Err(unreachable(&self.url, "it closed the subscription")),
-                Err(_) => return Err(unreachable(&self.url, format!("no block for {} s", patience.as_secs()))),
-            };
+    /// Who had which uid at a block, of this number and hash; `None` when neither a follower nor the node has kept it.
+    ///
+    /// # Errors
+    /// As [`Chain::peers_at`].
+    pub fn members_at(&self, number: u64, block: Hash) -> Result<Option<BTreeMap<u16, Hotkey>>, Report> {
+        match self.facts.as_ref().and_then(|facts| facts.peers(number, block)) {
+            Some(peers) => Ok(Some(peers.into_iter().map(|peer| (peer.uid.0, peer.hotkey)).collect())),
+            None => self.decoded(block, || self.members(block)),
         }
-        Ok(())
     }
 
     /// Whether an error says that the node keeps the state of that block no longer.
@@ -354,19 +361,46 @@ impl Chain {
     /// Exit code 75 when the node does not answer, 1 when it does not do that.
     pub fn fault(&self, fault: &Value) -> Result<Value, Report> {
         self.request("dev_fault", rpc_params![fault]).map_err(|mut report| {
-            report.code = record::Code::No;
+            report.code = Code::No;
             report
         })
     }
+}
 
-    /// The chain's clock at a block, milliseconds since 1970.
-    ///
-    /// # Errors
-    /// Exit code 75 when the node does not answer.
-    pub fn time_ms(&self, block: Hash) -> Result<u64, Report> {
-        let at = self.at(block)?;
-        let address = subxt::dynamic::storage::<(), u64>("Timestamp", "Now");
-        let value = self.wait("the chain's clock", async { at.storage().fetch(address, ()).await })?;
-        value.decode().again("the chain's clock")
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use record::Context;
+    use subxt::error::{DecodeError, StorageError, StorageKeyError, StorageValueError};
+
+    /// The words are those of other crates: this holds them against what these say.
+    #[test]
+    fn what_does_not_decode_is_told_from_what_does_not_answer() {
+        let of = |error: &dyn std::fmt::Display| {
+            let failed: Result<(), String> = Err(plain(error));
+            failed.again("Keys").unwrap_err()
+        };
+        let pallet = || "SubtensorModule".to_string();
+        let out_of_range =
+            DecodeError::new(subxt::ext::scale_decode::error::ErrorKind::NumberOutOfRange { value: "70000".into() });
+        for report in [
+            of(&StorageValueError::LeftoverBytes { bytes: vec![1] }),
+            of(&StorageKeyError::LeftoverBytes { bytes: vec![1] }),
+            of(&out_of_range),
+            of(&StorageError::StorageEntryNotFound { pallet_name: pallet(), entry_name: "Keys".into() }),
+            of(&StorageError::PalletNameNotFound(pallet())),
+            of(&StorageError::WrongNumberOfKeyPartsProvidedForFetching { expected: 2, got: 1 }),
+            of(&StorageError::WrongNumberOfKeyPartsProvidedForIterating { max_expected: 2, got: 3 }),
+        ] {
+            assert!(undecodable(&report), "{report}");
+        }
+        for report in [
+            of(&"the background task closed; restart required"),
+            of(&"State already discarded for block 7 (4003)"),
+            of(&"no answer"),
+            Report::data("cannot decode a file"),
+        ] {
+            assert!(!undecodable(&report), "{report}");
+        }
     }
 }

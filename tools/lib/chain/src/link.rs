@@ -1,41 +1,68 @@
-//! The connection to a node. It is found again when it breaks, here or at the next address, so that a node that restarts
-//! costs a pause and no window.
+//! The connections to the nodes of one chain: one handshake a node, kept open and used again. A connection that breaks is
+//! made anew, here or at the next address, so that a node that restarts costs a pause and no window; one that asks for
+//! patience gets it, or another node answers.
 
-use crate::client::{number_of, plain, shown};
+use crate::{
+    client::{number_of, plain},
+    network::shown,
+};
 use backon::{ExponentialBuilder, Retryable};
 use record::{Hash, cli::note};
 use serde_json::value::RawValue;
-use std::{sync::OnceLock, time::Duration};
-use subxt::rpcs::{
-    Error, RpcClient, UserError,
-    client::{RawRpcFuture, RawRpcSubscription, RpcClientT, rpc_params},
+use std::{
+    sync::{
+        OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
 };
-use tokio::{sync::Mutex, time::timeout};
+use subxt::{
+    ext::futures::future::{join_all, try_join_all},
+    rpcs::{
+        Error, RpcClient, UserError,
+        client::{RawRpcFuture, RawRpcSubscription, RpcClientT, rpc_params},
+    },
+};
+use tokio::{
+    sync::Mutex,
+    time::{sleep, timeout},
+};
 
 /// No answer for this long means that the node is gone.
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// How long a lost node is looked for, the waits for its answers apart, before giving up with "try again".
+/// How long a lost node is looked for, or one that asks for patience is asked again, the waits for its answers apart, before
+/// giving up with "try again".
 const LOOK_FOR: Duration = Duration::from_secs(60);
+/// A question to every node is answered within this time, or without that node.
+const SIDE_ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// A node that did not answer such a question is not asked the next ones for this long.
+const AWAY_FOR: Duration = Duration::from_secs(10);
+/// A node that is so many blocks behind another one is stale.
+pub(crate) const BEHIND: u64 = 10;
+/// The code of our own error for a node of another chain.
+pub(crate) const OTHER_CHAIN: i32 = 0;
 
-/// Nodes of one chain, one of them connected when it is first needed and again whenever that is needed.
+/// Nodes of one chain. One of them is asked; all of them where they have to agree.
 pub(crate) struct Link {
-    urls: Vec<String>,
-    open: Mutex<Open>,
+    nodes: Vec<Node>,
+    /// Which one is asked.
+    place: AtomicUsize,
     genesis: OnceLock<Hash>,
 }
 
-/// The connection of this moment, the how-manieth it is, and which address is next.
+/// A node, connected when it is first needed and again whenever that is needed.
+struct Node {
+    url: String,
+    open: Mutex<Open>,
+}
+
+/// The connection of this moment, the how-manieth it is, and since when the node has not answered.
 #[derive(Default)]
 struct Open {
     rpc: Option<RpcClient>,
     number: u64,
-    place: usize,
+    away: Option<Instant>,
 }
-
-/// A question to every node is answered within this time, or without that node.
-const SIDE_ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// A node that is so many blocks behind another one is stale.
-pub(crate) const BEHIND: u64 = 10;
 
 fn gone(why: impl Into<String>) -> Error {
     Error::Client(why.into().into())
@@ -46,36 +73,80 @@ fn lost(error: &Error) -> bool {
     matches!(error, Error::Client(_) | Error::DisconnectedWillReconnect(_))
 }
 
+/// Whether the node says that it was asked too often: the request was not looked at.
+fn too_many(error: &Error) -> bool {
+    const WORDS: [&str; 5] = ["rate limit", "ratelimit", "too many request", "limit exceeded", "limit reached"];
+    match error {
+        // HTTP's own code, EIP-1474's, and one that providers use. What a pool says of a transaction has codes above 1000.
+        Error::User(UserError { code, .. }) if matches!(code, 429 | -32005 | -32029) => true,
+        Error::User(UserError { code, message, .. }) => *code < 0 && says(message, &WORDS),
+        Error::Client(error) => error.to_string().contains("status code: 429"),
+        _ => false,
+    }
+}
+
+/// Whether the node says that it has too much to do at this moment.
+fn overloaded(error: &Error) -> bool {
+    const WORDS: [&str; 5] = ["overload", "busy", "at capacity", "try again", "service unavailable"];
+    match error {
+        Error::User(UserError { code, message, .. }) => *code < 0 && says(message, &WORDS),
+        Error::Client(error) => error.to_string().contains("status code: 503"),
+        _ => false,
+    }
+}
+
+fn says(message: &str, words: &[&str]) -> bool {
+    let message = message.to_lowercase();
+    words.iter().any(|words| message.contains(words))
+}
+
+/// Whether the same question may be answered a moment later, or by another node, without a new connection.
+fn limited(error: &Error) -> bool {
+    too_many(error) || overloaded(error)
+}
+
+fn worth_another_try(error: &Error) -> bool {
+    lost(error) || limited(error)
+}
+
 /// What was sent may have had its effect already: the caller has to look before it is sent again.
 fn once_only(method: &str) -> bool {
     method.starts_with("author_") || method.starts_with("dev_")
 }
 
+/// When a request of this method is tried again by itself.
+fn tried_again(method: &str) -> fn(&Error) -> bool {
+    if once_only(method) { too_many } else { worth_another_try }
+}
+
 impl Link {
-    pub(crate) fn new(urls: Vec<String>) -> Self {
-        Link { urls, open: Mutex::default(), genesis: OnceLock::new() }
+    /// Nodes of the chain with this first block, or, where that is not known yet, of that of the first one that answers.
+    pub(crate) fn new(urls: Vec<String>, genesis: Option<Hash>) -> Self {
+        let nodes = urls.into_iter().map(|url| Node { url, open: Mutex::default() }).collect();
+        Link { nodes, place: AtomicUsize::new(0), genesis: genesis.map(OnceLock::from).unwrap_or_default() }
     }
 
-    /// Connect now; the hash of the chain's first block. Each address is tried once: who starts wants to know at once.
-    /// Of several nodes the first one that is where most are is taken.
+    /// Connect now; the hash of the chain's first block. Each address is tried once, since who starts wants to know at once;
+    /// only one that asks for patience is tried again. Of several nodes the first one that is where most are is taken.
     pub(crate) async fn connect(&self) -> Result<Hash, Error> {
-        self.connection().await?;
-        if self.urls.len() > 1 {
+        let connect = || self.connection();
+        connect.retry(pauses()).when(limited).notify(say).await?;
+        if self.nodes.len() > 1 {
             let heads = self.all_finalized().await;
             // Of three and more, one that says it is far ahead is as suspicious as one that is behind.
             let mut sorted: Vec<u64> = heads.iter().flatten().copied().collect();
             sorted.sort_unstable();
             let usual = sorted.get(sorted.len() / 2).copied().unwrap_or(0);
             let current = |head: &Option<u64>| head.is_some_and(|head| head.abs_diff(usual) <= BEHIND);
-            let mut open = self.open.lock().await;
+            let now = self.place.load(Ordering::SeqCst);
             if let Some(place) = heads.iter().position(current)
-                && place != open.place
+                && place != now
             {
                 note(
                     "chain",
-                    format!("{} is not where the others are: {} is taken", self.shown(open.place), self.shown(place)),
+                    format!("{} is not where the others are: {} is taken", self.shown(now), self.shown(place)),
                 );
-                *open = Open { rpc: None, number: open.number, place };
+                self.place.store(place, Ordering::SeqCst);
             }
         }
         self.connection().await?;
@@ -83,20 +154,26 @@ impl Link {
     }
 
     fn shown(&self, place: usize) -> String {
-        self.urls.get(place).map_or_else(String::new, |url| shown(url))
+        self.nodes.get(place).map_or_else(String::new, |node| shown(&node.url))
     }
 
     /// How many nodes there are to go to.
     pub(crate) fn nodes(&self) -> usize {
-        self.urls.len()
+        self.nodes.len()
+    }
+
+    /// The node after this one is asked from now on, unless another request has gone on already.
+    fn pass_on(&self, from: usize) -> usize {
+        let next = (from + 1) % self.nodes.len().max(1);
+        let _ = self.place.compare_exchange(from, next, Ordering::SeqCst, Ordering::SeqCst);
+        next
     }
 
     /// Go on with the next node: this one answers, but is of no use.
-    pub(crate) async fn leave(&self, why: &str) {
-        let mut open = self.open.lock().await;
-        let next = (open.place + 1) % self.urls.len();
-        note("chain", format!("{} {why}: {} is next", self.shown(open.place), self.shown(next)));
-        *open = Open { rpc: None, number: open.number, place: next };
+    pub(crate) fn leave(&self, why: &str) {
+        let place = self.place.load(Ordering::SeqCst);
+        let next = self.pass_on(place);
+        note("chain", format!("{} {why}: {} is next", self.shown(place), self.shown(next)));
     }
 
     /// The last finalized block of every node, `None` of one that does not answer.
@@ -114,32 +191,101 @@ impl Link {
         self.ask_all(async |rpc: RpcClient| rpc.request("chain_getBlockHash", rpc_params![block]).await).await
     }
 
-    async fn ask_all<T>(&self, ask: impl AsyncFn(RpcClient) -> Result<T, Error>) -> Vec<Option<T>> {
-        let mut answers = Vec::with_capacity(self.urls.len());
-        for url in &self.urls {
-            let one = async { ask(RpcClient::from_insecure_url(url).await?).await };
-            answers.push(timeout(SIDE_ANSWER_WITHIN, one).await.ok().and_then(Result::ok));
-        }
-        answers
+    /// The same for several blocks at once.
+    pub(crate) async fn all_hashes_of(&self, blocks: &[u64]) -> Vec<Option<Vec<Option<Hash>>>> {
+        self.ask_all(async |rpc: RpcClient| {
+            let one = |block: &u64| rpc.request::<Option<Hash>>("chain_getBlockHash", rpc_params![*block]);
+            try_join_all(blocks.iter().map(one)).await
+        })
+        .await
     }
 
-    async fn connection(&self) -> Result<(u64, RpcClient), Error> {
-        let mut open = self.open.lock().await;
-        if let Some(rpc) = &open.rpc {
-            return Ok((open.number, rpc.clone()));
+    /// Ask every node at the same time, each over the connection that it has already.
+    async fn ask_all<T>(&self, ask: impl AsyncFn(RpcClient) -> Result<T, Error>) -> Vec<Option<T>> {
+        join_all((0..self.nodes.len()).map(|place| self.ask_one(place, &ask))).await
+    }
+
+    async fn ask_one<T>(&self, place: usize, ask: &impl AsyncFn(RpcClient) -> Result<T, Error>) -> Option<T> {
+        let node = self.nodes.get(place)?;
+        let asked = async {
+            if node.open.lock().await.away.is_some_and(|since| since.elapsed() < AWAY_FOR) {
+                return None;
+            }
+            // An old connection may have broken off since it was used last: that costs one more dial.
+            let (mut dials, mut pause) = (2, Duration::from_millis(200));
+            loop {
+                let error = match self.connection_to(place).await {
+                    Ok((number, rpc)) => match ask(rpc).await {
+                        Ok(answer) => return Some(answer),
+                        Err(error) => {
+                            if lost(&error) {
+                                self.forget(place, number).await;
+                            }
+                            with_reason(error)
+                        }
+                    },
+                    Err(error) => error,
+                };
+                if limited(&error) {
+                    sleep(pause).await;
+                    pause = pause.saturating_mul(2);
+                } else {
+                    dials -= 1;
+                    if !lost(&error) || dials == 0 {
+                        return None;
+                    }
+                }
+            }
+        };
+        let answer = timeout(SIDE_ANSWER_WITHIN, asked).await.ok().flatten();
+        // The lock may be held by a dial that takes long: then that one knows better.
+        if let Ok(mut open) = node.open.try_lock() {
+            match (&answer, open.away) {
+                (Some(_), _) => open.away = None,
+                (None, Some(since)) if since.elapsed() < AWAY_FOR => {}
+                (None, _) => open.away = Some(Instant::now()),
+            }
         }
+        answer
+    }
+
+    /// A connection to the node that is asked, or to the next one that can be reached.
+    async fn connection(&self) -> Result<(usize, u64, RpcClient), Error> {
+        let first = self.place.load(Ordering::SeqCst);
         let mut why = gone("no address");
-        for _ in 0..self.urls.len() {
-            match self.dial(&self.urls[open.place]).await {
-                Ok(rpc) => {
-                    *open = Open { rpc: Some(rpc.clone()), number: open.number + 1, place: open.place };
-                    return Ok((open.number, rpc));
+        for step in 0..self.nodes.len() {
+            let place = (first + step) % self.nodes.len();
+            match self.connection_to(place).await {
+                Ok((number, rpc)) => {
+                    let _ = self.place.compare_exchange(first, place, Ordering::SeqCst, Ordering::SeqCst);
+                    return Ok((place, number, rpc));
                 }
                 Err(error) => why = error,
             }
-            open.place = (open.place + 1) % self.urls.len();
         }
         Err(why)
+    }
+
+    async fn connection_to(&self, place: usize) -> Result<(u64, RpcClient), Error> {
+        let node = self.nodes.get(place).ok_or_else(|| gone("no address"))?;
+        let mut open = node.open.lock().await;
+        if let Some(rpc) = &open.rpc {
+            return Ok((open.number, rpc.clone()));
+        }
+        let rpc = self.dial(&node.url).await?;
+        open.rpc = Some(rpc.clone());
+        open.number += 1;
+        Ok((open.number, rpc))
+    }
+
+    /// Give a connection up, unless another request has found a new one meanwhile.
+    async fn forget(&self, place: usize, number: u64) {
+        if let Some(node) = self.nodes.get(place) {
+            let mut open = node.open.lock().await;
+            if open.number == number {
+                open.rpc = None;
+            }
+        }
     }
 
     async fn dial(&self, url: &str) -> Result<RpcClient, Error> {
@@ -147,27 +293,27 @@ impl Link {
         let dialed = timeout(ANSWER_WITHIN, RpcClient::from_insecure_url(url)).await;
         let rpc = dialed.map_err(|_| gone("no answer"))??;
         let first = timeout(ANSWER_WITHIN, rpc.request::<Hash>("chain_getBlockHash", rpc_params![0])).await;
-        let first = first.map_err(|_| gone("no answer"))??;
+        let first = first.map_err(|_| gone("no answer"))?.map_err(with_reason)?;
         // A node with another first block is another chain: nothing that was read before holds there.
-        if *self.genesis.get_or_init(|| first) != first {
-            let message = format!("{} is another chain: its first block is {first}", shown(url));
-            return Err(Error::User(UserError { code: 0, message, data: None }));
+        let genesis = *self.genesis.get_or_init(|| first);
+        if genesis != first {
+            let message = format!("{} is another chain: its first block is {first}, not {genesis}", shown(url));
+            return Err(Error::User(UserError { code: OTHER_CHAIN, message, data: None }));
         }
         Ok(rpc)
     }
 
-    /// One attempt on the connection of this moment, which is given up when it is at fault.
+    /// One attempt on the connection of this moment, which is given up when it is at fault. One that asks for patience is
+    /// kept, and the next node is asked meanwhile, where there is one.
     async fn attempt<T>(&self, work: impl AsyncFnOnce(RpcClient) -> Result<T, Error>) -> Result<T, Error> {
-        let (number, rpc) = self.connection().await?;
+        let (place, number, rpc) = self.connection().await?;
         let result = timeout(ANSWER_WITHIN, work(rpc)).await.unwrap_or_else(|_| Err(gone("no answer")));
         let result = result.map_err(with_reason);
+        if result.as_ref().is_err_and(worth_another_try) {
+            self.pass_on(place);
+        }
         if result.as_ref().is_err_and(lost) {
-            let mut open = self.open.lock().await;
-            // Another request may have found a new one meanwhile.
-            if open.number == number {
-                open.rpc = None;
-                open.place = (open.place + 1) % self.urls.len();
-            }
+            self.forget(place, number).await;
         }
         result
     }
@@ -196,7 +342,8 @@ fn pauses() -> ExponentialBuilder {
 fn say(error: &Error, pause: Duration) {
     // The first pauses are for a connection that only broke off.
     if pause > Duration::from_millis(500) {
-        note("chain", format!("lost the node, looking for it: {}", plain(error)));
+        let what = if limited(error) { "the node asks for patience" } else { "lost the node, looking for it" };
+        note("chain", format!("{what}: {}", plain(error)));
     }
 }
 
@@ -206,12 +353,7 @@ impl RpcClientT for Link {
             let params = params.clone();
             self.attempt(async move |rpc| rpc.request_raw(method, params).await)
         };
-        Box::pin(async move {
-            if once_only(method) {
-                return attempt().await;
-            }
-            attempt.retry(pauses()).when(lost).notify(say).await
-        })
+        Box::pin(async move { attempt.retry(pauses()).when(tried_again(method)).notify(say).await })
     }
 
     fn subscribe_raw<'a>(
@@ -224,11 +366,73 @@ impl RpcClientT for Link {
             let params = params.clone();
             self.attempt(async move |rpc| rpc.subscribe_raw(sub, params, unsub).await)
         };
-        Box::pin(async move {
-            if once_only(sub) {
-                return attempt().await;
+        Box::pin(async move { attempt.retry(pauses()).when(tried_again(sub)).notify(say).await })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(code: i32, message: &str) -> Error {
+        Error::User(UserError { code, message: message.into(), data: None })
+    }
+
+    #[test]
+    fn who_asks_for_patience_is_told_from_who_says_no() {
+        for error in [
+            user(429, "slow down"),
+            user(-32005, "daily request count exceeded"),
+            user(-32029, "limit"),
+            user(-32000, "Too Many Requests"),
+            user(-32000, "rate limit of 100/s"),
+            user(-32603, "Rate Limit Exceeded"),
+            gone("Connection rejected with status code: 429"),
+        ] {
+            assert!(too_many(&error) && limited(&error), "{error}");
+            assert!(tried_again("author_submitExtrinsic")(&error) && tried_again("chain_getHeader")(&error), "{error}");
+        }
+        for error in [
+            user(-32009, "Server is busy, try again later"),
+            user(-32603, "the backend is overloaded"),
+            gone("Connection rejected with status code: 503"),
+        ] {
+            assert!(overloaded(&error) && !too_many(&error), "{error}");
+            // It may have been sent on before the node said so.
+            assert!(
+                !tried_again("author_submitExtrinsic")(&error) && tried_again("chain_getHeader")(&error),
+                "{error}"
+            );
+        }
+        for error in [
+            user(1010, "Invalid Transaction: Custom error: rate limit"),
+            user(-32603, "Internal error"),
+            user(-32601, "Method not found"),
+            user(4003, "State already discarded for block 7"),
+            user(OTHER_CHAIN, "it is another chain"),
+        ] {
+            assert!(!worth_another_try(&error), "{error}");
+        }
+        // What is said beside the name of the error counts.
+        let data = RawValue::from_string("\"too many requests\"".into()).unwrap();
+        let error = Error::User(UserError { code: -32603, message: "Internal error".into(), data: Some(data) });
+        assert!(too_many(&with_reason(error)));
+    }
+
+    /// The words of a refused handshake are those of another crate: this holds them against it.
+    #[tokio::test]
+    async fn a_handshake_that_is_refused_by_429_is_known() {
+        use std::io::{Read, Write};
+        let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("ws://{}", server.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for stream in server.incoming().take(2) {
+                let mut stream = stream.unwrap();
+                let _ = stream.read(&mut [0; 4096]);
+                let _ = stream.write_all(b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n");
             }
-            attempt.retry(pauses()).when(lost).notify(say).await
-        })
+        });
+        let error = RpcClient::from_insecure_url(&url).await.unwrap_err();
+        assert!(too_many(&error) && lost(&error), "{error}");
     }
 }
