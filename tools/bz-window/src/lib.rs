@@ -1,4 +1,5 @@
-//! Describe a window, or wait for one of its moments: its blocks, the hashes that are known, the peers.
+//! Describe a window, or wait for one of its moments: its blocks, the hashes that are known, the peers. Or follow the
+//! chain, once a node, so that the node's other tools read what this one has written down.
 //!
 //! All hashes are those of finalized blocks, so that a fork never gives two nodes two seeds.
 
@@ -12,7 +13,7 @@ use record::{
 use std::collections::BTreeMap;
 use wallet::WalletArgs;
 
-/// Describe a window, or wait for one of its moments.
+/// Describe a window, wait for one of its moments, or follow the chain for the other tools of a node.
 #[derive(clap::Parser)]
 #[command(name = "bz-window", version, after_help = HELP)]
 pub struct Args {
@@ -34,6 +35,9 @@ pub struct Args {
     /// With --peers: go on, and print whoever changes
     #[arg(long, requires = "peers")]
     watch: bool,
+    /// Write finalized blocks, peers and metadata into chain/ in the node's folder, until SIGTERM: one process a node
+    #[arg(long, conflicts_with_all = ["window", "wait", "peers", "watch"])]
+    follow: bool,
 }
 
 const HELP: &str = "\
@@ -46,8 +50,15 @@ Examples:
   bz-window --wait reveal < commit | bz-delta make | bz-push > receipt
   bz-window --peers | jq -r 'select(.type==\"peer\") | [.uid, .stake, .incentive, .bucket] | @tsv'
   bz-window --peers --watch --netuid 3 --network test       who registers, who is paid, block after block
+  bz-window --follow --quiet &                              beside the loops, or as a service of systemd
+  jq .number ~/.boltzmann/chain/head.json                   the last block that it wrote down
 
-Exit codes: 1 the window lies before the run or is over; 75 the chain does not answer.
+While a follower runs, the tools of its node read what it writes and ask no one; old windows are known after the nodes
+have forgotten them. It keeps the blocks of 64 windows or 14 days, whichever is more, and the peers of 1000 windows.
+
+Exit codes: 0 also when a follower was told to end; 1 the window lies before the run or is over, or nobody knows its
+time any more; 75 the chain does not answer, or another process follows it into this folder; 78 the network is not the
+one that its name says, the folder is of another one, or the chain was upgraded to what this suite does not read.
 See also: bz-pages, bz-pull, pipelines/miner.sh";
 
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,12 +75,16 @@ enum Moment {
 /// # Errors
 /// What failed, for a person.
 pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
+    if args.follow {
+        return follow(&args, stream.tool());
+    }
     let inputs = stream.read()?;
+    let home = args.common.home();
     if args.peers {
-        return subnet(&args, &Chain::connect(&args.chain)?, stream);
+        return subnet(&args, &Chain::open(&args.chain, &home)?, stream);
     }
     let hparams = args.common.hparams()?;
-    let chain = Chain::connect(&args.chain)?;
+    let chain = Chain::open(&args.chain, &home)?;
     let run = hparams.run(chain.genesis, args.chain.netuid);
     let before: Option<WindowRecord> = inputs.last()?;
     if let Some(before) = &before
@@ -128,17 +143,49 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
         finality_blocks,
         seed,
         reveal,
-        deadline_ms: deadline.map(|hash| chain.time_ms(hash)).transpose()?,
+        deadline_ms: deadline.map(|hash| chain.time_ms(hash)).transpose().map_err(|report| too_old(window, report))?,
     })?;
     // The peers of a window are those of its start block; a stream that has them keeps them.
     if before.is_none_or(|b| b.window != window) {
         let view = match seed {
-            Some(seed) => Some(seed),
-            None => chain.block_hash(block)?,
+            Some(seed) => (moments.start, seed),
+            None => (block, hash_of(&chain, block)?),
         };
         peers(&args, &chain, view, stream)?;
     }
     Ok(())
+}
+
+/// Write down what the chain says, for all tools of this node.
+fn follow(args: &Args, tool: &'static str) -> Result<(), Report> {
+    let (common, home) = (&args.common, args.common.home());
+    let hparams = common.hparams()?;
+    let chain = Chain::connect(&args.chain)?;
+    if common.dry_run {
+        let from = chain.would_follow(&home)?.map_or_else(String::new, |block| format!(", on from block {block}"));
+        record::cli::note(tool, format!("would follow the chain into {}{from}", chain::facts_folder(&home).display()));
+        return Ok(());
+    }
+    let quiet = common.quiet;
+    chain.follow(&hparams, &home, &|text: String| {
+        if !quiet {
+            record::cli::note(tool, text);
+        }
+    })
+}
+
+/// What no node tells any more is not there later either.
+fn too_old(window: Window, report: Report) -> Report {
+    if !Chain::forgotten(&report) {
+        return report;
+    }
+    Report::no(format!("window {window} is so old that the node does not know its time any more: {}", report.error))
+        .hint("a node that keeps all states and blocks does: --network")
+        .hint("what bz-window --follow wrote down at that time stays for 64 windows or 14 days")
+}
+
+fn hash_of(chain: &Chain, block: u64) -> Result<Hash, Report> {
+    chain.block_hash(block)?.ok_or_else(|| Report::again(format!("the node does not know block {block}")))
 }
 
 /// The peers as they are now, and with --watch each one again when something about it changes.
@@ -147,8 +194,7 @@ fn subnet(args: &Args, chain: &Chain, stream: &mut Stream<'_>) -> Result<(), Rep
     let mut seen: BTreeMap<Uid, Peer> = BTreeMap::new();
     loop {
         let block = chain.finalized()?;
-        let hash = chain.block_hash(block)?.ok_or_else(|| Report::again("the last block is not there"))?;
-        for peer in chain.peers(hash, own)? {
+        for peer in chain.peers_at(block, hash_of(chain, block)?, own)? {
             if seen.get(&peer.uid) != Some(&peer) {
                 stream.emit(&peer)?;
                 seen.insert(peer.uid, peer);
@@ -161,19 +207,17 @@ fn subnet(args: &Args, chain: &Chain, stream: &mut Stream<'_>) -> Result<(), Rep
     }
 }
 
-fn peers(args: &Args, chain: &Chain, view: Option<Hash>, stream: &mut Stream<'_>) -> Result<(), Report> {
+fn peers(args: &Args, chain: &Chain, view: (u64, Hash), stream: &mut Stream<'_>) -> Result<(), Report> {
     // Who only looks needs no wallet.
     let own: Option<Hotkey> = args.wallet.told().ok();
-    let view = view.ok_or_else(|| Report::again("the last block is not there"))?;
-    let found = chain.peers(view, own).or_else(|early| {
+    let found = chain.peers_at(view.0, view.1, own).or_else(|early| {
         // A node keeps the states of some hundred blocks; only then an old window's peers are asked of the last one.
         if !Chain::forgotten(&early) {
             return Err(early);
         }
         let last = chain.finalized()?;
-        let hash = chain.block_hash(last)?.ok_or(early)?;
         record::cli::note(stream.tool(), format!("the node has forgotten the start block: peers as of block {last}"));
-        chain.peers(hash, own)
+        chain.peers_at(last, hash_of(chain, last)?, own)
     })?;
     found.iter().try_for_each(|peer| stream.emit(peer))
 }

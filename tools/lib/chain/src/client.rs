@@ -81,8 +81,8 @@ pub(crate) fn number_of(header: &Value) -> Option<u64> {
     u64::from_str_radix(header.get("number")?.as_str()?.trim_start_matches("0x"), 16).ok()
 }
 
-/// Whether an error says that bytes of the chain are not what the metadata says, or not what this suite reads: entries that
-/// are gone or have other keys or another type.
+/// Whether an error says that bytes of the chain are not what the metadata says, or not what this suite reads: entries
+/// that are gone or have other keys or another type.
 pub(crate) fn undecodable(report: &Report) -> bool {
     const WORDS: [&str; 8] = [
         "decod",
@@ -115,8 +115,8 @@ impl Chain {
         Chain::with(args, None)
     }
 
-    /// The same with what a follower has written into a node's folder: while it runs, a node is asked for what is not there,
-    /// and connected then.
+    /// The same with what a follower has written into a node's folder: while it runs, a node is asked for what is not
+    /// there, and connected then.
     ///
     /// # Errors
     /// As [`Chain::connect`].
@@ -239,7 +239,8 @@ impl Chain {
         self.wait("the chain's metadata", api)
     }
 
-    /// The metadata client, made when it is first needed: the clock does without. A follower's metadata is not fetched again.
+    /// The metadata client, made when it is first needed: the clock does without. A follower's metadata is not fetched
+    /// again.
     pub(crate) fn api(&self) -> Result<&Api, Report> {
         if let Some(api) = self.api.get() {
             return Ok(api);
@@ -262,8 +263,9 @@ impl Chain {
         self.wait("the state of a block", async move { api.at_block(H256(block.0)).await })
     }
 
-    /// The same with metadata that is fetched again, and is that of the runtime which wrote the block's state. In the block
-    /// of an upgrade that is the runtime of the block before: the new one is in the state already, and has rewritten nothing.
+    /// The same with metadata that is fetched again, and is that of the runtime which wrote the block's state. In the
+    /// block of an upgrade that is the runtime of the block before: the new one is in the state already, and has
+    /// rewritten nothing.
     fn at_anew(&self, block: Hash) -> Result<AtBlock, Report> {
         let state = |api: &Api, block: Hash| {
             let api = api.clone();
@@ -316,12 +318,12 @@ impl Chain {
         spec.ok_or_else(|| unreachable(&self.url, "its runtime has no version"))
     }
 
-    /// The neurons of the subnet as of a block, of this number and hash; `own` marks the wallet's. They come from the facts
-    /// where a follower has them: then an old block's are known although the node has forgotten its state.
+    /// The neurons of the subnet as of a block, of this number and hash; `own` marks the wallet's. They come from the
+    /// facts where a follower has them: then an old block's are known although the node has forgotten its state.
     ///
     /// # Errors
-    /// Exit code 75 when the node does not answer, 78 when there is no such subnet, or the chain keeps what this suite does
-    /// not read.
+    /// Exit code 75 when the node does not answer, 78 when there is no such subnet, or the chain keeps what this suite
+    /// does not read.
     pub fn peers_at(&self, number: u64, block: Hash, own: Option<Hotkey>) -> Result<Vec<Peer>, Report> {
         if let Some(mut peers) = self.facts.as_ref().and_then(|facts| facts.peers(number, block)) {
             peers.iter_mut().for_each(|peer| peer.own = own == Some(peer.hotkey));

@@ -1,5 +1,5 @@
-//! The clock: finalized blocks, their numbers, hashes and times, and the wait for one of them. All of it comes from a follower
-//! on this machine while one runs, and from the nodes else.
+//! The clock: finalized blocks, their numbers, hashes and times, and the wait for one of them. All of it comes from a
+//! follower on this machine while one runs, and from the nodes else.
 
 use crate::{
     client::{Chain, hash_of, number_of, prefixed, unreachable},
@@ -85,9 +85,9 @@ impl Chain {
         }
     }
 
-    /// The hash of a finalized block on which the nodes agree: what is drawn from it is drawn once. No node may have another,
-    /// and more than half of those whose chain goes on have it: one that says it is far ahead of the only other is not believed.
-    /// A follower wrote down what they agreed on.
+    /// The hash of a finalized block on which the nodes agree: what is drawn from it is drawn once. No node may have
+    /// another, and more than half of those whose chain goes on have it: one that says it is far ahead of the only
+    /// other is not believed. A follower wrote down what they agreed on.
     ///
     /// # Errors
     /// Exit code 75 when the nodes disagree, or none answers.
@@ -164,8 +164,8 @@ impl Chain {
         }
     }
 
-    /// Wait until a block is finalized; its hash. Survives a node that restarts, and a follower that ends. Every block from
-    /// the last finalized one on is told to `tick`, none left out, whatever the node leaves out.
+    /// Wait until a block is finalized; its hash. Survives a node that restarts, and a follower that ends. Every block
+    /// from the last finalized one on is told to `tick`, none left out, whatever the node leaves out.
     ///
     /// # Errors
     /// Exit code 75 when the node stays away, or makes no blocks.
@@ -239,8 +239,8 @@ impl Chain {
     /// The chain's clock at a block, milliseconds since 1970.
     ///
     /// # Errors
-    /// Exit code 75 when the node does not answer, or keeps neither the block's state nor the block; [`Chain::forgotten`]
-    /// tells the two apart.
+    /// Exit code 75 when the node does not answer, or keeps neither the block's state nor the block;
+    /// [`Chain::forgotten`] tells the two apart.
     pub fn time_ms(&self, block: Hash) -> Result<u64, Report> {
         if let Some(time_ms) = self.facts.as_ref().and_then(|facts| facts.time_ms(block)) {
             return Ok(time_ms);

@@ -191,7 +191,8 @@ impl Facts {
         (fresh && self.are(&head) && head.genesis == self.genesis).then_some(head)
     }
 
-    /// Whether a follower holds the lock. It is only tried for, and shared, so that those who look do not see each other.
+    /// Whether a follower holds the lock. It is only tried for, and shared, so that those who look do not see each
+    /// other.
     fn is_held(&self) -> bool {
         let Ok(file) = File::open(lock_path(&self.folder)) else { return false };
         matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))

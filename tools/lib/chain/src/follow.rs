@@ -1,5 +1,5 @@
-//! The follower: one process a node that hears every finalized block and writes the chain's facts down, so that the other
-//! tools of the node ask no one. With several nodes it writes what they agree on.
+//! The follower: one process a node that hears every finalized block and writes the chain's facts down, so that the
+//! other tools of the node ask no one. With several nodes it writes what they agree on.
 
 use crate::{
     client::{Chain, number_of, plain, prefixed, unreachable},
@@ -63,12 +63,12 @@ struct Follower<'a> {
 }
 
 impl Chain {
-    /// Write finalized blocks, the peers of each window, and metadata into a node's folder, until SIGTERM or SIGINT. It may
-    /// be killed at any moment, and goes on where it was.
+    /// Write finalized blocks, the peers of each window, and metadata into a node's folder, until SIGTERM or SIGINT. It
+    /// may be killed at any moment, and goes on where it was.
     ///
     /// # Errors
-    /// Exit code 75 when another follower has the folder or the nodes are away for ten minutes, 78 when the folder is of
-    /// another chain or subnet, or the chain keeps what this suite does not read.
+    /// Exit code 75 when another follower has the folder or the nodes are away for ten minutes, 78 when the folder is
+    /// of another chain or subnet, or the chain keeps what this suite does not read.
     pub fn follow(&self, hparams: &Hparams, home: &Home, say: &dyn Fn(String)) -> Result<(), Report> {
         self.end_on_signals()?;
         let folder = facts::folder(home);

@@ -56,8 +56,8 @@ pub(crate) struct Keeper {
     _lock: File,
 }
 
-/// The head of a folder, checked to be of this chain; `None` where there is none. Other nodes of the same chain may have
-/// told it.
+/// The head of a folder, checked to be of this chain; `None` where there is none. Other nodes of the same chain may
+/// have told it.
 ///
 /// # Errors
 /// Exit code 78 when the folder is of another chain or subnet.
@@ -305,6 +305,7 @@ fn remove_parts(folder: &Path) -> Result<(), Report> {
 mod tests {
     use super::*;
     use crate::{
+        Chain,
         facts::{Facts, folder, whole_lines},
         network::ChainArgs,
     };
@@ -366,6 +367,60 @@ mod tests {
         assert!(other(|args| args.network = vec!["ws://127.0.0.1:10".into()]));
         assert!(other(|args| args.netuid = 4));
         assert!(other(|args| args.mechanism = 1));
+    }
+
+    /// Nobody listens at the node's address: what is answered comes from the facts.
+    #[test]
+    fn with_a_follower_no_node_is_asked() {
+        let root = tempfile::tempdir().unwrap();
+        let home = Home(root.path().into());
+        let mut keeper = begin(&home);
+        assert_eq!(Chain::open(&args(), &home).err().unwrap().code, Code::Again, "it has not caught up");
+        keeper.append(&blocks(50..61)).unwrap();
+        keeper.peers(50, block(50).hash, Vec::new()).unwrap();
+        keeper.head(now(60)).unwrap();
+        let chain = Chain::open(&args(), &home).unwrap();
+        assert_eq!((chain.genesis, chain.finalized().unwrap(), chain.best().unwrap()), (Hash([9; 32]), 60, 62));
+        assert!(chain.is_localnet().unwrap());
+        assert_eq!(chain.block_hash(55).unwrap(), Some(block(55).hash));
+        assert_eq!(chain.agreed_hash(55).unwrap(), Some(block(55).hash));
+        assert_eq!(chain.time_ms(block(55).hash).unwrap(), 55 * 12_000);
+        assert!(chain.peers_at(50, block(50).hash, None).unwrap().is_empty());
+        assert!(chain.members_at(50, block(50).hash).unwrap().unwrap().is_empty());
+        // A block that comes while it is waited for.
+        let mut told = Vec::new();
+        std::thread::scope(|scope| {
+            let keeper = &mut keeper;
+            scope.spawn(move || {
+                for number in 61..65 {
+                    std::thread::sleep(Duration::from_millis(30));
+                    keeper.append(&[block(number)]).unwrap();
+                    keeper.head(now(number)).unwrap();
+                }
+            });
+            assert_eq!(chain.wait_for(63, |number| told.push(number)).unwrap(), block(63).hash);
+        });
+        assert_eq!(told, [60, 61, 62, 63]);
+        // The follower ends: the node is asked, and is not there. What is final stays.
+        drop(keeper);
+        assert_eq!(chain.finalized().unwrap_err().code, Code::Again);
+        assert_eq!(chain.block_hash(64).unwrap(), Some(block(64).hash));
+    }
+
+    #[test]
+    fn facts_of_another_chain_do_not_pass_for_a_public_one() {
+        let root = tempfile::tempdir().unwrap();
+        let home = Home(root.path().into());
+        let finney = ChainArgs { network: vec!["finney".into()], ..args() };
+        let identity = Identity { nodes: finney.digest().unwrap(), ..identity() };
+        let mut keeper = Keeper::begin(&folder(&home), identity).unwrap();
+        keeper.append(&blocks(5..6)).unwrap();
+        keeper.head(now(5)).unwrap();
+        let report = Chain::open(&finney, &home).err().unwrap();
+        assert_eq!(report.code, Code::Config);
+        for genesis in [identity.genesis, finney.pinned().unwrap().unwrap().1] {
+            assert!(report.error.contains(&genesis.to_string()), "{report}");
+        }
     }
 
     #[test]

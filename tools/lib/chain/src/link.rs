@@ -1,6 +1,6 @@
-//! The connections to the nodes of one chain: one handshake a node, kept open and used again. A connection that breaks is
-//! made anew, here or at the next address, so that a node that restarts costs a pause and no window; one that asks for
-//! patience gets it, or another node answers.
+//! The connections to the nodes of one chain: one handshake a node, kept open and used again. A connection that breaks
+//! is made anew, here or at the next address, so that a node that restarts costs a pause and no window; one that asks
+//! for patience gets it, or another node answers.
 
 use crate::{
     client::{number_of, plain},
@@ -30,8 +30,8 @@ use tokio::{
 
 /// No answer for this long means that the node is gone.
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// How long a lost node is looked for, or one that asks for patience is asked again, the waits for its answers apart, before
-/// giving up with "try again".
+/// How long a lost node is looked for, or one that asks for patience is asked again, the waits for its answers apart,
+/// before giving up with "try again".
 const LOOK_FOR: Duration = Duration::from_secs(60);
 /// A question to every node is answered within this time, or without that node.
 const SIDE_ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -77,7 +77,8 @@ fn lost(error: &Error) -> bool {
 fn too_many(error: &Error) -> bool {
     const WORDS: [&str; 5] = ["rate limit", "ratelimit", "too many request", "limit exceeded", "limit reached"];
     match error {
-        // HTTP's own code, EIP-1474's, and one that providers use. What a pool says of a transaction has codes above 1000.
+        // HTTP's own code, EIP-1474's, and one that providers use. What a pool says of a transaction has codes above
+        // 1000.
         Error::User(UserError { code, .. }) if matches!(code, 429 | -32005 | -32029) => true,
         Error::User(UserError { code, message, .. }) => *code < 0 && says(message, &WORDS),
         Error::Client(error) => error.to_string().contains("status code: 429"),
@@ -120,14 +121,16 @@ fn tried_again(method: &str) -> fn(&Error) -> bool {
 }
 
 impl Link {
-    /// Nodes of the chain with this first block, or, where that is not known yet, of that of the first one that answers.
+    /// Nodes of the chain with this first block, or, where that is not known yet, of that of the first one that
+    /// answers.
     pub(crate) fn new(urls: Vec<String>, genesis: Option<Hash>) -> Self {
         let nodes = urls.into_iter().map(|url| Node { url, open: Mutex::default() }).collect();
         Link { nodes, place: AtomicUsize::new(0), genesis: genesis.map(OnceLock::from).unwrap_or_default() }
     }
 
-    /// Connect now; the hash of the chain's first block. Each address is tried once, since who starts wants to know at once;
-    /// only one that asks for patience is tried again. Of several nodes the first one that is where most are is taken.
+    /// Connect now; the hash of the chain's first block. Each address is tried once, since who starts wants to know at
+    /// once; only one that asks for patience is tried again. Of several nodes the first one that is where most are is
+    /// taken.
     pub(crate) async fn connect(&self) -> Result<Hash, Error> {
         let connect = || self.connection();
         connect.retry(pauses()).when(limited).notify(say).await?;
@@ -186,7 +189,8 @@ impl Link {
         .await
     }
 
-    /// The hash of a block as every node has it: `Some(None)` of one that does not have it, `None` of one that does not answer.
+    /// The hash of a block as every node has it: `Some(None)` of one that does not have it, `None` of one that does not
+    /// answer.
     pub(crate) async fn all_hashes(&self, block: u64) -> Vec<Option<Option<Hash>>> {
         self.ask_all(async |rpc: RpcClient| rpc.request("chain_getBlockHash", rpc_params![block]).await).await
     }
@@ -303,8 +307,8 @@ impl Link {
         Ok(rpc)
     }
 
-    /// One attempt on the connection of this moment, which is given up when it is at fault. One that asks for patience is
-    /// kept, and the next node is asked meanwhile, where there is one.
+    /// One attempt on the connection of this moment, which is given up when it is at fault. One that asks for patience
+    /// is kept, and the next node is asked meanwhile, where there is one.
     async fn attempt<T>(&self, work: impl AsyncFnOnce(RpcClient) -> Result<T, Error>) -> Result<T, Error> {
         let (place, number, rpc) = self.connection().await?;
         let result = timeout(ANSWER_WITHIN, work(rpc)).await.unwrap_or_else(|_| Err(gone("no answer")));

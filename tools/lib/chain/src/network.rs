@@ -1,4 +1,5 @@
-//! Which chain and which nodes: the names of public networks, their addresses, and the first blocks that they are held to.
+//! Which chain and which nodes: the names of public networks, their addresses, and the first blocks that they are held
+//! to.
 
 use record::{Hash, Report, draw};
 
@@ -79,8 +80,8 @@ impl ChainArgs {
         }
     }
 
-    /// What these nodes are called among the facts on disk: a hash, since addresses may hold a provider's key. Their order
-    /// does not matter.
+    /// What these nodes are called among the facts on disk: a hash, since addresses may hold a provider's key. Their
+    /// order does not matter.
     ///
     /// # Errors
     /// As [`ChainArgs::urls`].
