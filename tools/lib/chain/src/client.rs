@@ -188,7 +188,7 @@ impl Chain {
     /// Wait for something, but not after this process was told to end.
     pub(crate) fn until_stopped<T>(&self, work: impl Future<Output = T>) -> Result<T, Report> {
         let stopped = async {
-            let Some(stop) = self.stop.get() else { return std::future::pending().await };
+            let Some(stop) = self.stop.get() else { return std::future::pending::<()>().await };
             // Nobody says anything any more: it was not told to end.
             if stop.clone().wait_for(|told| *told).await.is_err() {
                 std::future::pending::<()>().await;
