@@ -6,7 +6,6 @@ pub use pallet::*;
 #[frame_support::pallet]
 pub mod pallet {
     use crate::subtensor;
-    use chain::calls::storage_index;
     use frame_support::pallet_prelude::*;
     use frame_system::pallet_prelude::*;
     use sp_runtime::traits::SaturatedConversion;
@@ -201,7 +200,7 @@ pub mod pallet {
             let (before, n) =
                 (subtensor::MechanismCountCurrent::<T>::get(netuid), subtensor::SubnetworkN::<T>::get(netuid));
             for mechanism in before..mechanism_count {
-                let index = storage_index(netuid, mechanism);
+                let index = subtensor::storage_index(netuid, mechanism);
                 subtensor::LastUpdate::<T>::insert(index, vec![0; n.into()]);
                 subtensor::Incentive::<T>::insert(index, vec![0; n.into()]);
             }

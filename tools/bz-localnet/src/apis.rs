@@ -84,6 +84,7 @@ pub struct Metagraph {
     pub trust: Vec<Compact<u16>>,
     pub block_at_registration: Vec<Compact<u64>>,
     pub alpha_stake: Vec<Compact<u64>>,
+    pub tao_stake: Vec<Compact<u64>>,
     pub total_stake: Vec<Compact<u64>>,
 }
 
@@ -129,6 +130,7 @@ fn compact<T: Copy>(all: Vec<T>) -> Vec<Compact<T>> {
 pub(crate) fn neuron(netuid: u16, uid: u16) -> Option<NeuronInfoLite> {
     let hotkey = Keys::<Runtime>::try_get(netuid, uid).ok()?;
     let coldkey = Owner::<Runtime>::get(&hotkey);
+    // The subnet's own, as Subtensor has it here: what counts in all is in the metagraph.
     let stake = TotalHotkeyAlpha::<Runtime>::get(&hotkey, netuid);
     Some(NeuronInfoLite {
         stake: vec![(coldkey.clone(), Compact(stake))],
@@ -162,7 +164,8 @@ pub(crate) fn metagraph(netuid: u16) -> Option<Metagraph> {
     }
     let uids = || 0..SubnetworkN::<Runtime>::get(netuid);
     let hotkeys: Vec<AccountId> = uids().map(|uid| Keys::<Runtime>::get(netuid, uid)).collect();
-    let stake: Vec<u64> = hotkeys.iter().map(|key| TotalHotkeyAlpha::<Runtime>::get(key, netuid)).collect();
+    let stake: Vec<Stake> = hotkeys.iter().map(|key| Pallet::<Runtime>::stake_of(key, netuid)).collect();
+    let column = |of: fn(&Stake) -> u64| stake.iter().map(|stake| Compact(of(stake))).collect();
     Some(Metagraph {
         netuid: Compact(netuid),
         name: Vec::new(),
@@ -185,8 +188,9 @@ pub(crate) fn metagraph(netuid: u16) -> Option<Metagraph> {
         consensus: compact(Consensus::<Runtime>::get(netuid)),
         trust: compact(Trust::<Runtime>::get(netuid)),
         block_at_registration: uids().map(|uid| Compact(BlockAtRegistration::<Runtime>::get(netuid, uid))).collect(),
-        alpha_stake: compact(stake.clone()),
-        total_stake: compact(stake),
+        alpha_stake: column(|stake| stake.alpha),
+        tao_stake: column(|stake| stake.tao),
+        total_stake: column(Stake::total),
         hotkeys,
     })
 }
@@ -215,5 +219,5 @@ pub(crate) fn hyperparameters(netuid: u16) -> Option<Vec<HyperparamEntry>> {
 }
 
 pub(crate) fn next_epoch(netuid: u16) -> Option<u64> {
-    Pallet::<Runtime>::epochs(netuid).next(Pallet::<Runtime>::block())
+    Pallet::<Runtime>::schedule(netuid).next(Pallet::<Runtime>::block())
 }

@@ -1,26 +1,28 @@
-//! The chain itself: blocks built over a native runtime, kept as a log that is run again at the next start.
+//! The chain itself: blocks built over a native runtime, kept as a log. A start runs again what came after the last state that
+//! was kept, some hundred blocks; the log has the last blocks alone.
 
 use crate::{
-    drand,
+    drand, faucet,
+    history::{History, Made},
     runtime::{self, *},
+    snapshot::Snapshot,
     subtensor,
 };
 use chain::timelock::OwnBeacon;
-use codec::{DecodeLimit, Encode};
+use codec::{Decode, DecodeLimit, Encode};
 use frame_support::storage::{TransactionOutcome, with_transaction_unchecked};
 use record::{Context, Report, files};
 use serde::{Deserialize, Serialize};
 use sp_core::H256;
 use sp_runtime::{
-    BuildStorage, MultiAddress,
-    generic::Preamble,
+    BuildStorage,
     traits::Header as _,
     transaction_validity::{InvalidTransaction, TransactionSource, TransactionValidityError},
 };
 use std::{
     collections::VecDeque,
     fs::{File, OpenOptions},
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
@@ -34,6 +36,12 @@ const STATES: usize = 256;
 const DEPTH: u32 = 256;
 /// Extrinsics that wait for a block.
 const POOL: usize = 4096;
+/// A state is kept after so many blocks: a start runs at most these again, and those whose states are in memory.
+const KEEP_STATE: usize = 512;
+/// The log and the memory have so many last blocks at least, and twice as many at most: a day and a half at a second each.
+const KEEP_BLOCKS: usize = 1 << 17;
+/// What a folder of another version needs.
+const ANEW: &str = "another version made it: remove the folder and start anew";
 
 /// The first block's facts.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -49,18 +57,18 @@ pub struct Genesis {
 #[derive(Serialize, Deserialize)]
 struct Logged {
     time_ms: u64,
+    /// All but the clock's.
     extrinsics: Vec<String>,
-    hash: String,
+    header: String,
 }
 
-/// One block that was made.
-pub struct Made {
-    /// Its header.
-    pub header: Header,
-    /// Its extrinsics.
-    pub extrinsics: Vec<Vec<u8>>,
-    /// Where it begins in the log.
-    logged_at: u64,
+impl Logged {
+    /// Its header, and its extrinsics without the clock's.
+    fn read(&self) -> Result<(Header, Vec<Vec<u8>>), Report> {
+        let bytes = |text: &String| hex::decode(text).data("a block of the log");
+        let header = Header::decode(&mut &bytes(&self.header)?[..]).data("a block of the log")?;
+        Ok((header, self.extrinsics.iter().map(bytes).collect::<Result<_, _>>()?))
+    }
 }
 
 /// What goes wrong on purpose.
@@ -83,12 +91,15 @@ pub struct Forked {
 /// The chain.
 pub struct Blocks {
     ext: sp_io::TestExternalities,
-    /// All blocks, the first at 0.
-    pub made: Vec<Made>,
+    /// The blocks.
+    pub history: History,
     states: VecDeque<State>,
     pool: Vec<Vec<u8>>,
     log: File,
-    path: PathBuf,
+    /// The log's, and that of the last state that was kept.
+    paths: (PathBuf, PathBuf),
+    /// The block of that state.
+    kept: usize,
     beacon: OwnBeacon,
     /// A block is final when so many stand on it.
     pub finality: usize,
@@ -112,14 +123,13 @@ fn decode(bytes: &[u8]) -> Result<UncheckedExtrinsic, codec::Error> {
     UncheckedExtrinsic::decode_all_with_depth_limit(DEPTH, &mut &bytes[..])
 }
 
-/// See [`subtensor::Pallet::early`].
-fn early(extrinsic: &UncheckedExtrinsic) -> Option<u8> {
-    match (&extrinsic.preamble, &extrinsic.function) {
-        (Preamble::Signed(MultiAddress::Id(who), ..), RuntimeCall::SubtensorModule(call)) => {
-            subtensor::Pallet::<Runtime>::early(who, call)
-        }
-        _ => None,
-    }
+/// The extrinsic that every block begins with.
+fn clock(time_ms: u64) -> Vec<u8> {
+    UncheckedExtrinsic::new_bare(pallet_timestamp::Call::set { now: time_ms }.into()).encode()
+}
+
+fn append_to(path: &Path) -> Result<File, Report> {
+    OpenOptions::new().create(true).append(true).open(path).map_err(|e| files::io_report("open", path, &e))
 }
 
 fn now_ms() -> u64 {
@@ -127,7 +137,7 @@ fn now_ms() -> u64 {
 }
 
 impl Blocks {
-    /// Open the chain of a folder: its blocks are run again from the first.
+    /// Open the chain of a folder: its blocks are run again from the last state that was kept.
     ///
     /// # Errors
     /// Exit code 65 when the log is not this chain's.
@@ -140,8 +150,7 @@ impl Blocks {
             let genesis = Genesis { root: hex::encode(root), time_ms: now_ms(), beacon: hex::encode(secret) };
             files::write_private_json(&path, &genesis)?;
         }
-        let genesis: Genesis =
-            files::read_json(&path).map_err(|e| e.hint("another version made it: remove the folder and start anew"))?;
+        let genesis: Genesis = files::read_json(&path).map_err(|e| e.hint(ANEW))?;
         let mut root = [0u8; 32];
         hex::decode_to_slice(&genesis.root, &mut root).data("genesis.json, root")?;
         let root = AccountId::from(root);
@@ -175,51 +184,75 @@ impl Blocks {
         });
         ext.commit_all().data("the first state")?;
         let states = VecDeque::from([ext.backend.clone()]);
-        let made = vec![Made { header, extrinsics: Vec::new(), logged_at: 0 }];
+        let history = History::new(Made::new(header, Vec::new(), 0));
 
-        let path = folder.join("blocks.jsonl");
-        let log = OpenOptions::new().create(true).append(true).open(&path);
-        let log = log.map_err(|e| files::io_report("open", &path, &e))?;
+        let paths = (folder.join("blocks.jsonl"), folder.join("state"));
+        let log = append_to(&paths.0)?;
         let (pool, faults) = (Vec::new(), Faults::default());
-        let mut blocks = Blocks { ext, made, states, pool, log, path, beacon, finality: 0, faults };
+        let mut blocks = Blocks { ext, history, states, pool, log, paths, kept: 0, beacon, finality: 0, faults };
         blocks.replay()?;
         Ok(blocks)
     }
 
     fn replay(&mut self) -> Result<(), Report> {
-        let report = |e: std::io::Error| files::io_report("read", &self.path, &e);
-        let mut input = BufReader::new(File::open(&self.path).map_err(report)?);
+        let (log, state) = self.paths.clone();
+        let refused = |e: std::io::Error| files::io_report("read", &log, &e);
+        let mut snapshot = Snapshot::read(&state).map_err(|e| e.hint(ANEW))?;
+        let mut input = BufReader::new(File::open(&log).map_err(refused)?);
         let (mut whole, mut line) = (0u64, String::new());
-        let mut logged = Vec::new();
-        while input.read_line(&mut line).map_err(report)? > 0 {
+        while input.read_line(&mut line).map_err(refused)? > 0 {
             // A kill can cut the last line short: that block was told to nobody.
-            let Ok(block) = serde_json::from_str::<Logged>(&line) else { break };
             if !line.ends_with('\n') {
                 break;
             }
-            logged.push((whole, block));
+            let block = serde_json::from_str::<Logged>(&line).data(log.display()).map_err(|e| e.hint(ANEW))?;
+            self.take_logged(block, whole, &mut snapshot).map_err(|e| e.at(log.display()).hint(ANEW))?;
             whole += line.len() as u64;
             line.clear();
         }
-        self.log.set_len(whole).map_err(|e| files::io_report("shorten", &self.path, &e))?;
-        for (index, (at, block)) in logged.into_iter().enumerate() {
-            let extrinsics = block.extrinsics.iter().filter_map(|x| hex::decode(x).ok()).collect();
-            let found = hex::encode(self.execute(block.time_ms, extrinsics, at)?);
-            if found != block.hash {
-                return Err(Report::data(format!(
-                    "block {} of {} does not run as it did",
-                    index + 1,
-                    self.path.display()
-                ))
-                .hint("another version made it: remove the folder and start anew"));
+        if let Some(snapshot) = snapshot {
+            return Err(Report::data(format!("{} is of block {}", state.display(), snapshot.number))
+                .hint(format!("{} does not reach it: remove the folder and start anew", log.display())));
+        }
+        self.log.set_len(whole).map_err(|e| files::io_report("shorten", &log, &e))
+    }
+
+    /// Take the next block of the log: as it is up to the state that was kept, and run again behind it.
+    fn take_logged(&mut self, block: Logged, at: u64, snapshot: &mut Option<Snapshot>) -> Result<(), Report> {
+        let (header, extrinsics) = block.read()?;
+        let (number, hash) = (*header.number() as usize, header.hash());
+        let newest = self.history.newest();
+        // Behind a state that was kept the log begins anywhere, and before it where the chain does.
+        let begins =
+            *newest.header.number() == 0 && snapshot.as_ref().is_some_and(|kept| number <= kept.number as usize);
+        let follows = number == self.last() + 1 && *header.parent_hash() == newest.hash;
+        if !begins && !follows {
+            return Err(Report::data(format!("block {number} does not follow block {}", self.last())));
+        }
+        if snapshot.is_none() {
+            let found = self.execute(block.time_ms, extrinsics, at)?;
+            return if found == hash {
+                Ok(())
+            } else {
+                Err(Report::data(format!("block {number} does not run as it did")))
+            };
+        }
+        let all = std::iter::once(clock(block.time_ms)).chain(extrinsics).collect();
+        self.history.push(Made::new(header, all, at));
+        if let Some(kept) = snapshot.take_if(|kept| kept.number as usize == number) {
+            if kept.hash != hash {
+                return Err(Report::data(format!("the state that was kept is of another block {number}")));
             }
+            self.ext = kept.state()?;
+            self.states = VecDeque::from([self.ext.backend.clone()]);
+            self.kept = number;
         }
         Ok(())
     }
 
     /// The number of the last block.
     pub fn last(&self) -> usize {
-        self.made.len() - 1
+        self.history.last()
     }
 
     /// The number of the last block that no fork takes back.
@@ -233,24 +266,27 @@ impl Blocks {
     /// When one of them is final, or the disk refuses.
     pub fn fork(&mut self, depth: usize) -> Result<Forked, Report> {
         let kept = self.last().saturating_sub(depth);
-        if depth == 0 || kept < self.finalized() || self.state(kept).is_none() {
+        if depth == 0 || depth > self.last() || kept < self.finalized() || self.state(kept).is_none() {
             let reach = self.last() - self.finalized();
             return Err(Report::no(format!("a fork of {depth} blocks: {reach} are not final"))
                 .hint("bz-localnet up --finality 5 leaves the last five open"));
         }
-        let dropped = self.made.split_off(kept + 1);
+        let dropped = self.history.take_back(kept);
         self.states.truncate(self.states.len() - dropped.len());
         if let (Some(state), Some(first)) = (self.states.back(), dropped.first()) {
             self.ext.backend = state.clone();
-            self.log.set_len(first.logged_at).map_err(|e| files::io_report("shorten", &self.path, &e))?;
+            self.log.set_len(first.logged_at).map_err(|e| files::io_report("shorten", &self.paths.0, &e))?;
         }
-        let signed = |bytes: &Vec<u8>| decode(bytes).is_ok_and(|extrinsic| extrinsic.is_signed());
+        // The node makes the clock's and the beacon's anew.
+        let again = |bytes: &Vec<u8>| {
+            decode(bytes).is_ok_and(|x| x.is_signed() || matches!(x.function, RuntimeCall::Faucet(_)))
+        };
         // First other blocks, without them.
         let before = std::mem::take(&mut self.pool);
         for _ in 0..depth {
             self.make()?;
         }
-        let back: Vec<Vec<u8>> = dropped.into_iter().flat_map(|block| block.extrinsics).filter(signed).collect();
+        let back: Vec<Vec<u8>> = dropped.into_iter().flat_map(|block| block.extrinsics).filter(again).collect();
         let name = |bytes: &Vec<u8>| {
             use frame_support::traits::GetCallMetadata;
             let call = decode(bytes).ok()?.function.get_call_metadata();
@@ -268,15 +304,14 @@ impl Blocks {
 
     /// The hash of a block.
     pub fn hash(&self, number: usize) -> Option<H256> {
-        self.made.get(number).map(|block| block.header.hash())
+        self.history.get(number).map(|block| block.hash)
     }
 
     /// The number of the block with this hash; the last one for none.
     pub fn find(&self, hash: Option<H256>) -> Option<usize> {
         match hash {
             None => Some(self.last()),
-            // The newest blocks are asked for most.
-            Some(hash) => self.made.iter().rposition(|block| block.header.hash() == hash),
+            Some(hash) => self.history.find(hash),
         }
     }
 
@@ -326,14 +361,37 @@ impl Blocks {
         let (Some(hash), Some(state)) = (self.hash(number), self.state(number)) else { return Err("no state".into()) };
         let mut ext = sp_io::TestExternalities::new_empty();
         ext.backend = state.clone();
-        ext.execute_with(|| {
-            let early = early(&decoded);
-            Executive::validate_transaction(TransactionSource::External, decoded, hash)?;
-            early.map_or(Ok(()), |code| Err(InvalidTransaction::Custom(code).into()))
-        })
-        .map_err(|e| in_words(&e))?;
+        ext.execute_with(|| Executive::validate_transaction(TransactionSource::External, decoded, hash))
+            .map_err(|e| in_words(&e))?;
         self.pool.push(extrinsic);
         Ok(())
+    }
+
+    /// Have the root account pay, once for each name, however often this is asked; the block of the payment once that is final.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub fn pay(&mut self, name: H256, to: AccountId, rao: u64) -> Result<Option<usize>, String> {
+        let (paid, free) = self.ext.execute_with(|| {
+            let payer = <Runtime as faucet::Config>::payer();
+            (faucet::Paid::<Runtime>::get(name), payer.map_or(0, |payer| Balances::free_balance(&payer)))
+        });
+        if let Some(block) = paid {
+            return Ok(Some(block as usize).filter(|block| *block <= self.finalized()));
+        }
+        let call = faucet::Call::<Runtime>::pay { name, to, rao };
+        let extrinsic = UncheckedExtrinsic::new_bare(call.into()).encode();
+        if self.pool.contains(&extrinsic) {
+            return Ok(None);
+        }
+        if free <= rao {
+            return Err(format!("the root account has {} TAO left", free / 1_000_000_000));
+        }
+        if self.pool.len() >= POOL {
+            return Err("the pool is full".into());
+        }
+        self.pool.push(extrinsic);
+        Ok(None)
     }
 
     /// Make the next block of what waits, and log it; its number.
@@ -345,15 +403,42 @@ impl Blocks {
         let time_ms = now_ms().max(last + 1);
         let mut waiting = self.pulses(time_ms);
         waiting.append(&mut self.pool);
-        let at = self.log.metadata().map_err(|e| files::io_report("look at", &self.path, &e))?.len();
-        let hash = self.execute(time_ms, waiting, at)?;
-        let kept = self.made.last().map(|b| b.extrinsics.iter().skip(1).map(hex::encode).collect());
-        let logged = Logged { time_ms, extrinsics: kept.unwrap_or_default(), hash: hex::encode(hash) };
+        let at = self.log.metadata().map_err(|e| files::io_report("look at", &self.paths.0, &e))?.len();
+        self.execute(time_ms, waiting, at)?;
+        let made = self.history.newest();
+        let extrinsics = made.extrinsics.iter().skip(1).map(hex::encode).collect();
+        let logged = Logged { time_ms, extrinsics, header: hex::encode(made.header.encode()) };
         let mut line = serde_json::to_string(&logged).data("a block")?;
         line.push('\n');
         let write = self.log.write_all(line.as_bytes()).and_then(|()| self.log.sync_data());
-        write.map_err(|e| files::io_report("write", &self.path, &e))?;
+        write.map_err(|e| files::io_report("write", &self.paths.0, &e))?;
+        self.keep_state()?;
         Ok(self.last())
+    }
+
+    /// Keep the oldest state in memory, when the one before it lies far behind: no fork reaches below it, and after a start
+    /// the states of all blocks behind it are there again. Then leave the oldest blocks.
+    fn keep_state(&mut self) -> Result<(), Report> {
+        let oldest = (self.last() + 1).saturating_sub(self.states.len());
+        if self.states.len() < STATES || oldest < self.kept + KEEP_STATE {
+            return Ok(());
+        }
+        let (Some(state), Some(block)) = (self.states.front(), self.history.get(oldest)) else { return Ok(()) };
+        Snapshot::write(&self.paths.1, *block.header.number(), block.hash, state)?;
+        self.kept = oldest;
+        if self.last() - self.history.oldest() >= 2 * KEEP_BLOCKS { self.leave_blocks() } else { Ok(()) }
+    }
+
+    /// Leave the oldest blocks, in memory and in the log.
+    fn leave_blocks(&mut self) -> Result<(), Report> {
+        let Some(begin) = self.history.leave(KEEP_BLOCKS) else { return Ok(()) };
+        let path = &self.paths.0;
+        let refused = |e: std::io::Error| files::io_report("shorten", path, &e);
+        let mut old = File::open(path).map_err(refused)?;
+        old.seek(SeekFrom::Start(begin)).map_err(refused)?;
+        files::write_atomic(path, |file| std::io::copy(&mut old, file).map(drop))?;
+        self.log = append_to(path)?;
+        Ok(())
     }
 
     /// Rounds of the beacon that are new by this time: the newest, and those that a commit waits for.
@@ -396,13 +481,13 @@ impl Blocks {
 
     fn execute(&mut self, time_ms: u64, extrinsics: Vec<Vec<u8>>, logged_at: u64) -> Result<H256, Report> {
         let parent = self.hash(self.last()).unwrap_or_default();
-        let start = Header::new(self.made.len() as u32, H256::zero(), H256::zero(), parent, Default::default());
-        let clock = UncheckedExtrinsic::new_bare(pallet_timestamp::Call::set { now: time_ms }.into());
+        let number = self.last() as u32 + 1;
+        let start = Header::new(number, H256::zero(), H256::zero(), parent, Default::default());
         let mut included = Vec::with_capacity(extrinsics.len() + 1);
         let mut early = Vec::new();
         let header = self.ext.execute_with(|| {
             Executive::initialize_block(&start);
-            for bytes in std::iter::once(clock.encode()).chain(extrinsics) {
+            for bytes in std::iter::once(clock(time_ms)).chain(extrinsics) {
                 let Ok(extrinsic) = decode(&bytes) else { continue };
                 // One that fails is in, with its error. One that does not apply (a nonce that another has used) is left out
                 // and leaves no trace: the block has to run the same without it.
@@ -427,8 +512,9 @@ impl Blocks {
         if self.states.len() > STATES {
             self.states.pop_front();
         }
-        let hash = header.hash();
-        self.made.push(Made { header, extrinsics: included, logged_at });
+        let made = Made::new(header, included, logged_at);
+        let hash = made.hash;
+        self.history.push(made);
         Ok(hash)
     }
 }

@@ -10,22 +10,29 @@ pub mod apis;
 pub mod blocks;
 pub mod commitments;
 pub mod drand;
+pub mod faucet;
+mod guard;
+mod history;
+mod nodes;
 pub mod rpc;
 pub mod runtime;
 mod serve;
+mod settings;
+mod snapshot;
 pub mod store;
 pub mod subtensor;
 pub mod yuma;
 
-use chain::{Call, Chain, ChainArgs, Signer};
+use chain::{Chain, ChainArgs};
+use nodes::{Share, Stakes, amount};
 use record::{Context, Hotkey, Report, files};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::{Value as Json, json};
 use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
-use subxt::dynamic::Value;
 use wallet::WalletArgs;
 
 /// A bucket store and a chain on this machine.
@@ -44,6 +51,8 @@ Examples:
   bz-localnet up --interval 1                 start it; a block a second
   bz-localnet join alice                      a wallet, a bucket, a key, a place in the subnet
   bz-localnet join vera --stake 1000          the same, with stake enough to validate
+  bz-localnet join rosa --root-stake 1000     stake in the root network, which counts by TaoWeight
+  bz-localnet children vera alice=0.25        a quarter of vera's stake counts as alice's
   bz-localnet status | jq .chain              where is the chain?
   bz-localnet faucet 5F3s… --tao 10           send TAO to an address
   bz-localnet new-block 20                    make blocks now
@@ -93,7 +102,7 @@ Examples:
     /// Make blocks at once
     NewBlock {
         /// How many
-        #[arg(default_value_t = 1)]
+        #[arg(default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
         count: u64,
     },
     /// Let something go wrong
@@ -104,7 +113,8 @@ Examples:
     },
     /// Set one of the subnet's hyperparameters, as its owner or root would
     Set {
-        /// Its name in AdminUtils, after sudo_set_: tempo, commit_reveal_weights_enabled, weights_set_rate_limit …
+        /// Its name in AdminUtils, after sudo_set_: tempo, commit_reveal_weights_enabled, weights_set_rate_limit …; or
+        /// tao_weight, what stake in the root network counts, of 2^64
         name: String,
         /// A number, true or false
         value: String,
@@ -118,12 +128,27 @@ Examples:
     Join {
         /// Name of its wallet and bucket, 3 to 40 of a-z 0-9 -
         name: String,
-        /// TAO to stake, for a validator
-        #[arg(long, default_value_t = 0.0)]
+        /// TAO to stake in the subnet, for a validator
+        #[arg(long, value_name = "TAO", default_value_t = 0.0)]
         stake: f64,
+        /// TAO to stake in the root network
+        #[arg(long, value_name = "TAO", default_value_t = 0.0)]
+        root_stake: f64,
         /// Make so many, NAME-1 NAME-2 …, side by side
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
         count: Option<u16>,
+    },
+    /// Let shares of a node's stake in the subnet count as others', in place of those before
+    #[command(after_help = "\
+Examples:
+  bz-localnet children vera alice=0.25 bob=0.5        a quarter and a half; the last quarter stays vera's
+  bz-localnet children vera                           all of it is vera's again")]
+    Children {
+        /// The node whose stake it is
+        name: String,
+        /// A node, or an ss58 address, and its share, 0 to 1
+        #[arg(value_name = "CHILD=SHARE")]
+        children: Vec<Share>,
     },
 }
 
@@ -153,6 +178,21 @@ enum Fault {
     },
 }
 
+/// What a command prints: `type`, then its fields as they stand here.
+struct Printed<'a>(&'static str, Vec<(&'a str, Json)>);
+
+impl Serialize for Printed<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let kind = json!(self.0);
+        serializer
+            .collect_map(std::iter::once((&"type", &kind)).chain(self.1.iter().map(|(name, value)| (name, value))))
+    }
+}
+
+fn print(kind: &'static str, fields: Vec<(&str, Json)>) -> Result<(), Report> {
+    record::cli::print_json(&Printed(kind, fields))
+}
+
 /// Where a network is, in `localnet.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Place {
@@ -171,10 +211,21 @@ pub struct Place {
     pub finality: usize,
 }
 
+impl Place {
+    fn fields(&self) -> Vec<(&'static str, Json)> {
+        vec![
+            ("pid", json!(self.pid)),
+            ("chain", json!(self.chain)),
+            ("store", json!(self.store)),
+            ("netuid", json!(self.netuid)),
+            ("interval_s", json!(self.interval_s)),
+            ("finality", json!(self.finality)),
+        ]
+    }
+}
+
 /// The subnet that is made at the first start; 0 is the root network.
 const NETUID: u16 = 1;
-/// A TAO has so many rao.
-const RAO: f64 = 1e9;
 
 /// Run the tool.
 ///
@@ -187,16 +238,29 @@ pub fn run(args: Args) -> Result<(), Report> {
         Action::Serve { interval, finality } => serve::serve(dir, interval, finality),
         Action::Down => down(dir),
         Action::Status => status(dir),
-        Action::Faucet { to, tao } => faucet(dir, to, tao),
+        Action::Faucet { to, tao } => nodes::faucet(dir, to, tao),
         Action::NewBlock { count } => new_block(dir, count),
-        Action::Set { name, value } => set(dir, &name, &value),
+        Action::Set { name, value } => settings::set(dir, &name, &value),
         Action::Fault { fault } => match fault {
-            Fault::Stall { seconds } => go_wrong(dir, serde_json::json!({"stall_s": seconds})),
-            Fault::Fork { blocks } => go_wrong(dir, serde_json::json!({"fork": blocks})),
-            Fault::Refuse { transactions } => go_wrong(dir, serde_json::json!({"refuse": transactions})),
+            Fault::Stall { seconds } if !(0.0..=rpc::LONGEST_STALL).contains(&seconds) => {
+                Err(Report::usage(format!("a stall of {seconds} s: 0 to {} seconds", rpc::LONGEST_STALL))
+                    .hint("`down` stops the chain for longer, and `up` goes on from the same block"))
+            }
+            Fault::Refuse { transactions } if transactions > rpc::MOST_REFUSED => {
+                Err(Report::usage(format!("{transactions} transactions: 0 to {}", rpc::MOST_REFUSED)))
+            }
+            Fault::Stall { seconds } => go_wrong(dir, json!({"stall_s": seconds})),
+            Fault::Fork { blocks } => go_wrong(dir, json!({"fork": blocks})),
+            Fault::Refuse { transactions } => go_wrong(dir, json!({"refuse": transactions})),
         },
-        Action::Join { name, stake, count: None } => join(dir, &name, stake),
-        Action::Join { name, stake, count: Some(count) } => join_all(dir, &name, stake, count),
+        Action::Join { name, stake, root_stake, count } => {
+            let stakes = Stakes { subnet: amount("--stake", stake)?, root: amount("--root-stake", root_stake)? };
+            match count {
+                None => nodes::join(dir, &name, stakes),
+                Some(count) => nodes::join_all(dir, &name, stakes, count),
+            }
+        }
+        Action::Children { name, children } => nodes::set_children(dir, &name, &children),
     }
 }
 
@@ -231,13 +295,18 @@ fn root_wallet(dir: &Path) -> WalletArgs {
     }
 }
 
+fn check_interval(interval: f64) -> Result<(), Report> {
+    if (0.05..=3600.0).contains(&interval) {
+        return Ok(());
+    }
+    Err(Report::usage(format!("--interval {interval}: 0.05 to 3600 seconds")))
+}
+
 fn up(dir: &Path, interval: Option<f64>, finality: Option<usize>) -> Result<(), Report> {
     let before: Option<Place> = files::read_json(&place_path(dir)).ok();
     let as_before = before.map_or((1.0, 0), |place| (place.interval_s, place.finality));
     let (interval, finality) = (interval.unwrap_or(as_before.0), finality.unwrap_or(as_before.1));
-    if !(0.05..=3600.0).contains(&interval) {
-        return Err(Report::usage(format!("--interval {interval}: 0.05 to 3600 seconds")));
-    }
+    check_interval(interval)?;
     let since = Instant::now();
     while let Ok(place) = running(dir) {
         // One that was just killed still holds its lock for a moment, and answers no more.
@@ -248,7 +317,7 @@ fn up(dir: &Path, interval: Option<f64>, finality: Option<usize>) -> Result<(), 
                     "it runs already, and goes on as it is: `down`, then `up` with the new settings",
                 );
             }
-            return record::cli::print_json(&place);
+            return print("localnet", place.fields());
         }
         if since.elapsed() > Duration::from_secs(30) {
             return Err(Report::again(format!("process {} holds {} and does not answer", place.pid, dir.display()))
@@ -279,69 +348,12 @@ fn up(dir: &Path, interval: Option<f64>, finality: Option<usize>) -> Result<(), 
             && place.pid == child.id()
             && connect(&place).is_ok()
         {
-            set_up_subnet(dir, &place)?;
-            return record::cli::print_json(&place);
+            settings::set_up_subnet(dir, &place)?;
+            return print("localnet", place.fields());
         }
         std::thread::sleep(Duration::from_millis(50));
     }
     Err(Report::again("the server did not answer for two minutes").hint(format!("why is in {}", log_path.display())))
-}
-
-/// Make the subnet at the first start: short epochs, small minimums; weights by commit and reveal, as everywhere.
-fn set_up_subnet(dir: &Path, place: &Place) -> Result<(), Report> {
-    let done = dir.join("subnet.json");
-    if done.exists() {
-        return Ok(());
-    }
-    let chain = connect(place)?;
-    let root = root_wallet(dir);
-    let (cold, hot) = (root.open_coldkey()?, root.open()?.hotkey());
-    let sign = |message: &[u8]| cold.sign(message);
-    let signer = Signer { account: cold.hotkey(), sign: &sign };
-    if chain.uid_of(hot)?.is_none() {
-        let call = Call::new("SubtensorModule", "register_network", vec![Value::from_bytes(hot.0)]);
-        chain.submit(&call, &signer)?;
-    }
-    let settings = [
-        ("weights_set_rate_limit", Value::u128(8)),
-        ("min_allowed_weights", Value::u128(1)),
-        ("tempo", Value::u128(5)),
-        ("max_allowed_uids", Value::u128(256)),
-    ];
-    for (name, value) in settings {
-        sudo_set(&chain, name, value, &signer)?;
-    }
-    files::write_json(&done, &serde_json::json!({"netuid": place.netuid}))
-}
-
-fn sudo_set(chain: &Chain, name: &str, value: Value, signer: &Signer<'_>) -> Result<(), Report> {
-    let mut args = vec![Value::u128(chain.subnet.netuid.into()), value];
-    // Two are the whole chain's.
-    if ["stake_threshold", "commit_reveal_version"].contains(&name) {
-        args.remove(0);
-    }
-    let inner = Value::unnamed_variant(format!("sudo_set_{name}"), args);
-    let call = Value::unnamed_variant("AdminUtils", [inner]);
-    chain.submit(&Call::new("Sudo", "sudo", vec![call]), signer).map(drop)
-}
-
-fn set(dir: &Path, name: &str, value: &str) -> Result<(), Report> {
-    let parsed = match value {
-        "true" => Value::bool(true),
-        "false" => Value::bool(false),
-        number => Value::u128(
-            number
-                .parse()
-                .map_err(|_| Report::usage(format!("{number:?} is no value")).hint("a number, true or false"))?,
-        ),
-    };
-    let place = running(dir)?;
-    let chain = connect(&place)?;
-    let cold = root_wallet(dir).open_coldkey()?;
-    let sign = |message: &[u8]| cold.sign(message);
-    sudo_set(&chain, name, parsed, &Signer { account: cold.hotkey(), sign: &sign })
-        .map_err(|e| e.hint("bz-chain hyperparameters prints what there is"))?;
-    record::cli::print_json(&serde_json::json!({"set": name, "value": value}))
 }
 
 fn down(dir: &Path) -> Result<(), Report> {
@@ -365,150 +377,30 @@ fn status(dir: &Path) -> Result<(), Report> {
     let block = chain.finalized()?;
     let hash = chain.block_hash(block)?.ok_or_else(|| Report::again("the last block is not there"))?;
     let peers = chain.peers(hash, None)?;
-    let mut status = serde_json::to_value(&place).data("status")?;
-    status["block"] = block.into();
-    status["genesis"] = chain.genesis.to_string().into();
-    status["neurons"] = peers.len().into();
+    let mut status = place.fields();
+    status.extend([
+        ("block", json!(block)),
+        ("genesis", json!(chain.genesis.to_string())),
+        ("neurons", json!(peers.len())),
+    ]);
     // Transactions that wait for a block, and the last one, final or not.
-    let now = chain.fault(&serde_json::json!({}))?;
-    (status["waiting"], status["last"]) = (now["waiting"].clone(), now["last"].clone());
-    record::cli::print_json(&status)
-}
-
-fn pay(dir: &Path, place: &Place, to: Hotkey, tao: f64, nonce: Option<u64>) -> Result<(), Report> {
-    if !(1e-6..=1e6).contains(&tao) {
-        return Err(Report::usage(format!("{tao} TAO: 0.000001 to 1000000")));
-    }
-    let chain = connect(place)?;
-    let cold = root_wallet(dir).open_coldkey()?;
-    let sign = |message: &[u8]| cold.sign(message);
-    let signer = Signer { account: cold.hotkey(), sign: &sign };
-    let to = Value::unnamed_variant("Id", [Value::from_bytes(to.0)]);
-    let args = vec![to, Value::u128((tao * RAO) as u128)];
-    let call = Call::new("Balances", "transfer_keep_alive", args);
-    // Others may pay from the same account at this moment.
-    for _ in 0..PAY_TRIES {
-        match chain.submit_as(&call, &signer, nonce) {
-            Err(report) if report.code == record::Code::Again => {
-                std::thread::sleep(Duration::from_millis(u64::from(std::process::id() % 200)));
-            }
-            done => return done.map(drop),
-        }
-    }
-    chain.submit(&call, &signer).map(drop)
-}
-
-/// A payment that came between is tried so often.
-const PAY_TRIES: u32 = 20;
-/// Nodes that join side by side.
-const SIDE_BY_SIDE: usize = 32;
-
-fn faucet(dir: &Path, to: Hotkey, tao: f64) -> Result<(), Report> {
-    let place = running(dir)?;
-    pay(dir, &place, to, tao, None)?;
-    record::cli::print_json(&serde_json::json!({"to": to.to_string(), "tao": tao}))
+    let now = chain.fault(&json!({}))?;
+    status.extend([("waiting", now["waiting"].clone()), ("last", now["last"].clone())]);
+    print("localnet", status)
 }
 
 fn new_block(dir: &Path, count: u64) -> Result<(), Report> {
-    let place = running(dir)?;
-    let chain = connect(&place)?;
-    let block = chain.new_blocks(count)?;
-    record::cli::print_json(&serde_json::json!({"block": block}))
+    let chain = connect(&running(dir)?)?;
+    let (mut block, mut left) = (0, count);
+    while left > 0 {
+        let some = left.min(rpc::MOST_BLOCKS);
+        block = chain.new_blocks(some)?;
+        left -= some;
+    }
+    print("new-block", vec![("block", json!(block))])
 }
 
-fn go_wrong(dir: &Path, fault: serde_json::Value) -> Result<(), Report> {
+fn go_wrong(dir: &Path, fault: Json) -> Result<(), Report> {
     let then = connect(&running(dir)?)?.fault(&fault)?;
-    record::cli::print_json(&serde_json::json!({"fault": fault, "then": then}))
-}
-
-/// Many nodes side by side; their settings one after another. All are paid for at once.
-fn join_all(dir: &Path, name: &str, stake: f64, count: u16) -> Result<(), Report> {
-    let place = running(dir)?;
-    let names: Vec<String> = (1..=count).map(|i| format!("{name}-{i}")).collect();
-    let (chain, root) = (connect(&place)?, root_wallet(dir).open_coldkey()?.hotkey());
-    let mut progress = record::progress::Progress::new(false, "joining", count.into(), "nodes");
-    for some in names.chunks(SIDE_BY_SIDE) {
-        std::thread::scope(|scope| {
-            // All are paid from one account: each payment has its own nonce, and one block takes them all.
-            let first = chain.nonce(root)?;
-            let new: Vec<&str> = new_among(dir, &chain, some)?;
-            let joining: Vec<_> = some
-                .iter()
-                .map(|name| {
-                    let place_of = new.iter().position(|new| new == name);
-                    let nonce = place_of.map(|at| first + at as u64);
-                    let place = &place;
-                    scope.spawn(move || node(dir, place, name, stake, nonce))
-                })
-                .collect();
-            joining.into_iter().try_for_each(|joined| {
-                let settings = joined.join().map_err(|_| Report::again("a thread ended"))??;
-                progress.advance(1, "");
-                say(&format!("{settings}\n"))
-            })
-        })?;
-    }
-    Ok(())
-}
-
-/// Those that are not registered yet.
-fn new_among<'a>(dir: &Path, chain: &Chain, names: &'a [String]) -> Result<Vec<&'a str>, Report> {
-    let mut new = Vec::new();
-    for name in names {
-        let wallet = WalletArgs { name: name.clone(), ..root_wallet(dir) };
-        if !wallet.hotkey_path().exists() || chain.uid_of(wallet.public()?)?.is_none() {
-            new.push(name.as_str());
-        }
-    }
-    Ok(new)
-}
-
-fn join(dir: &Path, name: &str, stake: f64) -> Result<(), Report> {
-    say(&node(dir, &running(dir)?, name, stake, None)?)
-}
-
-fn say(text: &str) -> Result<(), Report> {
-    use std::io::Write;
-    std::io::stdout().write_all(text.as_bytes()).map_err(|e| Report::output(&e))
-}
-
-/// Make a node; its settings. `nonce` is that of the payment.
-fn node(dir: &Path, place: &Place, name: &str, stake: f64, nonce: Option<u64>) -> Result<String, Report> {
-    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if !(3..=40).contains(&name.len()) || !name.chars().all(fits) || name == "root" {
-        return Err(Report::usage(format!("{name:?}: a node's name is 3 to 40 of a-z 0-9 -, and not root")));
-    }
-    let wallet = WalletArgs { name: name.into(), ..root_wallet(dir) };
-    wallet.create()?;
-    let (cold, hot) = (wallet.open_coldkey()?, wallet.open()?);
-    let chain = connect(place)?;
-    let sign_cold = |message: &[u8]| cold.sign(message);
-    let cold_signer = Signer { account: cold.hotkey(), sign: &sign_cold };
-    let sign_hot = |message: &[u8]| hot.sign(message);
-    let hot_signer = Signer { account: hot.hotkey(), sign: &sign_hot };
-    if chain.uid_of(hot.hotkey())?.is_none() {
-        pay(dir, place, cold.hotkey(), 1.0 + stake, nonce)?;
-        chain.submit(&Call::register(place.netuid, hot.hotkey()), &cold_signer)?;
-        if stake > 0.0 {
-            let rao = Value::u128((stake * RAO) as u128);
-            let args = vec![Value::from_bytes(hot.hotkey().0), Value::u128(place.netuid.into()), rao];
-            chain.submit(&Call::new("SubtensorModule", "add_stake", args), &cold_signer)?;
-        }
-    }
-    files::create_dir(&dir.join("buckets").join(name))?;
-    let (access, secret) = store::Keys::new(dir.join("keys.json")).of_bucket(name)?;
-    let bucket = format!("{}/{name}", place.store);
-    chain.submit(&Call::commit_bucket(place.netuid, &bucket)?, &hot_signer)?;
-    let wallets = std::fs::canonicalize(dir.join("wallets")).config("the wallets' folder")?;
-    let settings = [
-        ("BZ_NETWORK", place.chain.clone()),
-        ("BZ_NETUID", place.netuid.to_string()),
-        ("BT_WALLET_PATH", wallets.display().to_string()),
-        ("BT_WALLET_NAME", name.to_string()),
-        ("BT_WALLET_HOTKEY", "default".to_string()),
-        ("BZ_BUCKET", bucket),
-        ("BZ_ACCESS_KEY", access),
-        ("BZ_SECRET_KEY", secret),
-    ];
-    Ok(settings.iter().map(|(key, value)| format!("{key}={value}\n")).collect())
+    print("fault", vec![("fault", fault), ("then", then)])
 }

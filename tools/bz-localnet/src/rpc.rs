@@ -2,12 +2,23 @@
 
 use crate::{
     blocks::Blocks,
+    guard,
     runtime::{AccountId, Header, Runtime, VERSION},
 };
 use codec::{Decode, Encode};
+use hyper::{
+    body::Incoming,
+    service::{Service as _, service_fn},
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
 use jsonrpsee::{
-    RpcModule, SubscriptionMessage,
+    Methods, RpcModule, SubscriptionMessage,
     core::RegisterMethodError,
+    server::{HttpBody, Server, ServerConfig, StopHandle},
     types::{ErrorObjectOwned, Params},
 };
 use serde_json::{Value, json};
@@ -18,7 +29,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
-use tokio::sync::broadcast;
+use tokio::{net::TcpListener, sync::broadcast};
 
 /// What the RPC threads share.
 pub struct Node {
@@ -67,6 +78,37 @@ impl Node {
     }
 }
 
+/// Clients at once.
+const CONNECTIONS: u32 = 1024;
+
+/// Serve connections for ever.
+pub async fn serve(listener: TcpListener, module: RpcModule<Node>, stop: StopHandle) {
+    let config = ServerConfig::builder().max_connections(CONNECTIONS).build();
+    let builder = Server::builder().set_config(config).to_service_builder();
+    let methods: Methods = module.into();
+    let server = Arc::new(auto::Builder::new(TokioExecutor::new()));
+    loop {
+        let Ok((socket, _)) = listener.accept().await else { continue };
+        // Small answers at once.
+        let _ = socket.set_nodelay(true);
+        let (builder, methods, stop, server) = (builder.clone(), methods.clone(), stop.clone(), server.clone());
+        tokio::spawn(async move {
+            let handler = service_fn(move |request: hyper::Request<Incoming>| {
+                let refused = guard::refusal(request.headers(), request.uri());
+                let service = TowerToHyperService::new(builder.clone().build(methods.clone(), stop.clone()));
+                async move {
+                    let Some(why) = refused else { return service.call(request).await };
+                    let mut answer = hyper::Response::new(HttpBody::from(why));
+                    *answer.status_mut() = hyper::StatusCode::FORBIDDEN;
+                    Ok(answer)
+                }
+            });
+            // A connection that breaks is its client's affair.
+            let _ = server.serve_connection_with_upgrades(TokioIo::new(socket), handler).await;
+        });
+    }
+}
+
 /// A transaction is looked for so many blocks before the last final one.
 const LOOK_BACK: usize = 64;
 
@@ -78,6 +120,11 @@ fn hex(bytes: &[u8]) -> String {
 
 fn refuse(why: impl Into<String>) -> ErrorObjectOwned {
     ErrorObjectOwned::owned(1010, why, None::<()>)
+}
+
+/// As nodes answer to parameters that are none.
+fn invalid(why: impl Into<String>) -> ErrorObjectOwned {
+    ErrorObjectOwned::owned(-32602, "Invalid params", Some(why.into()))
 }
 
 /// As nodes answer to a transaction that they do not take.
@@ -114,14 +161,21 @@ impl Args {
         hex::decode(text.trim_start_matches("0x")).map_err(|e| refuse(format!("parameter {place}: {e}")))
     }
     fn block(&self, place: usize, blocks: &Blocks) -> Result<usize, ErrorObjectOwned> {
-        let hash = match self.text(place) {
-            None => None,
-            Some(_) => Some(H256::from(
-                <[u8; 32]>::try_from(self.bytes(place)?).map_err(|_| refuse("a block hash has 32 bytes"))?,
-            )),
+        let hash = match self.0.get(place) {
+            None | Some(Value::Null) => None,
+            Some(value) => Some(hash_of(value)?),
         };
         blocks.find(hash).ok_or_else(|| refuse("Unknown Block"))
     }
+}
+
+/// A hash, with the `0x` that some nodes ask for and others do not: whoever leaves it out is told so here.
+fn hash_of(value: &Value) -> Result<H256, ErrorObjectOwned> {
+    let digits =
+        value.as_str().and_then(|text| text.strip_prefix("0x")).ok_or_else(|| invalid("a hash begins with 0x"))?;
+    let mut hash = [0u8; 32];
+    hex::decode_to_slice(digits, &mut hash).map_err(|e| invalid(format!("a hash has 64 digits: {e}")))?;
+    Ok(H256::from(hash))
 }
 
 fn pruned(number: usize) -> ErrorObjectOwned {
@@ -196,12 +250,12 @@ fn chain_methods(m: &mut RpcModule<Node>) -> Result<(), RegisterMethodError> {
     method(m, "chain_getHeader", |args, node| {
         let blocks = node.blocks();
         let number = args.block(0, &blocks)?;
-        Ok(blocks.made.get(number).map_or(Value::Null, |block| header_json(&block.header)))
+        Ok(blocks.history.get(number).map_or(Value::Null, |block| header_json(&block.header)))
     })?;
     method(m, "chain_getBlock", |args, node| {
         let blocks = node.blocks();
         let number = args.block(0, &blocks)?;
-        let block = blocks.made.get(number).ok_or_else(|| refuse("Unknown Block"))?;
+        let block = blocks.history.get(number).ok_or_else(|| refuse("Unknown Block"))?;
         let extrinsics: Vec<String> = block.extrinsics.iter().map(|x| hex(x)).collect();
         Ok(json!({
             "block": {"header": header_json(&block.header), "extrinsics": extrinsics},
@@ -209,7 +263,9 @@ fn chain_methods(m: &mut RpcModule<Node>) -> Result<(), RegisterMethodError> {
         }))
     })?;
     method(m, "dev_newBlock", |args, node| {
-        let count = args.0.first().and_then(|v| v.get("count").unwrap_or(v).as_u64()).unwrap_or(1).clamp(1, 10_000);
+        let asked = args.0.first().map_or(Some(1), |value| value.get("count").unwrap_or(value).as_u64());
+        let count = asked.filter(|count| (1..=MOST_BLOCKS).contains(count));
+        let count = count.ok_or_else(|| invalid(format!("1 to {MOST_BLOCKS} blocks in one call")))?;
         let mut last = 0;
         for _ in 0..count {
             last = node.make().map_err(|e| refuse(e.to_string()))?;
@@ -217,21 +273,75 @@ fn chain_methods(m: &mut RpcModule<Node>) -> Result<(), RegisterMethodError> {
         Ok(json!(last))
     })?;
     method(m, "dev_fault", |args, node| {
-        let ask = args.0.first().cloned().unwrap_or_default();
-        let mut calls = Vec::new();
-        let number = |name: &str| ask.get(name).and_then(Value::as_f64);
-        if let Some(seconds) = number("stall_s").filter(|s| (0.0..=86_400.0).contains(s)) {
-            node.blocks().faults.stalled = Some(Instant::now() + Duration::from_secs_f64(seconds));
-        }
-        if let Some(count) = number("refuse") {
-            node.blocks().faults.refuse = count as u64;
-        }
-        if let Some(depth) = number("fork") {
-            calls = node.fork(depth as usize).map_err(|e| refuse(e.error))?;
+        let ask = args.0.first().cloned().unwrap_or_else(|| json!({}));
+        let ask = ask.as_object().ok_or_else(|| invalid("a fault is an object"))?;
+        // All of it is read before any of it is done.
+        let faults = ask.iter().map(|(name, value)| Fault::read(name, value)).collect::<Result<Vec<_>, _>>()?;
+        let (mut calls, mut paid) = (Vec::new(), None);
+        for fault in faults {
+            match fault {
+                Fault::Stall(time) => node.blocks().faults.stalled = Some(Instant::now() + time),
+                Fault::Refuse(count) => node.blocks().faults.refuse = count,
+                Fault::Fork(depth) => calls = node.fork(depth).map_err(|e| refuse(e.error))?,
+                Fault::Pay { name, to, rao } => {
+                    paid = Some(match node.blocks().pay(name, to, rao) {
+                        Ok(block) => json!({"block": block}),
+                        Err(why) => json!({"refused": why}),
+                    });
+                }
+            }
         }
         let blocks = node.blocks();
-        Ok(json!({"last": blocks.last(), "waiting": blocks.waiting(), "retracted": calls}))
+        Ok(json!({"last": blocks.last(), "waiting": blocks.waiting(), "retracted": calls, "paid": paid}))
     })
+}
+
+/// So many blocks are made in one call.
+pub const MOST_BLOCKS: u64 = 10_000;
+/// No stall is longer, in seconds.
+pub const LONGEST_STALL: f64 = 86_400.0;
+/// No more transactions are refused.
+pub const MOST_REFUSED: u64 = 1_000_000;
+
+/// What is asked of `dev_fault`; a payment comes by the same way, since clients have no other to what a node of Bittensor lacks.
+enum Fault {
+    /// No blocks for so long.
+    Stall(Duration),
+    /// So many transactions are refused.
+    Refuse(u64),
+    /// So many blocks are taken back.
+    Fork(usize),
+    /// The root account pays.
+    Pay { name: H256, to: AccountId, rao: u64 },
+}
+
+impl Fault {
+    fn read(name: &str, value: &Value) -> Result<Self, ErrorObjectOwned> {
+        let fits = |ok: bool, range: &str| if ok { Ok(()) } else { Err(invalid(format!("{name} {value}: {range}"))) };
+        let number = value.as_u64();
+        match name {
+            "stall_s" => {
+                let seconds = value.as_f64().unwrap_or(f64::NAN);
+                fits((0.0..=LONGEST_STALL).contains(&seconds), "0 to 86400 seconds")?;
+                Ok(Fault::Stall(Duration::from_secs_f64(seconds)))
+            }
+            "refuse" => {
+                fits(number.is_some_and(|count| count <= MOST_REFUSED), "0 to 1000000 transactions")?;
+                Ok(Fault::Refuse(number.unwrap_or_default()))
+            }
+            "fork" => {
+                fits(number.is_some_and(|depth| depth > 0), "one block at least")?;
+                Ok(Fault::Fork(number.and_then(|depth| depth.try_into().ok()).unwrap_or(usize::MAX)))
+            }
+            "pay" => {
+                let rao = value.get("rao").and_then(Value::as_u64);
+                fits(rao.is_some(), "a payment has name, to, rao")?;
+                let part = |part: &str| hash_of(value.get(part).unwrap_or(&Value::Null));
+                Ok(Fault::Pay { name: part("name")?, to: AccountId::from(part("to")?.0), rao: rao.unwrap_or_default() })
+            }
+            _ => Err(invalid(format!("{name:?}: stall_s, refuse, fork or pay"))),
+        }
+    }
 }
 
 fn state_methods(m: &mut RpcModule<Node>) -> Result<(), RegisterMethodError> {
@@ -335,7 +445,8 @@ fn author_methods(m: &mut RpcModule<Node>) -> Result<(), RegisterMethodError> {
                         .finalized()
                         .min(block.map_or(usize::MAX, |(number, _)| number))
                         .saturating_sub(LOOK_BACK);
-                    let has = |number: &usize| blocks.made[*number].extrinsics.contains(&extrinsic);
+                    let has =
+                        |number: &usize| blocks.history.get(*number).is_some_and(|b| b.extrinsics.contains(&extrinsic));
                     let number = (from..=blocks.last()).rev().find(has);
                     let found = number.and_then(|number| Some((number, blocks.hash(number)?)));
                     (found, blocks.waits(&extrinsic), blocks.finalized())
@@ -382,7 +493,7 @@ fn subscriptions(m: &mut RpcModule<Node>) -> Result<(), RegisterMethodError> {
             let mut heads = node.heads.subscribe();
             let tip = |blocks: &Blocks| if final_only { blocks.finalized() } else { blocks.last() };
             let header = |blocks: &Blocks, number: usize| {
-                blocks.made.get(number).map(|block| (block.header.hash(), header_json(&block.header)))
+                blocks.history.get(number).map(|block| (block.hash, header_json(&block.header)))
             };
             let mut told = {
                 let blocks = node.blocks();

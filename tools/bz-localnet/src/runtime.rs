@@ -4,7 +4,7 @@
 use crate::{
     admin, apis, commitments,
     drand::{self, aura},
-    subtensor,
+    faucet, subtensor,
 };
 use frame_support::{
     derive_impl,
@@ -36,6 +36,7 @@ pub type TxExtension = (
     frame_system::CheckEra<Runtime>,
     frame_system::CheckNonce<Runtime>,
     frame_system::CheckWeight<Runtime>,
+    subtensor::SubtensorTransactionExtension<Runtime>,
 );
 /// An extrinsic as it comes.
 pub type UncheckedExtrinsic =
@@ -52,7 +53,7 @@ pub const VERSION: RuntimeVersion = RuntimeVersion {
     impl_name: Cow::Borrowed("bz-localnet"),
     authoring_version: 1,
     // Clients keep metadata by this number: it rises when a pallet changes.
-    spec_version: 7,
+    spec_version: 8,
     impl_version: 1,
     apis: RUNTIME_API_VERSIONS,
     transaction_version: 1,
@@ -70,6 +71,8 @@ frame_support::construct_runtime!(
         Commitments: commitments = 18,
         AdminUtils: admin = 19,
         Drand: drand = 26,
+        // Of this chain alone, far from those that Subtensor has.
+        Faucet: faucet = 200,
     }
 );
 
@@ -147,6 +150,13 @@ impl commitments::Config for Runtime {
 }
 
 impl admin::Config for Runtime {}
+
+impl faucet::Config for Runtime {
+    type Currency = Balances;
+    fn payer() -> Option<AccountId> {
+        pallet_sudo::Key::<Runtime>::get()
+    }
+}
 
 sp_api::impl_runtime_apis! {
     impl sp_api::Core<Block> for Runtime {

@@ -42,6 +42,7 @@ async fn listen(before: u16) -> Result<TcpListener, Report> {
 /// # Errors
 /// When the folder, a port or the chain's log cannot be used.
 pub fn serve(dir: &Path, interval: f64, finality: usize) -> Result<(), Report> {
+    crate::check_interval(interval)?;
     runtime::SLOT_MS.store((interval * 1e3) as u64, Ordering::Relaxed);
     files::create_dir(dir)?;
     let _lock = files::lock(&dir.join("lock"))
@@ -69,10 +70,9 @@ pub fn serve(dir: &Path, interval: f64, finality: usize) -> Result<(), Report> {
         };
         let node = std::sync::Arc::new(rpc::Node::new(chain));
         let module = rpc::module(node.clone()).config("the RPC methods")?;
-        let listener = rpc_listener.into_std().config("the RPC port")?;
-        let config = jsonrpsee::server::ServerConfig::builder().max_connections(1024).build();
-        let server = jsonrpsee::server::Server::builder().set_config(config).build_from_tcp(listener);
-        let _running = server.config("the RPC server")?.start(module);
+        // The server runs as long as the process: nobody stops it before.
+        let (stop, _running) = jsonrpsee::server::stop_channel();
+        tokio::spawn(rpc::serve(rpc_listener, module, stop));
         tokio::spawn(store::serve(store_listener, service));
         files::write_json(&place_path(dir), &place)?;
         note("bz-localnet", format!("chain {}, store {}", place.chain, place.store));

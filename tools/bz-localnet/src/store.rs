@@ -1,5 +1,6 @@
 //! The bucket store: S3 on loopback, where each key writes only its own bucket and everybody reads.
 
+use crate::guard;
 use record::{Context, Report, files};
 use s3s::{
     S3Result,
@@ -38,6 +39,7 @@ impl Keys {
         Keys { path }
     }
 
+    /// All of them; none where the file cannot be read: then nobody writes.
     fn all(&self) -> BTreeMap<String, Key> {
         files::read_json(&self.path).unwrap_or_default()
     }
@@ -51,18 +53,18 @@ impl Keys {
         let path = self.path.with_extension("lock");
         let lock = std::fs::File::create(&path).map_err(|e| files::io_report("create", &path, &e))?;
         lock.lock().map_err(|e| files::io_report("lock", &path, &e))?;
-        let mut all = self.all();
+        // A file that is there and cannot be read is not written anew: the keys in it are of nodes that joined.
+        let mut all: BTreeMap<String, Key> =
+            if self.path.exists() { files::read_json(&self.path)? } else { BTreeMap::new() };
         if let Some((access, key)) = all.iter().find(|(_, key)| key.bucket == bucket) {
             return Ok((access.clone(), key.secret.clone()));
         }
-        let mut random = [0u8; 26];
-        let mut source = std::fs::File::open("/dev/urandom").config("no random numbers")?;
-        std::io::Read::read_exact(&mut source, &mut random).config("no random numbers")?;
-        let (access, secret) = (format!("BZ{}", hex::encode_upper(&random[..10])), hex::encode(&random[10..]));
+        let (mut name, mut secret) = ([0u8; 10], [0u8; 16]);
+        getrandom::fill(&mut name).again("cannot draw a key")?;
+        getrandom::fill(&mut secret).again("cannot draw a key")?;
+        let (access, secret) = (format!("BZ{}", hex::encode_upper(name)), hex::encode(secret));
         all.insert(access.clone(), Key { secret: secret.clone(), bucket: bucket.to_string() });
-        files::write_json(&self.path, &all)?;
-        let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-        std::fs::set_permissions(&self.path, private).config("keys.json")?;
+        files::write_private_json(&self.path, &all)?;
         Ok((access, secret))
     }
 }
@@ -126,6 +128,11 @@ pub async fn serve(listener: tokio::net::TcpListener, service: S3Service) {
                 let (service, locks) = (service.clone(), locks.clone());
                 async move {
                     let headers = request.headers();
+                    if let Some(why) = guard::refusal(headers, request.uri()) {
+                        let mut refused = hyper::Response::new(s3s::Body::from(why.to_string()));
+                        *refused.status_mut() = hyper::StatusCode::FORBIDDEN;
+                        return Ok(refused);
+                    }
                     let conditional = headers.contains_key("if-none-match") || headers.contains_key("if-match");
                     let writes = ["PUT", "POST"].contains(&request.method().as_str());
                     let _held = if conditional && writes {

@@ -4,11 +4,15 @@
 use bz_localnet::{
     commitments::{self, CommitmentInfo},
     drand,
-    runtime::{AccountId, Balances, Runtime, RuntimeGenesisConfig, RuntimeOrigin, System},
+    runtime::{AccountId, Balances, Runtime, RuntimeCall, RuntimeGenesisConfig, RuntimeOrigin, System},
     subtensor::{self, *},
 };
-use frame_support::traits::Currency;
-use sp_runtime::{BuildStorage, DispatchError, DispatchResult, traits::Hash};
+use frame_support::{dispatch::DispatchInfo, traits::Currency};
+use sp_runtime::{
+    BuildStorage, DispatchError, DispatchResult,
+    traits::{DispatchTransaction, Hash},
+    transaction_validity::{InvalidTransaction, TransactionSource, TransactionValidityError},
+};
 
 type Subnet = Pallet<Runtime>;
 type Refused = subtensor::Error<Runtime>;
@@ -171,7 +175,16 @@ fn commits_and_reveals() {
 
 #[test]
 fn what_the_pool_knows_it_does_not_take() {
-    let early = |call: subtensor::Call<Runtime>| Subnet::early(&key(VERA), &call);
+    // By the extension of transactions, as the pool and a block ask it.
+    let early = |call: subtensor::Call<Runtime>| {
+        let (call, info) = (RuntimeCall::from(call), DispatchInfo::default());
+        let extension = SubtensorTransactionExtension::<Runtime>::new();
+        match extension.validate_only(by(VERA), &call, &info, 0, TransactionSource::External, 0) {
+            Ok(_) => None,
+            Err(TransactionValidityError::Invalid(InvalidTransaction::Custom(code))) => Some(code),
+            Err(other) => panic!("{other:?}"),
+        }
+    };
     let weights = || subtensor::Call::set_weights { netuid: NET, dests: vec![0], weights: vec![1], version_key: 0 };
     let shown = |salt| subtensor::Call::reveal_weights {
         netuid: NET,
@@ -198,6 +211,16 @@ fn what_the_pool_knows_it_does_not_take() {
         };
         assert_eq!(early(late), Some(15));
     });
+    // It asks nothing of other calls, and of nobody's.
+    with(
+        || StakeThreshold::<Runtime>::put(1),
+        || {
+            assert_eq!(early(subtensor::Call::burned_register { netuid: NET, hotkey: key(STRANGER) }), None);
+            let owner = Subnet::check(&key(OWNER), &weights());
+            assert_eq!(owner, Ok(()), "the owner needs no stake");
+            assert_eq!(Subnet::check(&key(VERA), &weights()), Err(Refusal::StakeAmountTooLow));
+        },
+    );
 }
 
 #[test]
