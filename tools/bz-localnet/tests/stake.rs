@@ -2,11 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use bz_localnet::{
-    apis::runtime_decl_for_subnet_info_runtime_api::SubnetInfoRuntimeApi,
+    apis::Metagraph,
     faucet,
-    runtime::{AccountId, Balances, Block, Runtime, RuntimeGenesisConfig, RuntimeOrigin, System},
+    runtime::{self, AccountId, Balances, Runtime, RuntimeGenesisConfig, RuntimeOrigin, System},
     subtensor::{self, *},
 };
+use codec::{Decode, Encode};
 use frame_support::traits::{Currency, Hooks};
 use sp_core::H256;
 use sp_runtime::{BuildStorage, DispatchResult};
@@ -82,7 +83,8 @@ fn stake_of_the_root_network_and_of_parents_counts() {
         assert_eq!((counts(VERA), counts(OWNER)), ((100, 40, 120), (0, 0, 0)));
         assert_eq!(ParentKeys::<Runtime>::iter().count() + ChildKeys::<Runtime>::iter().count(), 0);
         // What the runtime's own API says of it.
-        let metagraph = <Runtime as SubnetInfoRuntimeApi<Block>>::get_metagraph(NET).unwrap();
+        let told = runtime::api::dispatch("SubnetInfoRuntimeApi_get_metagraph", &NET.encode()).unwrap();
+        let metagraph = Option::<Metagraph>::decode(&mut &told[..]).unwrap().unwrap();
         let rao = |column: Vec<codec::Compact<u64>>| column.into_iter().map(|rao| rao.0 / TAO).collect::<Vec<_>>();
         assert_eq!(rao(metagraph.alpha_stake), [0, 100, 0]);
         assert_eq!(rao(metagraph.tao_stake), [0, 40, 300]);

@@ -68,6 +68,39 @@ async fn each_key_writes_only_its_own_bucket_and_everybody_reads() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_are_their_owners_and_no_web_page_reads() {
+    use std::{
+        io::{Read, Write},
+        os::unix::fs::PermissionsExt,
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys.json");
+    let keys = Keys::new(path.clone());
+    let made = keys.of_bucket("aaa").unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(keys.of_bucket("aaa").unwrap(), made);
+    let address = start(folder.path(), keys.clone()).await;
+    let address = address.strip_prefix("http://").unwrap().to_string();
+    let asking = tokio::task::spawn_blocking(move || {
+        let status = |headers: &str| {
+            let mut stream = std::net::TcpStream::connect(&address).unwrap();
+            stream.write_all(format!("GET /aaa/x HTTP/1.1\r\n{headers}Connection: close\r\n\r\n").as_bytes()).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer.split(' ').nth(1).unwrap().to_string()
+        };
+        assert_eq!(status(&format!("Host: {address}\r\n")), "404");
+        assert_eq!(status(&format!("Host: {address}\r\nOrigin: https://example.org\r\n")), "403");
+        assert_eq!(status("Host: example.org\r\n"), "403");
+    });
+    asking.await.unwrap();
+    // A file that cannot be read is not written anew: the keys in it are somebody's.
+    std::fs::write(&path, "{").unwrap();
+    assert!(keys.of_bucket("bbb").is_err());
+    assert_eq!(std::fs::read(&path).unwrap(), b"{");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_sixteen_racing_creators_one_wins() {
     let folder = tempfile::tempdir().unwrap();
     let keys = Keys::new(folder.path().join("keys.json"));
