@@ -1,6 +1,6 @@
-//! The runtime API with which clients read a subnet in one call: of Subtensor's the calls that its Python SDK makes for
-//! neurons, hyperparameters, epochs and the metagraph. `NeuronInfoLite` is whole; `Metagraph` has the fields that the SDK's own
-//! is made of, without pools, emission, identities and axons, which nobody has here.
+//! The runtime API with which clients read a subnet in one call: of Subtensor's the calls that its Python SDK makes
+//! for neurons, hyperparameters, epochs and the metagraph. `NeuronInfoLite` is whole; `Metagraph` has the fields that
+//! the SDK's own is made of, without pools, emission, identities and axons, which nobody has here.
 //!
 //! Source: Subtensor's `rpc_info` (`neuron_info.rs`, `metagraph.rs`, `subnet_info.rs`).
 #![allow(missing_docs, reason = "the fields are Subtensor's")]

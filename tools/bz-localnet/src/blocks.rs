@@ -1,5 +1,5 @@
-//! The chain itself: blocks built over a native runtime, kept as a log. A start runs again what came after the last state that
-//! was kept, some hundred blocks; the log has the last blocks alone.
+//! The chain itself: blocks built over a native runtime, kept as a log. A start runs again what came after the last
+//! state that was kept, some hundred blocks; the log has the last blocks alone.
 
 use crate::{
     drand, faucet,
@@ -38,7 +38,8 @@ const DEPTH: u32 = 256;
 const POOL: usize = 4096;
 /// A state is kept after so many blocks: a start runs at most these again, and those whose states are in memory.
 const KEEP_STATE: usize = 512;
-/// The log and the memory have so many last blocks at least, and twice as many at most: a day and a half at a second each.
+/// The log and the memory have so many last blocks at least, and twice as many at most: a day and a half at a second
+/// each.
 const KEEP_BLOCKS: usize = 1 << 17;
 /// What a folder of another version needs.
 const ANEW: &str = "another version made it: remove the folder and start anew";
@@ -260,7 +261,8 @@ impl Blocks {
         self.last().saturating_sub(self.finality)
     }
 
-    /// Take back the last blocks, and make others in their place and one more; what was in them waits for a block again.
+    /// Take back the last blocks, and make others in their place and one more; what was in them waits for a block
+    /// again.
     ///
     /// # Errors
     /// When one of them is final, or the disk refuses.
@@ -367,7 +369,8 @@ impl Blocks {
         Ok(())
     }
 
-    /// Have the root account pay, once for each name, however often this is asked; the block of the payment once that is final.
+    /// Have the root account pay, once for each name, however often this is asked; the block of the payment once that
+    /// is final.
     ///
     /// # Errors
     /// Why it cannot.
@@ -416,8 +419,8 @@ impl Blocks {
         Ok(self.last())
     }
 
-    /// Keep the oldest state in memory, when the one before it lies far behind: no fork reaches below it, and after a start
-    /// the states of all blocks behind it are there again. Then leave the oldest blocks.
+    /// Keep the oldest state in memory, when the one before it lies far behind: no fork reaches below it, and after a
+    /// start the states of all blocks behind it are there again. Then leave the oldest blocks.
     fn keep_state(&mut self) -> Result<(), Report> {
         let oldest = (self.last() + 1).saturating_sub(self.states.len());
         if self.states.len() < STATES || oldest < self.kept + KEEP_STATE {
@@ -489,8 +492,8 @@ impl Blocks {
             Executive::initialize_block(&start);
             for bytes in std::iter::once(clock(time_ms)).chain(extrinsics) {
                 let Ok(extrinsic) = decode(&bytes) else { continue };
-                // One that fails is in, with its error. One that does not apply (a nonce that another has used) is left out
-                // and leaves no trace: the block has to run the same without it.
+                // One that fails is in, with its error. One that does not apply (a nonce that another has used) is
+                // left out and leaves no trace: the block has to run the same without it.
                 let applied = with_transaction_unchecked(|| match Executive::apply_extrinsic(extrinsic) {
                     Ok(_) => TransactionOutcome::Commit(Ok(())),
                     Err(error) => TransactionOutcome::Rollback(Err(error)),

@@ -1,8 +1,8 @@
 //! The beacon that opens timelocked commits, as pallet-drand keeps it, with a secret of this chain's own; and the one
 //! constant of Aura that clients read.
 //!
-//! Left out: what is not asked for. The local beacon signs its newest round and those that a commit waits for, where drand
-//! signs every one.
+//! Left out: what is not asked for. The local beacon signs its newest round and those that a commit waits for, where
+//! drand signs every one.
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "inside FRAME's macros")]
 
 pub use pallet::*;

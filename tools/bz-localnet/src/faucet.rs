@@ -1,5 +1,5 @@
-//! The faucet: the root account's TAO for whoever asks on this machine. Only the node itself puts its call into a block, as
-//! with the beacon's rounds; each payment has a name, and one that was made is not made again.
+//! The faucet: the root account's TAO for whoever asks on this machine. Only the node itself puts its call into a
+//! block, as with the beacon's rounds; each payment has a name, and one that was made is not made again.
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "inside FRAME's macros")]
 
 pub use pallet::*;

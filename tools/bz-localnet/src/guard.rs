@@ -1,5 +1,5 @@
-//! Who may talk to what listens on loopback: programs of this machine, and no web page. A browser lets any page send requests
-//! to this machine; it says by `Origin` which page did, and by `Host` under which name it found us.
+//! Who may talk to what listens on loopback: programs of this machine, and no web page. A browser lets any page send
+//! requests to this machine; it says by `Origin` which page did, and by `Host` under which name it found us.
 
 use hyper::{
     HeaderMap, Uri,

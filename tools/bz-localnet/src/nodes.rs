@@ -37,8 +37,8 @@ impl std::str::FromStr for Share {
     }
 }
 
-/// Have the root account pay. Each payment has a name, by which the chain knows it: however often it is asked for, because an
-/// answer was lost or the node died, it is made once.
+/// Have the root account pay. Each payment has a name, by which the chain knows it: however often it is asked for,
+/// because an answer was lost or the node died, it is made once.
 fn pay(chain: &Chain, to: Hotkey, tao: f64) -> Result<(), Report> {
     if !(1e-6..=1e6).contains(&tao) {
         return Err(Report::usage(format!("{tao} TAO: 0.000001 to 1000000")));

@@ -303,7 +303,8 @@ pub const LONGEST_STALL: f64 = 86_400.0;
 /// No more transactions are refused.
 pub const MOST_REFUSED: u64 = 1_000_000;
 
-/// What is asked of `dev_fault`; a payment comes by the same way, since clients have no other to what a node of Bittensor lacks.
+/// What is asked of `dev_fault`; a payment comes by the same way, since clients have no other to what a node of
+/// Bittensor lacks.
 enum Fault {
     /// No blocks for so long.
     Stall(Duration),

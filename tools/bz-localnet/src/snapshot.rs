@@ -1,4 +1,5 @@
-//! The state of a chain at one block, in a file: what a start goes on from, so that it runs some hundred blocks again and not all.
+//! The state of a chain at one block, in a file: what a start goes on from, so that it runs some hundred blocks again
+//! and not all.
 
 use crate::blocks::State;
 use codec::{Decode, Encode};

@@ -1,8 +1,8 @@
 //! Yuma consensus: from stake and weights to incentive and dividends.
 //!
-//! Source: Subtensor's `epoch_mechanism`, the bonds of Yuma 2 with a fixed moving average. In f64 where Subtensor counts in
-//! 32.32 fixed point; stake is cut to that, since who may set weights hangs on it. Left out: liquid alpha, Yuma 3's bonds,
-//! emission (nothing is minted here), stake through childkeys and TAO.
+//! Source: Subtensor's `epoch_mechanism`, the bonds of Yuma 2 with a fixed moving average. In f64 where Subtensor
+//! counts in 32.32 fixed point; stake is cut to that, since who may set weights hangs on it. Left out: liquid alpha,
+//! Yuma 3's bonds, emission (nothing is minted here). What counts as stake is the caller's to reckon.
 
 use serde::{Deserialize, Serialize};
 

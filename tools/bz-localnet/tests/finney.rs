@@ -1,8 +1,8 @@
 //! The local chain beside Bittensor's main net: same names, indices, hashers, types and defaults.
 //!
-//! The main net's metadata comes with the crate `bittensor-rs`, which would bring a second Substrate if it were a dependency:
-//! it is looked for where cargo keeps what it has fetched, and nothing is fetched here. Without it a part is skipped, and said
-//! to be. `cargo info bittensor-rs@0.1.1` fetches it, once.
+//! The main net's metadata comes with the crate `bittensor-rs`, which would bring a second Substrate if it were a
+//! dependency: it is looked for where cargo keeps what it has fetched, and nothing is fetched here. Without it a part
+//! is skipped, and said to be. `cargo info bittensor-rs@0.1.1` fetches it, once.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use bz_localnet::runtime::Runtime;
@@ -21,7 +21,8 @@ fn find() -> Option<PathBuf> {
     paths.find(|path| path.exists())
 }
 
-/// The main net's metadata; without it, what is skipped is said on the terminal itself, since cargo keeps a test's words.
+/// The main net's metadata; without it, what is skipped is said on the terminal itself, since cargo keeps a test's
+/// words.
 fn finney(skipped: &str) -> Option<Metadata> {
     let Some(path) = find() else {
         let text =

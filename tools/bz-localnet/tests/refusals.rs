@@ -1,4 +1,5 @@
-//! What the chain refuses, and why: every check of the calls that this suite makes, one by one, each with all before it met.
+//! What the chain refuses, and why: every check of the calls that this suite makes, one by one, each with all before
+//! it met.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use bz_localnet::{
@@ -32,7 +33,8 @@ fn by(who: u8) -> RuntimeOrigin {
     RuntimeOrigin::signed(key(who))
 }
 
-/// A subnet at block 1000 with the owner at uid 0 and a validator with a permit, stake and time at uid 1; the change; the call.
+/// A subnet at block 1000 with the owner at uid 0 and a validator with a permit, stake and time at uid 1; the change;
+/// the call.
 fn with<R>(change: impl FnOnce(), call: impl FnOnce() -> R) -> R {
     let mut chain = sp_io::TestExternalities::new(RuntimeGenesisConfig::default().build_storage().unwrap());
     chain.execute_with(|| {
@@ -115,7 +117,8 @@ fn weights() {
     for (error, change, call) in cases {
         assert_eq!(with(change, call).unwrap_err(), DispatchError::from(error));
     }
-    // Oneself may be weighed without a permit, alone and in full; the owner may weigh without a permit and without stake.
+    // Oneself may be weighed without a permit, alone and in full; the owner may weigh without a permit and without
+    // stake.
     with(
         || {
             ValidatorPermit::<Runtime>::insert(NET, vec![false, false]);

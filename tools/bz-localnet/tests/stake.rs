@@ -1,4 +1,5 @@
-//! What counts as stake: the subnet's own, the root network's by its weight, parents and children; and who gets a permit by it.
+//! What counts as stake: the subnet's own, the root network's by its weight, parents and children; and who gets a
+//! permit by it.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use bz_localnet::{

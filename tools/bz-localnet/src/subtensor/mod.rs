@@ -1,10 +1,10 @@
 //! The part of pallet-subtensor that a training subnet uses, with Subtensor's names, indices, hashers and errors.
 //!
-//! Source: the metadata of Bittensor's main net, spec 365; the schedule of epochs is that of spec 423 and later. Consensus is
-//! in `yuma`. Left out: emission, the price of alpha (1 TAO stakes 1), the adjustment of the burn, the neurons of the root
-//! network (its stake is here, and counts), the cooldown and the take of childkeys, splits of emission between mechanisms
-//! (all get the same), the price and the rate limit of a new subnet, the swap of a coldkey. Subnets have Yuma 2, where spec
-//! 425 gives a new one Yuma 3.
+//! Source: the metadata of Bittensor's main net, spec 365; the schedule of epochs is that of spec 423 and later.
+//! Consensus is in `yuma`. Left out: emission, the price of alpha (1 TAO stakes 1), the adjustment of the burn, the
+//! neurons of the root network (its stake is here, and counts), the cooldown and the take of childkeys, splits of
+//! emission between mechanisms (all get the same), the price and the rate limit of a new subnet, the swap of a
+//! coldkey. Subnets have Yuma 2, where spec 425 gives a new one Yuma 3.
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "inside FRAME's macros")]
 
 mod calls;

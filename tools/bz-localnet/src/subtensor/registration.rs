@@ -98,9 +98,9 @@ impl<T: Config> Pallet<T> {
         }
     }
 
-    /// Whose place a new neuron takes in a full subnet: who earns least, then who is there longest; the owner's never, and
-    /// while there are others none of who came lately. Source: Subtensor's `get_neuron_to_prune`, with incentive and
-    /// dividends for the emission that follows them.
+    /// Whose place a new neuron takes in a full subnet: who earns least, then who is there longest; the owner's
+    /// never, and while there are others none of who came lately. Source: Subtensor's `get_neuron_to_prune`, with
+    /// incentive and dividends for the emission that follows them.
     fn to_replace(netuid: u16) -> Option<u16> {
         let (incentive, dividends) = (Incentive::<T>::get(netuid), Dividends::<T>::get(netuid));
         let owner = Self::owner_uid(netuid);

@@ -1,4 +1,5 @@
-//! Stake: what a hotkey holds in a subnet and in the root network, and what counts of it where it has parents and children.
+//! Stake: what a hotkey holds in a subnet and in the root network, and what counts of it where it has parents and
+//! children.
 
 use super::pallet::*;
 use frame_support::{
@@ -49,7 +50,8 @@ fn fraction(share: u64) -> u128 {
     (u128::from(share) << BITS) / u128::from(u64::MAX)
 }
 
-/// What is left of `own` when children take their shares, and parents give theirs; `parents` are shares and what they hold.
+/// What is left of `own` when children take their shares, and parents give theirs; `parents` are shares and what they
+/// hold.
 fn inherited(own: u64, children: &[u64], parents: &[(u64, u64)]) -> u64 {
     let part = |share: u64, held: u64| u128::from(held).saturating_mul(fraction(share));
     let given = children.iter().fold(0u128, |sum, share| sum.saturating_add(part(*share, own)));
@@ -95,8 +97,8 @@ impl<T: Config> Pallet<T> {
         Ok(())
     }
 
-    /// Give shares of a hotkey's stake to others. Source: Subtensor's `do_schedule_children`, whose checks are these in this
-    /// order; a subnet that was not started yet, as those here are, takes them at once.
+    /// Give shares of a hotkey's stake to others. Source: Subtensor's `do_schedule_children`, whose checks are these
+    /// in this order; a subnet that was not started yet, as those here are, takes them at once.
     pub(super) fn do_set_children(
         origin: OriginFor<T>,
         hotkey: T::AccountId,

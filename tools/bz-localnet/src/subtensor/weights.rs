@@ -30,8 +30,8 @@ impl Shown {
     }
 }
 
-/// What is left of the weights of a call before they are kept. Source: Subtensor's max-upscale: the largest becomes 65535,
-/// the others in proportion, rounded.
+/// What is left of the weights of a call before they are kept. Source: Subtensor's max-upscale: the largest becomes
+/// 65535, the others in proportion, rounded.
 fn upscaled(weights: &[u16]) -> impl Iterator<Item = u16> {
     let max = u64::from(weights.iter().copied().max().unwrap_or(0));
     weights.iter().map(move |w| (u64::from(*w) * 65535 + max / 2).checked_div(max).unwrap_or(0) as u16)
@@ -157,7 +157,8 @@ impl<T: Config> Pallet<T> {
         Ok(())
     }
 
-    /// Whether a uid may set these weights: its permit, whom they name, how many, how much. `dests` is as long as `weights`.
+    /// Whether a uid may set these weights: its permit, whom they name, how many, how much. `dests` is as long as
+    /// `weights`.
     fn fitting(netuid: u16, uid: u16, dests: &[u16], weights: &[u16]) -> DispatchResult {
         let n = SubnetworkN::<T>::get(netuid);
         let only_self = dests == [uid];
