@@ -69,7 +69,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_token_is_predicted_once_and_in_order(texts in proptest::collection::vec(proptest::collection::vec(0u32..9, 0..40), 1..10), length in 1usize..9) {
+        fn every_token_is_predicted_once_and_in_order(
+            texts in proptest::collection::vec(proptest::collection::vec(0u32..9, 0..40), 1..10),
+            length in 1usize..9,
+        ) {
             let mut packer = Packer::new(length, usize::MAX);
             texts.iter().for_each(|t| packer.push(t));
             let flat: Vec<u32> = texts.concat();
