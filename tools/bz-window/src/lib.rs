@@ -3,6 +3,8 @@
 //!
 //! All hashes are those of finalized blocks, so that a fork never gives two nodes two seeds.
 
+mod check;
+
 use chain::{Chain, ChainArgs};
 use record::{
     Hash, Hotkey, Hparams, Report, Stream, Uid, Window,
@@ -38,6 +40,8 @@ pub struct Args {
     /// Write finalized blocks, peers and metadata into chain/ in the node's folder, until SIGTERM: one process a node
     #[arg(long, conflicts_with_all = ["window", "wait", "peers", "watch"])]
     follow: bool,
+    #[command(flatten)]
+    check: check::CheckArgs,
 }
 
 const HELP: &str = "\
@@ -52,12 +56,13 @@ Examples:
   bz-window --peers --watch --netuid 3 --network test       who registers, who is paid, block after block
   bz-window --follow --quiet &                              beside the loops, or as a service of systemd
   jq .number ~/.boltzmann/chain/head.json                   the last block that it wrote down
+  bz-window --check --hparams pipelines/hparams/124m.json   can this run meet its own clock?
 
 While a follower runs, the tools of its node read what it writes and ask no one; old windows are known after the nodes
 have forgotten them. It keeps the blocks of 64 windows or 14 days, whichever is more, and the peers of 1000 windows.
 
-Exit codes: 0 also when a follower was told to end; 1 the window lies before the run or is over, or nobody knows its
-time any more; 75 the chain does not answer, or another process follows it into this folder; 78 the network is not the
+Exit codes: 0 also when a follower was told to end; 1 the window lies before the run or is over, nobody knows its
+time any more, or a check fails; 75 the chain does not answer, or another process follows it into this folder; 78 the network is not the
 one that its name says, the folder is of another one, or the chain was upgraded to what this suite does not read.
 See also: bz-pages, bz-pull, pipelines/miner.sh";
 
@@ -80,6 +85,9 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     }
     let inputs = stream.read()?;
     let home = args.common.home();
+    if args.check.check {
+        return check::run(&args.check, &args.common.hparams()?, stream);
+    }
     if args.peers {
         return subnet(&args, &Chain::open(&args.chain, &home)?, stream);
     }

@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod draw;
+pub mod feasible;
 pub mod files;
 pub mod hparams;
 pub mod id;
