@@ -65,7 +65,7 @@ fn walk(folder: &Path) -> Result<Vec<File>, Report> {
     let hidden = |entry: &DirEntry| entry.depth() > 0 && entry.file_name().as_encoded_bytes().starts_with(b".");
     let entries = WalkDir::new(folder).follow_links(true).sort_by_file_name().into_iter();
     for entry in entries.filter_entry(|entry| !hidden(entry)) {
-        let entry = entry.map_err(|e| no_way(folder, &e))?;
+        let entry = entry.map_err(|e| walk_failed(folder, &e))?;
         if entry.depth() == 0 && !entry.file_type().is_dir() {
             return Err(Report::data(format!("{} is a file, and a source is a folder", folder.display()))
                 .hint("--data or BZ_DATA names the folder of the text"));
@@ -114,7 +114,7 @@ fn unknown(folder: &Path, refused: &[String]) -> Report {
         .hint(HIDE)
 }
 
-fn no_way(folder: &Path, error: &walkdir::Error) -> Report {
+fn walk_failed(folder: &Path, error: &walkdir::Error) -> Report {
     let path = error.path().unwrap_or(folder);
     if let Some(above) = error.loop_ancestor() {
         return Report::data(format!(

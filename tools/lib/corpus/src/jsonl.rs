@@ -60,13 +60,15 @@ impl Lines {
     /// The next line into `line`; false at the end.
     fn next(&mut self, line: &mut Vec<u8>) -> Result<bool, Report> {
         line.clear();
-        let read = (&mut self.input).take(ROW_CAP).read_until(b'\n', line).map_err(|e| self.damaged(&e))?;
+        let read = (&mut self.input).take(ROW_CAP).read_until(b'\n', line);
+        let read = read.map_err(|e| self.damaged(&e))?;
         if read as u64 == ROW_CAP { Err(self.too_long()) } else { Ok(read > 0) }
     }
 
     /// Pass over one line without keeping it.
     fn skip_row(&mut self) -> Result<bool, Report> {
-        let skipped = (&mut self.input).take(ROW_CAP).skip_until(b'\n').map_err(|e| self.damaged(&e))?;
+        let skipped = (&mut self.input).take(ROW_CAP).skip_until(b'\n');
+        let skipped = skipped.map_err(|e| self.damaged(&e))?;
         if skipped as u64 == ROW_CAP { Err(self.too_long()) } else { Ok(skipped > 0) }
     }
 }
