@@ -1,48 +1,7 @@
-# What the loops share, to be sourced: settings, the window's folder, and how a stage ends.
+# One window's stages, to be sourced: the window's folder, and how a stage begins and ends.
 # shellcheck shell=bash
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-
-die() { # die STATUS ERROR HINT
-  printf '%s: %s\nhint: %s\n' "$(basename "$0")" "$2" "$3" >&2
-  exit "$1"
-}
-
-# Settings, KEY=value a line, the value in quotes or not; what the environment has wins.
-settings() {
-  local line key value number=0
-  while IFS= read -r line || [ -n "$line" ]; do
-    number=$((number + 1))
-    line=${line%$'\r'}
-    [[ $line =~ ^[[:space:]]*(#.*)?$ ]] && continue
-    [[ $line =~ ^[[:space:]]*(export[[:space:]]+)?([A-Za-z_][A-Za-z0-9_]*)=(.*[^[:space:]])?[[:space:]]*$ ]] ||
-      die 78 "$1, line $number: not KEY=value" 'see .env.example'
-    key=${BASH_REMATCH[2]} value=${BASH_REMATCH[3]}
-    case $value in
-      \"*\" | \'*\') value=${value:1:-1} ;;
-      '~/'*) value=$HOME/${value:2} ;;
-    esac
-    [ -n "${!key+set}" ] || export "$key=$value"
-  done <"$1"
-}
-if [ -n "${BZ_ENV:-}" ]; then
-  [ -f "$BZ_ENV" ] || die 78 "there is no file $BZ_ENV" 'BZ_ENV names the settings of the node'
-  settings "$BZ_ENV"
-elif [ -f .env ]; then
-  settings .env
-elif [ -f "$here/../.env" ]; then
-  settings "$here/../.env"
-fi
-BZ_HOME=${BZ_HOME:-$HOME/.boltzmann}
-case $BZ_HOME in /*) ;; *) BZ_HOME=$PWD/$BZ_HOME ;; esac
-export BZ_HOME
-# Threads that wait do not spin: several tools may share the machine.
-export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
-for tool in bz-window jq flock; do
-  command -v $tool >/dev/null || die 78 "$tool is not on the PATH" 'make install, or start the loop with make miner; apt-get install jq util-linux'
-done
-# Whoever started this may hold its standard input open.
-exec </dev/null
+. "$(dirname "${BASH_SOURCE[0]}")/settings.sh"
 
 # enter W: the folder of a window is made, named by D (and Q, quoted for a command), and locked: stages that outlived a
 # killed loop end first.
@@ -76,7 +35,8 @@ finish() {
     place=$((place + 1))
     if [ "$status" -eq 1 ]; then return 1; fi # the answer is no: the tool has said why
     if [ "$status" -ne 0 ]; then
-      echo "$(basename "$0"): ${receipt##*/windows/}: command $place of $#,${command:- in a pipeline}, failed with status $status" >&2
+      echo "$(basename "$0"): ${receipt##*/windows/}: command $place of $#,${command:- in a pipeline}," \
+        "failed with status $status" >&2
       return "$status"
     fi
   done

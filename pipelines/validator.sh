@@ -32,7 +32,8 @@ esac
 
 stage weights "bz-score fold --window $W $(printf %q "$BZ_HOME")/windows | bz-setweights" || exit
 
-# Mirror the states of others that were followed: what they published stays when they go. Not worth a window's end.
+# Mirror the states of others that were followed: what they published stays when they go. Not worth a window's end: the loop says how
+# long it may take.
 for followed in base state; do
-  stage $followed-mirror "bz-push < $Q/$followed" || :
+  stage $followed-mirror "timeout -k 5 ${BZ_SPARE_S:-60} bz-push < $Q/$followed" || :
 done
