@@ -9,6 +9,18 @@ enter "$W"
 start() { bz-window --window "$W" --wait start | bz-pull --state | bz-state apply; }
 # Replace fields of the `train` record; a record made by hand has no hash.
 retell() { jq -c "if .type == \"train\" then .blake3 = null | $1 else . end"; }
+# own FIELD, of the peer that this node is.
+own() { jq -r "select(.type == \"peer\" and .self).$1" "$D/started"; }
+# steal NAME: what the victim has in its bucket for this window; nobody can copy before there is something to copy.
+steal() {
+  local base
+  base=$(jq -rs --argjson W "$W" '(map(select(.type == "run"))[0].run) as $run
+    | map(select(.type == "peer" and .bucket != null and (.bucket | endswith("/honest-1"))))[0]
+    | "\(.bucket)/\($run)/\($W)/\(.hotkey)"' "$D/started")
+  curl -sf --retry 40 --retry-delay 1 --retry-all-errors --retry-max-time 20 -o "$D/stolen-$1" "$base/$1"
+}
+# between PROGRAM: the stream on stdin with a record that the program makes of its records, before its `end`.
+between() { jq -c --slurp --arg D "$D" "${@:2}" ".[:-1][], ($1), .[-1]"; }
 
 if [ ! -s "$D/commit" ]; then
   case $BZ_CHEAT in
@@ -33,23 +45,14 @@ if [ ! -s "$D/commit" ]; then
       ;;
     copy) # even windows: the very bytes that the victim uploaded; odd: the victim's update under its own commitment
       start >"$D/started"
-      run=$(jq -r 'select(.type == "run").run' "$D/started")
-      own=$(jq -r 'select(.type == "peer" and .self).hotkey' "$D/started")
-      uid=$(jq -r 'select(.type == "peer" and .self).uid' "$D/started")
-      victim=$(jq -r 'select(.type == "peer" and .bucket != null and (.bucket | endswith("/honest-1"))).hotkey' "$D/started")
-      bucket=$(jq -r 'select(.type == "peer" and .bucket != null and (.bucket | endswith("/honest-1"))).bucket' "$D/started")
-      # Nobody can copy before there is something to copy.
-      curl -sf --retry 40 --retry-delay 1 --retry-all-errors --retry-max-time 20 -o "$D/stolen.json" "$bucket/$run/$W/$victim/commit.json" || exit 1
+      steal commit.json || exit 1
       if [ $((W % 2)) -eq 0 ]; then
-        jq -c --slurp --arg own "$own" --argjson uid "$uid" --arg path "$D/stolen.json" \
-          '.[:-1][], ((map(select(.type == "window"))[0]) as $w | {type: "commit", window: $w.window, run: $w.run,
-            uid: $uid, hotkey: $own, commitment: ("0" * 64), signature: "", path: $path}), .[-1]' "$D/started" |
-          bz-push >"$D/commit.part"
+        between '(map(select(.type == "window"))[0]) as $w | {type: "commit", window: $w.window, run: $w.run, uid: $uid,
+          hotkey: $own, commitment: ("0" * 64), signature: "", path: "\($D)/stolen-commit.json"}' \
+          --arg own "$(own hotkey)" --argjson uid "$(own uid)" <"$D/started" | bz-push >"$D/commit.part"
       else
-        theirs=$BZ_HOME/../honest-1/windows/$W
-        jq -c --slurp --argjson uid "$uid" --slurpfile theirs "$theirs/commit" \
-          '.[:-1][], ($theirs[] | select(.type == "train") | .uid = $uid), .[-1]' "$D/started" |
-          bz-delta commit | bz-push >"$D/commit.part"
+        between '$theirs[] | select(.type == "train") | .uid = $uid' --argjson uid "$(own uid)" \
+          --slurpfile theirs "$BZ_HOME/../honest-1/windows/$W/commit" <"$D/started" | bz-delta commit | bz-push >"$D/commit.part"
       fi
       ;;
   esac
@@ -59,13 +62,9 @@ fi
 if [ ! -s "$D/receipt" ]; then
   if [ "$BZ_CHEAT" = copy ] && [ $((W % 2)) -eq 0 ]; then
     bz-window --window "$W" --wait reveal <"$D/commit" >"$D/revealed" || exit
-    run=$(jq -r 'select(.type == "run").run' "$D/commit")
-    victim=$(jq -r 'select(.type == "peer" and .bucket != null and (.bucket | endswith("/honest-1"))).hotkey' "$D/commit")
-    bucket=$(jq -r 'select(.type == "peer" and .bucket != null and (.bucket | endswith("/honest-1"))).bucket' "$D/commit")
-    curl -sf --retry 40 --retry-delay 1 --retry-all-errors --retry-max-time 20 -o "$D/stolen.safetensors" "$bucket/$run/$W/$victim/delta.safetensors" || exit 1
-    jq -c --slurp --arg path "$D/stolen.safetensors" '.[:-1][], ((map(select(.type == "commit"))[-1]) as $c
-      | {type: "delta", window: $c.window, uid: $c.uid, hotkey: $c.hotkey, path: $path, bytes: 0, status: "ok"}), .[-1]' \
-      "$D/revealed" | bz-push >"$D/receipt.part"
+    steal delta.safetensors || exit 1
+    between '(map(select(.type == "commit"))[-1]) as $c | {type: "delta", window: $c.window, uid: $c.uid, hotkey: $c.hotkey,
+      path: "\($D)/stolen-delta.safetensors", bytes: 0, status: "ok"}' <"$D/revealed" | bz-push >"$D/receipt.part"
   else
     bz-window --window "$W" --wait reveal <"$D/commit" | bz-delta make | bz-push >"$D/receipt.part"
   fi

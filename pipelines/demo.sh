@@ -5,8 +5,11 @@
 #   pipelines/demo.sh resume     go on where the last one stopped, for as many windows more
 #   CHEATS= HPARAMS=FILE         without cheats, or with some of them; of another run (scripts/compare-codecs.sh)
 #   DEVICE=cuda                  on a GPU, and with a model of 26 million parameters in bf16; without one it says so and ends
+#
+# It ends with 1, and says why, where a cheat is paid or an honest miner is not, roots differ, a loop ends early, or the loss
+# does not fall.
 set -u
-. "$(dirname "$0")/stage.sh"
+. "$(dirname "$0")/settings.sh"
 # The settings of a real node are not the demo's.
 for setting in ${!BZ_@} ${!BT_@}; do
   [ "$setting" = BZ_INTERVAL ] || unset "$setting"
@@ -25,19 +28,20 @@ if [ "$BZ_DEVICE" = cuda ]; then
 fi
 nodes="validator $honest $cheats"
 began=$(date +%s)
-pids=
-validator_pid=
+pids=''
+declare -A pid_of=() hotkey_of=()
 
 stop() {
   trap - EXIT INT TERM
-  # Each loop leads a process group of its own: its stages end with it.
-  for pid in $pids; do kill -- "-$pid" 2>/dev/null; done
+  # A loop ends what it runs, and then itself.
+  for pid in $pids; do kill "$pid" 2>/dev/null; done
+  wait
   bz-localnet --dir "$root" down
 }
 trap 'stop; exit 130' INT TERM
 trap stop EXIT
 
-for tool in curl python3 setsid cargo; do
+for tool in curl python3 cargo; do
   command -v $tool >/dev/null || die 78 "$tool is missing" "apt-get install $tool"
 done
 
@@ -97,24 +101,23 @@ export BZ_DATA=$root/text BZ_KEEP_STATES=100000 BZ_THREADS=${BZ_THREADS:-1} OMP_
 for node in $nodes; do
   home=$root/nodes/$node
   cp "$root/hparams.json" "$home/hparams.json"
-  (
-    export BZ_ENV=$home/env BZ_HOME=$home
-    case $node in
-      validator) BZ_THREADS=2 exec setsid "$here/loop.sh" validator $last ;;
-      honest-*) exec setsid "$here/loop.sh" miner $last ;;
-      *) BZ_CHEAT=$node exec setsid "$here/loop.sh" cheat $last ;;
-    esac
-  ) >>"$home/log" 2>&1 &
+  case $node in validator) role=validator ;; honest-*) role=miner ;; *) role=cheat ;; esac
+  threads=$BZ_THREADS
+  [ "$node" != validator ] || threads=2
+  # A loop writes its own log, and leads a group of its own: what a terminal sends to this script comes to it by `stop` alone.
+  BZ_ENV=$home/env BZ_HOME=$home BZ_CHEAT=$node BZ_THREADS=$threads setsid "$here/loop.sh" $role $last >/dev/null 2>&1 &
   pids="$pids $!"
-  [ "$node" = validator ] && validator_pid=$!
+  pid_of[$node]=$!
 done
 
 # One line a window: block, loss on held-out text, each peer's status, score and weight.
 validator=$root/nodes/validator
 export BZ_HOME=$validator
-names=$(for node in $honest $cheats; do
-  printf '{"name":"%s","hotkey":"%s"}\n' "$node" "$(jq -r .ss58Address "$root/wallets/$node/hotkeys/defaultpub.txt")"
-done | jq -c --slurp .)
+for node in $honest $cheats; do
+  hotkey_of[$node]=$(jq -r .ss58Address "$root/wallets/$node/hotkeys/defaultpub.txt")
+done
+names=$(for node in $honest $cheats; do echo "$node ${hotkey_of[$node]}"; done |
+  jq -Rnc '[inputs | split(" ") | {name: .[0], hotkey: .[1]}]')
 heldout_loss() { # heldout_loss W: nats a token of the state that window W trains from
   [ -s "$root/heldout.pages" ] || {
     jq -c 'select(.type == "run" or .type == "window")' "$validator/windows/$first/base" |
@@ -124,15 +127,15 @@ heldout_loss() { # heldout_loss W: nats a token of the state that window W train
   bz-eval --quiet --state "$validator/states/$1" <"$root/heldout.pages" | jq -r 'select(.type == "eval").loss_before'
 }
 line() { # line W LOSS
-  local scores=$validator/windows/$1/scores weights=$validator/windows/$1/weights
-  jq -r --slurp --argjson names "$names" --arg loss "$2" --slurpfile weights "$weights" '
-    (map(select(.type == "delta")) | INDEX(.hotkey)) as $delta | (map(select(.type == "score")) | INDEX(.hotkey)) as $score
-    | (map(select(.type == "window"))[-1]) as $w
-    | ($weights | map(select(.type == "weights"))[-1]) as $weight
-    | "window \($w.window)  block \($w.block)  loss \($loss | tonumber | . * 1000 | round / 1000)  "
-      + ($names | map(. as $n | ($weight.hotkeys | index($n.hotkey)) as $at
-        | "\(.name) \($delta[.hotkey].status // "-") \(($score[.hotkey].score // 0) * 100 | round / 100)/\((if $at == null then 0 else $weight.weights[$at] end) * 100 | round / 100)")
-        | join("  "))' "$scores"
+  jq -rs --argjson W "$1" --argjson names "$names" --argjson loss "$2" '
+    def rounded(digits): . * pow(10; digits) | round / pow(10; digits);
+    def by_hotkey(kind): map(select(.type == kind)) | INDEX(.hotkey);
+    by_hotkey("delta") as $delta | by_hotkey("score") as $score
+    | (map(select(.type == "window" and .window == $W))[-1]) as $w
+    | (map(select(.type == "weights"))[-1] | [.hotkeys, .weights] | transpose | map({(.[0]): .[1]}) | add // {}) as $weight
+    | "window \($w.window)  block \($w.block)  loss \($loss | rounded(3))  "
+      + ($names | map("\(.name) \($delta[.hotkey].status // "-") \($score[.hotkey].score // 0 | rounded(2))"
+          + "/\($weight[.hotkey] // 0 | rounded(2))") | join("  "))' "$validator/windows/$1"/{scores,weights}
 }
 gave_up() { # gave_up WHAT LOG
   echo "demo: $1 stopped; the end of its log, $2:" >&2
@@ -145,7 +148,7 @@ for W in $(seq "$first" "$last"); do
   waited=0 away=0
   until [ -s "$validator/windows/$W/weights" ]; do
     sleep 0.3
-    kill -0 "$validator_pid" 2>/dev/null || [ -s "$validator/windows/$W/weights" ] || gave_up 'the validator' "$validator/log"
+    kill -0 "${pid_of[validator]}" 2>/dev/null || [ -s "$validator/windows/$W/weights" ] || gave_up 'the validator' "$validator/log"
     # Who stopped the network has a minute to start it again.
     waited=$((waited + 1))
     if [ $((waited % 10)) -eq 0 ]; then
@@ -153,36 +156,67 @@ for W in $(seq "$first" "$last"); do
       [ $away -lt 20 ] || gave_up 'bz-localnet' "$root/log"
     fi
   done
-  if [ "$W" = "$first" ]; then
-    loss_first=$(heldout_loss "$first")
-    [ -s "$root/loss_first" ] || echo "$loss_first" >"$root/loss_first"
-  fi
+  [ "$W" != "$first" ] || [ -s "$root/loss_first" ] || heldout_loss "$first" >"$root/loss_first"
   loss=$(heldout_loss $((W + 1)))
   line "$W" "$loss"
 done
-wait
 
-# Every node's root of every window that it knows, against the validator's.
+# What has to be so, and is not, is named; the numbers are shown in any case.
+faults=()
+# After the last window each loop ends by itself; a minute is for who reveals last.
+for node in $nodes; do
+  for ((waited = 0; waited < 600; waited++)); do
+    kill -0 "${pid_of[$node]}" 2>/dev/null || break
+    sleep 0.1
+  done
+  if [ $waited -eq 600 ]; then
+    faults+=("the loop of $node did not end with the last window")
+    kill "${pid_of[$node]}"
+    wait "${pid_of[$node]}"
+  else
+    wait "${pid_of[$node]}" || faults+=("the loop of $node ended with status $?: the end of $root/nodes/$node/log says why")
+  fi
+done
+
+# Every node's root of every window against the validator's.
 roots_equal=true
 for W in $(seq "$first" "$last"); do
   ours=$(jq -r .root "$validator/states/$W/state.json")
   for node in $honest $cheats; do
-    state=$root/nodes/$node/states/$W/state.json
-    if [ ! -s "$state" ]; then echo "demo: $node has no state of window $W" >&2; roots_equal=false; continue; fi
-    [ "$(jq -r .root "$state")" = "$ours" ] || roots_equal=false
+    theirs=$(jq -r .root "$root/nodes/$node/states/$W/state.json" 2>/dev/null)
+    [ "$theirs" != "$ours" ] || continue
+    roots_equal=false
+    faults+=("$node has ${theirs:-no state} for window $W, the validator $ours")
   done
 done
-weight_of() { jq -r --arg key "$(echo "$names" | jq -r --arg n "$1" '.[] | select(.name == $n).hotkey')" \
-  'select(.type == "weights") | (.hotkeys | index($key)) as $at | if $at == null then 0 else .weights[$at] end' \
-  "$validator/windows/$last/weights"; }
-honest_min=$(for node in $honest; do weight_of "$node"; done | jq -s min)
-cheat_max=$(for node in $cheats; do weight_of "$node"; done | jq -s max)
+
+# weights WHO: what the last window's weights give each of these, a line each: name and weight.
+weights() {
+  local node
+  for node in $1; do echo "$node ${hotkey_of[$node]}"; done | jq -Rrn --slurpfile all "$validator/windows/$last/weights" '
+    ($all | map(select(.type == "weights"))[-1] | [.hotkeys, .weights] | transpose | map({(.[0]): .[1]}) | add // {}) as $weight
+    | inputs | split(" ") | "\(.[0]) \(($weight[.[1]] // 0) + 0)"'
+}
+extreme() { jq -Rn "[inputs | split(\" \")[1] | tonumber] | $1"; }
+honest_min=$(weights "$honest" | extreme min)
+cheat_max=$(weights "$cheats" | extreme max)
+while read -r node weight; do
+  [ "$weight" != 0 ] || faults+=("$node is honest, and is not paid")
+done < <(weights "$honest")
+while read -r node weight; do
+  [ "$weight" = 0 ] || faults+=("$node cheats, and is paid: a weight of $weight")
+done < <(weights "$cheats")
+loss_first=$(cat "$root/loss_first")
+jq -en --argjson from "$loss_first" --argjson to "$loss" '[$from, $to | type] == ["number", "number"] and $to < $from' >/dev/null ||
+  faults+=("the loss on held-out text did not fall: $loss_first to $loss")
+
 per_delta=$(cat "$validator"/windows/*/pulled | jq -s '[.[] | select(.type == "delta" and .status == "ok").bytes] | max')
 dense=$(jq 'select(.type == "train").bytes' "$root/nodes/honest-1/windows/$last/commit" | head -n 1)
-train_s=$(cat "$root"/nodes/*/windows/*/{commit,scores} 2>/dev/null | jq -s '[.[] | select(.type == "train" and .tokens_per_s > 0) | .tokens / .tokens_per_s] | add | . * 10 | round / 10')
-jq -n --argjson windows "$((last - first + 1))" --argjson loss_first "$(cat "$root/loss_first")" --argjson loss_last "$loss" \
+train_s=$(cat "$root"/nodes/*/windows/*/{commit,scores} 2>/dev/null |
+  jq -s '[.[] | select(.type == "train" and .tokens_per_s > 0) | .tokens / .tokens_per_s] | add | . * 10 | round / 10')
+jq -n --argjson windows "$((last - first + 1))" --argjson loss_first "$loss_first" --argjson loss_last "$loss" \
   --argjson honest_weight_min "$honest_min" --argjson cheat_weight "$cheat_max" --argjson roots_equal $roots_equal \
-  --argjson bytes_per_delta "$per_delta" --argjson dense_bytes "$dense" --argjson wall_s $(($(date +%s) - began)) \
+  --argjson bytes_per_delta "$per_delta" --argjson dense_bytes "${dense:-null}" --argjson wall_s $(($(date +%s) - began)) \
   --argjson train_s "${train_s:-0}" '$ARGS.named' >"$root/summary.json"
 
 jq -r '"
@@ -198,3 +232,8 @@ Try next:
   jq -r 'select(.type=="score") | [.uid, .raw, .score, .reason] | @tsv' $short/nodes/validator/windows/$last/scores
   make demo RESUME=1
 TXT
+if [ ${#faults[@]} -gt 0 ]; then
+  printf 'demo: %s\n' "${faults[@]}" >&2
+  echo "hint: the logs are $short/nodes/*/log and $short/log; make demo RESUME=1 goes on from here" >&2
+  exit 1
+fi

@@ -15,6 +15,6 @@ for node in "$@"; do
   mkdir -p "$home"
   case $node in validator*) stake=1000 ;; *) stake=0 ;; esac
   bz-localnet --dir "$dir" join "$node" --stake "$stake" >"$home/env.part"
-  echo "BZ_HOME=$(cd "$home" && pwd)" >>"$home/env.part"
+  printf 'BZ_HOME=%q\n' "$(cd "$home" && pwd)" >>"$home/env.part"
   mv "$home/env.part" "$home/env"
 done
