@@ -11,6 +11,7 @@ esac
 # What was made for other versions, or when there was one for all, is made anew.
 [ ! -f .venv/.done ] || rm -rf .venv
 if [ "$(cat ".venv/$1/.done" 2>/dev/null)" != "$packages" ]; then
+  scripts/system.sh venv >&2
   rm -rf ".venv/$1"
   echo "peers: $packages into .venv/$1 (once)" >&2
   "${PYTHON:-python3}" -m venv ".venv/$1"

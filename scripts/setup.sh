@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set up what the build needs: the tools of the system are checked, libtorch is put into .libtorch/.
+# Set up what the build needs: the tools of the system (scripts/system.sh), and libtorch in .libtorch/.
 #
 #   scripts/setup.sh              libtorch for the CPU (544 MB from PyPI)
 #   scripts/setup.sh cuda         with everything that libtorch needs on a GPU (2.5 GB)
@@ -22,20 +22,14 @@ CUDA_WHEELS="nvidia-cublas==13.1.0.3 nvidia-cuda-nvrtc==13.0.88 nvidia-cudnn-cu1
 
 die() { printf 'setup: %s\nhint: %s\n' "$1" "$2" >&2; exit 78; }
 
-need() { # need COMMAND PACKAGE
-  command -v "$1" >/dev/null 2>&1 || die "$1 is missing" "$2"
-}
 case "$MODE" in cpu | cuda) ;; *) die "unknown mode '$MODE'" "scripts/setup.sh [cpu|cuda]" ;; esac
 [ "$(uname -sm)" = "Linux x86_64" ] || die "this is $(uname -sm)" "libtorch's wheels are for Linux on x86_64"
-need cargo "install Rust 1.95 or later with rustup (the suite is written in Rust)"
-need cc "apt-get install gcc"
-need c++ "apt-get install g++ (tch and the shim over libtorch are C++)"
-echo '#include <omp.h>' | c++ -march=x86-64-v4 -fopenmp -fsyntax-only -x c++ - 2>/dev/null ||
-  die "c++ knows neither -march=x86-64-v4 nor -fopenmp" "GCC 11 or later is needed: apt-get install g++"
-need make "apt-get install make"
-need jq "apt-get install jq (the pipelines read their records with it)"
-need flock "apt-get install util-linux"
-need curl "apt-get install curl"
+# pip alone puts libtorch there: once, and not where it comes from elsewhere.
+is_there() {
+  [ -n "${TORCH:-}" ] || [ -f "$PREFIX/.done-$MODE" ] ||
+    { [ "$MODE" = cpu ] && { [ -f "$PREFIX/.done-cuda" ] || [ -L "$PREFIX/torch" ]; }; }
+}
+if is_there; then scripts/system.sh; else scripts/system.sh pip; fi
 [ -f .cargo/config.toml ] || die ".cargo/config.toml is missing" "run this from a whole checkout"
 
 link_view() {
@@ -63,9 +57,7 @@ if [ -n "${TORCH:-}" ]; then
   link_view
   exit 0
 fi
-if [ ! -f "$PREFIX/.done-$MODE" ] && ! { [ "$MODE" = cpu ] && { [ -f "$PREFIX/.done-cuda" ] || [ -L "$PREFIX/torch" ]; }; }; then
-  need "$PYTHON" "apt-get install python3 python3-pip"
-  "$PYTHON" -m pip --version >/dev/null 2>&1 || die "$PYTHON has no pip" "apt-get install python3-pip"
+if ! is_there; then
   wheels=$CPU_WHEELS
   [ "$MODE" = cuda ] && wheels="$wheels $CUDA_WHEELS"
   echo "setup: libtorch $VERSION for $MODE into $PREFIX/ (once)" >&2
