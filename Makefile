@@ -17,7 +17,7 @@ FUZZ ?= slice dense choice topk dct
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: ## check the tools of the system, put libtorch into .libtorch/ (TORCH_MODE=cuda, TORCH=/path/to/torch)
+setup: ## bring what the system lacks, put libtorch into .libtorch/ (SETUP_APT=no, TORCH_MODE=cuda, TORCH=/path/to/torch)
 	@scripts/setup.sh $(TORCH_MODE)
 
 build: setup ## build all tools (debug profile: for the demo and the tests)
@@ -29,7 +29,7 @@ release: setup ## build all tools, optimized
 install: release ## install the tools into PREFIX (~/.local)
 	@PREFIX="$(PREFIX)" scripts/install-files.sh
 
-demo: build ## a network of miners, cheats and a validator on this machine (RESUME=1 goes on, WINDOWS=n, DEVICE=cuda)
+demo: build ## a network of miners, cheats and a validator on this machine; fails where a cheat is paid (RESUME=1, WINDOWS=n, DEVICE=cuda)
 	@PATH="$(DEBUG):$$PATH" DEVICE="$(or $(DEVICE),auto)" pipelines/demo.sh $(if $(RESUME),resume,anew)
 
 test: build ## all tests
@@ -38,7 +38,7 @@ test: build ## all tests
 test-peers: build ## compare with Bittensor's Python SDK, transformers and PyTorch in virtual environments (.venv)
 	@PATH="$(DEBUG):$$PATH" scripts/test-peers.sh
 
-check: setup ## format, lints, the dependency rule, licences
+check: setup ## format, lints, the dependency rule, licences, advisories
 	@$(CARGO) fmt --all --check
 	@$(CARGO) clippy --workspace --all-targets --locked -j $(JOBS) -- -D warnings
 	@scripts/check-dependencies.sh

@@ -23,7 +23,8 @@ larger=.
 export BZ_DEVICE=${DEVICE:-auto}
 if [ "$BZ_DEVICE" = cuda ]; then
   bz-train --hparams "$hparams" --quiet </dev/null >/dev/null || exit
-  larger='.model += {hidden_size: 512, intermediate_size: 1408, num_hidden_layers: 8, num_attention_heads: 8, num_key_value_heads: 4}
+  larger='.model += {hidden_size: 512, intermediate_size: 1408, num_hidden_layers: 8, num_attention_heads: 8,
+      num_key_value_heads: 4}
     | .inner += {dtype: "bf16", lr: 0.001, batch: 32, micro_batch: null} | .data.pages_per_window = 8'
 fi
 nodes="validator $honest $cheats"
@@ -110,7 +111,7 @@ for node in $nodes; do
   pid_of[$node]=$!
 done
 
-# One line a window: block, loss on held-out text, each peer's status, score and weight.
+# One line a window: block, loss on held-out text, each peer's score, or status where that is not ok, and weight.
 validator=$root/nodes/validator
 export BZ_HOME=$validator
 for node in $honest $cheats; do
@@ -126,16 +127,18 @@ heldout_loss() { # heldout_loss W: nats a token of the state that window W train
   }
   bz-eval --quiet --state "$validator/states/$1" <"$root/heldout.pages" | jq -r 'select(.type == "eval").loss_before'
 }
-line() { # line W LOSS
+line() { # line W LOSS, in the columns of the line above them
   jq -rs --argjson W "$1" --argjson names "$names" --argjson loss "$2" '
     def rounded(digits): . * pow(10; digits) | round / pow(10; digits);
+    def cell(width): tostring | . + " " * (width - length) + " ";
     def by_hotkey(kind): map(select(.type == kind)) | INDEX(.hotkey);
     by_hotkey("delta") as $delta | by_hotkey("score") as $score
     | (map(select(.type == "window" and .window == $W))[-1]) as $w
     | (map(select(.type == "weights"))[-1] | [.hotkeys, .weights] | transpose | map({(.[0]): .[1]}) | add // {}) as $weight
-    | "window \($w.window)  block \($w.block)  loss \($loss | rounded(3))  "
-      + ($names | map("\(.name) \($delta[.hotkey].status // "-") \($score[.hotkey].score // 0 | rounded(2))"
-          + "/\($weight[.hotkey] // 0 | rounded(2))") | join("  "))' "$validator/windows/$1"/{scores,weights}
+    | ("window \($W) block \($w.block) loss \($loss | rounded(3))" | cell(31))
+      + ($names | map(.hotkey as $key | ($delta[$key].status // "-") as $status
+          | "\(if $status == "ok" then $score[$key].score // 0 | rounded(2) else $status end)/\($weight[$key] // 0 | rounded(2))"
+          | cell(8)) | add)' "$validator/windows/$1"/{scores,weights}
 }
 gave_up() { # gave_up WHAT LOG
   echo "demo: $1 stopped; the end of its log, $2:" >&2
@@ -143,7 +146,9 @@ gave_up() { # gave_up WHAT LOG
   echo "hint: make demo RESUME=1 goes on from here" >&2
   exit 1
 }
-echo "demo: a line a window; for each peer: status score/weight (the first in half a minute)" >&2
+echo "demo: a line a window; of each peer its score, or what was wrong, and its weight (the first in half a minute)" >&2
+# shellcheck disable=SC2086
+printf '%31s' '' && printf ' %-8s' $honest $cheats && echo
 for W in $(seq "$first" "$last"); do
   waited=0 away=0
   until [ -s "$validator/windows/$W/weights" ]; do

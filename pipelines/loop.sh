@@ -15,7 +15,7 @@ esac
 first=${receipts%% *} done=${receipts##* }
 hparams=${BZ_HPARAMS:-$BZ_HOME/hparams.json}
 [ -f "$hparams" ] || die 78 "there is no $hparams" "copy the run's hparams.json there; BZ_HOME or BZ_HPARAMS says where"
-mkdir -p "$BZ_HOME" || exit 78
+mkdir -p "$BZ_HOME" && [ -w "$BZ_HOME" ] || die 78 "$BZ_HOME cannot be written" 'BZ_HOME is the folder of this node'
 exec 9>"$BZ_HOME/lock"
 # One that was just killed may still be ending; its stages never hold this lock.
 flock -w 15 9 || die 75 "another loop runs in $BZ_HOME" 'one loop a node: stop that one, or name another BZ_HOME'
@@ -81,22 +81,23 @@ if [ "${BZ_FOLLOW:-yes}" != no ]; then
   follower=$!
 fi
 
-# look: the window of this moment and its last block; how long a block takes, by the fastest seen; what the subnet gives this node,
-# and what stands before that. Where the chain does not say, all stays as it was.
+# look: the window of this moment and its last block; how long a block takes, by the fastest seen; what the subnet gives this
+# node, and what stands before that. Where the chain does not say, all stays as it was.
 current='' block='' block_ms=0 looked_ms='' earns='' standing=''
 look() {
-  local status now_ms before=$block each
+  local status now_ms before=$block each seen
   run bz-window >"$BZ_HOME/now"
   status=$?
   [ $status -eq 0 ] || return $status
   now_ms=$((${EPOCHREALTIME/[.,]/} / 1000))
-  IFS=$'\t' read -r current block earns standing < <(jq -rs --arg role "$role" '
+  seen=$(jq -rs --arg role "$role" '
     (map(select(.type == "window")) | last) as $window | (map(select(.type == "peer" and .self)) | first) as $own
     | ($own | if $role == "validator" then {dividends} else {incentive} end | to_entries[0]) as $pay
     | [$window.window, $window.block, "\($pay.key) \($pay.value // 0 | . * 1000 | round / 1000)",
        if $own == null then "the wallet has no place in the subnet (bz-chain register)"
        elif $role == "validator" and ($own.permit | not) then "no validator permit (bz-chain doctor)"
-       else "" end] | @tsv' "$BZ_HOME/now")
+       else "" end] | @tsv' "$BZ_HOME/now") && [[ $seen =~ ^[0-9]+$'\t'[0-9]+$'\t' ]] || return 75
+  IFS=$'\t' read -r current block earns standing <<<"$seen"
   if [ -n "$before" ] && [ "$block" -gt "$before" ]; then
     each=$(((now_ms - looked_ms) / (block - before)))
     [ $block_ms -gt 0 ] && [ $block_ms -le $each ] || block_ms=$each
@@ -142,12 +143,12 @@ choose() {
   over=$((W - 1))
 }
 
-# afresh W: what a stage that found bad data had made is removed, so that the stage makes it again. Receipts stay, what they name
-# stays, and so does what was seen of others and cannot be seen again (fetched/, accepted/, refused-*).
+# afresh W: what a stage that found bad data had made is removed, so that the stage makes it again. Receipts stay, what they
+# name stays, and so does what was seen of others and cannot be seen again (fetched/, accepted/, refused-*).
 afresh() {
   local file named
   named=$(cd "$(folder "$1")" && cat $receipts 2>/dev/null | jq -r '.path // empty')
-  for file in "$(folder "$1")"/{*.part,.part-*,pages-*,update-*,commit.json,delta.safetensors}; do
+  for file in "$(folder "$1")"/{*.part,pages-*,update-*,commit.json,delta.safetensors}; do
     [ ! -f "$file" ] || grep -qxF -- "$file" <<<"$named" || rm -f "$file"
   done
 }

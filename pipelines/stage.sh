@@ -11,34 +11,45 @@ enter() {
   Q=$(printf %q "$D")
   mkdir -p "$D" || exit 78
   exec 8>"$D/lock" && flock 8 || exit 78
+  # Nobody writes here now: what killed stages had begun goes.
+  find "$D" -name '.part-*' -type f -delete
 }
 
 # stage NAME PIPELINE: run a pipeline unless its receipt is there. With BZ_SHOW (`make window`) it is printed as it is run.
 stage() {
+  local shown=$2
   pipeline=$2
   if [ -s "$D/$1" ]; then
     [ -z "${BZ_SHOW:-}" ] || printf '# %s is there: %s/%s\n' "$1" "$Q" "$1" >&2
     return 0
   fi
-  [ -z "${BZ_SHOW:-}" ] || printf '$ %s > %s/%s\n' "$2" "$Q" "$1" >&2
+  # A long one is printed over several lines, and can be pasted all the same.
+  [ ${#2} -lt 90 ] || shown=${2// | / |$'\n'    }
+  [ -z "${BZ_SHOW:-}" ] || printf '$ %s > %s/%s\n' "$shown" "$Q" "$1" >&2
   eval "$2"' >"$D/$1.part"; finish "$D/$1" "${PIPESTATUS[@]}"'
 }
 
 # finish FILE STATUS...: keep a pipeline's output as the stage's receipt; or name the command that was the cause, the
-# leftmost that failed, and return its status.
+# leftmost that failed, and return its status. Who only wrote to one that had ended (141) is no cause where another failed.
 finish() {
-  local receipt=$1 place=0 status command commands
+  local receipt=$1 place=0 status cause=0 command commands
   shift
   IFS='|' read -ra commands <<<"${pipeline:-}"
   for status in "$@"; do
-    command=${commands[$place]:-}
     place=$((place + 1))
-    if [ "$status" -eq 1 ]; then return 1; fi # the answer is no: the tool has said why
-    if [ "$status" -ne 0 ]; then
-      echo "$(basename "$0"): ${receipt##*/windows/}: command $place of $#,${command:- in a pipeline}," \
-        "failed with status $status" >&2
-      return "$status"
-    fi
+    [ "$status" -ne 0 ] || continue
+    [ $cause -eq 0 ] || [ "${!cause}" -eq 141 ] || break
+    cause=$place
   done
-  mv "$receipt.part" "$receipt"
+  if [ $cause -eq 0 ]; then
+    mv "$receipt.part" "$receipt"
+    return
+  fi
+  status=${!cause}
+  # Where the answer is no, the tool has said why.
+  if [ "$status" -ne 1 ]; then
+    read -r command <<<"${commands[cause - 1]:-one of a pipeline}"
+    echo "$(basename "$0"): ${receipt##*/windows/}: command $cause of $#, $command, failed with status $status" >&2
+  fi
+  return "$status"
 }
