@@ -159,7 +159,7 @@ happened() {
     cat "$(folder "$1")"/{pulled,scores,state,weights} | jq -rs '
       def last_of(kind): map(select(.type == kind)) | last;
       def by_uid(kind): map(select(.type == kind)) | INDEX(.uid) | [.[]];
-      by_uid("delta") as $deltas | (by_uid("score") | map(select(.score != null))) as $scores
+      (by_uid("delta") | map(select(.status != "missing"))) as $deltas | (by_uid("score") | map(select(.score != null))) as $scores
       | "\($deltas | map(select(.status == "ok")) | length)/\($deltas | length) deltas, "
         + "\($scores | map(select(.score > 0)) | length)/\($scores | length) audits, "
         + "state \(if last_of("accept") then "ours" else "followed" end), \(last_of("state").accepted | length) in it, "
@@ -226,7 +226,7 @@ while :; do
       if [ $status -eq 1 ]; then
         say "window $W: the answer was no (see above); on to the next"
       elif [ -z "$finished" ]; then
-        say "window $W: $(happened "$W"); $earns"
+        say "window $W: $(happened "$W")${earns:+; $earns}"
       fi
       ;;
     75 | 12[89] | 1[3-9][0-9] | 2[0-9][0-9]) # Something outside was away, or a stage was killed.
