@@ -5,12 +5,15 @@
 
 pub mod data;
 pub mod device;
+mod gpu;
 pub mod inner;
+pub mod level;
 pub mod llama;
 pub mod memory;
 pub mod params;
 mod shim;
 
 pub use data::Sequences;
+pub use level::Level;
 pub use llama::{How, Llama};
 pub use params::Params;

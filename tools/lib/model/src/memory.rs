@@ -1,6 +1,6 @@
 //! What memory is free, and how many sequences fit through a model at once.
 
-use crate::{How, shim};
+use crate::{How, Level, shim};
 use record::{Report, hparams::Model};
 use std::{fs, path::Path};
 use tch::Device;
@@ -104,33 +104,64 @@ impl Step<'_> {
 
     /// Bytes that it takes on each device with so many sequences at once, beside the parameters that it moves.
     ///
-    /// What the functions of `csrc/fused.cpp` save, or what libtorch's own operators do, which is about twice as much.
+    /// What the functions of `csrc/fused.cpp` save, or what libtorch's own operators do, which is about twice as much; and
+    /// by the kernels' level, what is only there for a moment.
     pub fn needed(&self, micro_batch: u64) -> u64 {
         let (model, how) = (self.model, self.how);
         let (fused, tokens) = (!how.plain && !self.on_gpu(), self.length * micro_batch);
         let size = if how.half { 2 } else { 4 };
         let (heads, kv) = (model.num_attention_heads * model.width(), model.num_key_value_heads * model.width());
-        // Of a token: the stream twice in f32, what the norms give, queries, keys, values, what attention gives, gate, up and their product.
+        let rows_wide = heads + 2 * kv;
+        // Of a token: the stream twice in f32, what the norms give, queries, keys, values, what attention gives, gate, up
+        // and their product.
         let stream = 8 * model.hidden_size;
-        let inside = size * (2 * model.hidden_size + 2 * heads + 2 * kv + 3 * model.intermediate_size);
+        let inside = size * (2 * model.hidden_size + rows_wide + heads + 3 * model.intermediate_size);
         let layers = match (how.train, how.checkpoint) {
             (true, false) => (stream + inside) * (model.num_hidden_layers + 1),
             (true, true) => (4 + size) * model.hidden_size * model.num_hidden_layers + 2 * (stream + inside),
             (false, _) => 2 * (stream + inside),
         };
         let layers = layers * tokens * if fused { 1 } else { 2 };
-        // Each thread's keys and the gradients of keys and values, and its block of scores.
-        let threads = if fused { tch::get_num_threads().max(1) as u64 } else { 0 };
-        let attention = threads * (12 * (self.length + 64) * (model.width() + 16) + (1 << 19));
-        // Logits of some tokens only, see `linear_cross_entropy`; beside them the output layer in bf16 and its gradient, or what its products pack in f32.
+        let attention = if fused { self.attention(tokens) } else { 0 };
+        // Logits of some tokens only, see `linear_cross_entropy`; beside them the output layer in bf16 and its gradient, or
+        // what its products pack in f32.
         let rows = tokens.min(((1 << 27) / (size * model.vocab_size)).max(64));
         let logits = rows * model.vocab_size * if !fused && how.half { size + 4 } else { size };
         let head = if how.half { 4 } else { 12 } * model.vocab_size * model.hidden_size;
+        // Factors and result of the widest product in f32, where the kernels have none in bf16.
+        let widest = rows_wide.max(2 * model.intermediate_size) + model.hidden_size;
+        let last = rows * (model.vocab_size + model.hidden_size) + model.vocab_size * model.hidden_size;
+        let products = if fused && self.widened() { 4 * (tokens * widest).max(last) } else { 0 };
         // The copy that products read; a part's gradients and their sum; moments.
         let copy = if how.half { 2 } else { 0 };
         let moments = if self.optimizer == "sgd" { 0 } else { 8 };
         let parameters = if how.train { (copy + size + 4 + moments) * model.numel() } else { 0 };
-        LIBRARIES + parameters + layers + attention + logits + head
+        LIBRARIES + parameters + layers + attention + logits + head + products
+    }
+
+    /// Whether what is in bf16 is multiplied in f32: the kernels' level has no products in bf16.
+    fn widened(&self) -> bool {
+        self.how.half && !matches!(Level::chosen(), Ok(Level::V4Bf16))
+    }
+
+    /// Bytes that attention takes for a moment, see `csrc/attention.h`: each thread's blocks, and over all tokens packed
+    /// keys and values on the way forward, gradients of queries, keys and values in f32 on the way back.
+    fn attention(&self, tokens: u64) -> u64 {
+        let model = self.model;
+        // Of the dtype that products take: f32 where there are none in bf16.
+        let widened = self.widened();
+        let inside = if self.how.half && !widened { 2 } else { 4 };
+        let head = model.width().next_multiple_of(16);
+        let (queries, keys) = (64, 256);
+        let room = 4 * queries * (3 * keys + head)
+            + inside * (keys * head + 4 * queries * head)
+            + if widened { 4 * 2 * (keys + queries) * head } else { 0 };
+        // A sequence has whole blocks of queries.
+        let rows = tokens / self.length.max(1) * self.length.next_multiple_of(queries);
+        let forward = inside * 2 * model.num_key_value_heads * head;
+        let backward = 4 * (model.num_attention_heads + 2 * model.num_key_value_heads) * head;
+        let all = rows * if self.how.train { backward.max(forward) } else { forward };
+        tch::get_num_threads().max(1) as u64 * room + all
     }
 
     /// Bytes of free memory that it may take on each device. A fifth is left to others, and to what only lives for a moment.

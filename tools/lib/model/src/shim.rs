@@ -39,6 +39,8 @@ unsafe extern "C" {
         decay: f64,
         eps: f64,
     ) -> c_int;
+    fn bz_cpu_level(level: *mut c_int) -> c_int;
+    fn bz_cpu_has(level: c_int) -> c_int;
     fn bz_norm_in_blocks(tensors: *const Raw, n: usize, out: *mut f64) -> c_int;
     fn bz_norm_of(tensors: *const Raw, n: usize, out: *mut Made) -> c_int;
     fn bz_gradients(
@@ -49,7 +51,7 @@ unsafe extern "C" {
         m: usize,
         out: *mut Made,
     ) -> c_int;
-    fn bz_norm(x: Raw, branch: Raw, w: Raw, eps: f64, half: c_int, y: *mut Made, sum: *mut Made) -> c_int;
+    fn bz_norm(x: Raw, branch: Raw, w: Raw, eps: f64, bf16: c_int, y: *mut Made, sum: *mut Made) -> c_int;
     fn bz_linear(x: Raw, w: Raw, bias: Raw, out: *mut Made) -> c_int;
     fn bz_attention(qkv: Raw, cos: Raw, sin: Raw, heads: i64, kv: i64, out: *mut Made) -> c_int;
     fn bz_gate(both: Raw, out: *mut Made) -> c_int;
@@ -67,6 +69,20 @@ fn checked(status: c_int) -> Result<(), Report> {
     // SAFETY: the shim keeps the text of this thread's last error alive until the next one.
     let text = unsafe { CStr::from_ptr(bz_last_error()) }.to_string_lossy();
     Err(device::said(&text))
+}
+
+/// The place of the kernels' level in use, from 0.
+pub(crate) fn cpu_level() -> Result<i32, Report> {
+    let mut level = 0;
+    // SAFETY: a place for the result.
+    checked(unsafe { bz_cpu_level(&mut level) })?;
+    Ok(level)
+}
+
+/// Whether the processor has the level at this place.
+pub(crate) fn cpu_has(level: i32) -> bool {
+    // SAFETY: a plain integer.
+    unsafe { bz_cpu_has(level) != 0 }
 }
 
 fn raw(tensors: &[Tensor]) -> Vec<Raw> {
@@ -166,11 +182,11 @@ pub(crate) fn norm(
     branch: Option<&Tensor>,
     w: &Tensor,
     eps: f64,
-    half: bool,
+    bf16: bool,
 ) -> Result<(Tensor, Tensor), Report> {
     let mut sum = std::ptr::null_mut();
-    // SAFETY: two or three live tensors.
-    let y = made(|y| unsafe { bz_norm(x.as_ptr(), or_null(branch), w.as_ptr(), eps, c_int::from(half), y, &mut sum) })?;
+    // SAFETY: two or three live tensors, whose dtype, shape and place the shim checks, here and in the four below.
+    let y = made(|y| unsafe { bz_norm(x.as_ptr(), or_null(branch), w.as_ptr(), eps, c_int::from(bf16), y, &mut sum) })?;
     // SAFETY: made with the other.
     Ok((y, unsafe { Tensor::from_ptr(sum) }))
 }
@@ -269,41 +285,4 @@ pub(crate) fn autocast_bf16<T>(cuda: bool, work: impl FnOnce() -> T) -> Result<T
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use tch::Reduction;
-
-    #[test]
-    fn a_loss_in_parts_is_that_of_the_whole_and_so_are_its_gradients() {
-        for fused in [true, false] {
-            loss_in_parts(fused);
-        }
-    }
-
-    fn loss_in_parts(fused: bool) {
-        // So many tokens that 64 rows are a part at most: three parts, the last one shorter.
-        let (rows, width, vocab) = (130, 4, 1 << 19);
-        let wave = |shape: [i64; 2], speed: f64| {
-            (Tensor::arange(shape[0] * shape[1], (Kind::Double, Device::Cpu)) * speed).sin().view(shape) * 3.0
-        };
-        let (x, w) = (wave([rows, width], 0.7), wave([vocab, width], 1.3));
-        let y = Tensor::arange(rows, (Kind::Int64, Device::Cpu)) * 4001;
-        let leaf = |t: &Tensor, kind| t.to_kind(kind).detach().set_requires_grad(true);
-        let (a, b) = (leaf(&x, Kind::Float), leaf(&w, Kind::Float));
-        let ours = linear_cross_entropy(&a, &b, &y, 1.0, fused).unwrap();
-        (&ours * 0.5).backward();
-        let (c, d) = (leaf(&x, Kind::Double), leaf(&w, Kind::Double));
-        let logits = c.matmul(&d.transpose(0, 1));
-        let theirs = logits.cross_entropy_loss::<Tensor>(&y, None, Reduction::Mean, -100, 0.0);
-        (&theirs * 0.5).backward();
-        let (own, exact) = (ours.double_value(&[]), theirs.double_value(&[]));
-        assert!((own - exact).abs() < 1e-6 * exact, "{own} {exact}");
-        for (ours, theirs) in [(a.grad(), c.grad()), (b.grad(), d.grad())] {
-            let far = (ours.to_kind(Kind::Double) - &theirs).abs().max().double_value(&[]);
-            // In f32 a sum over so many tokens is off by a part in 7,000; PyTorch's own is by the same.
-            assert!(far < 3e-4 * theirs.abs().max().double_value(&[]), "{far}");
-        }
-        let quiet = tch::no_grad(|| linear_cross_entropy(&a, &b, &y, 1.0, fused)).unwrap();
-        assert_eq!(quiet.double_value(&[]), ours.double_value(&[]));
-    }
-}
+mod tests;
