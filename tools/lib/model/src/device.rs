@@ -1,13 +1,8 @@
 //! The device, and how the process is set up for it: CUDA is loaded at run time, so one binary serves both.
 #![allow(unsafe_code)]
 
-use crate::{memory, shim};
-use record::Report;
-use std::{
-    ffi::{CStr, CString, OsStr},
-    os::unix::ffi::OsStrExt,
-    path::PathBuf,
-};
+use crate::{gpu, level::Level, memory, shim};
+use record::{Code, Report};
 use tch::Device;
 
 /// Prepare the process. Must come before any other call of libtorch, which caches whether CUDA is there.
@@ -16,7 +11,7 @@ use tch::Device;
 /// reads `OMP_WAIT_POLICY` before `main`: the loops do.
 ///
 /// # Errors
-/// Exit code 75 when there is no memory for libtorch itself.
+/// Exit code 75 when there is no memory for libtorch itself, 78 when `BZ_CPU_LEVEL` asks for what this machine lacks.
 pub fn prepare(threads: Option<usize>) -> Result<(), Report> {
     memory::enough()?;
     // SAFETY: plain integers.
@@ -25,39 +20,12 @@ pub fn prepare(threads: Option<usize>) -> Result<(), Report> {
         libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
         libc::mallopt(libc::M_TOP_PAD, 64 << 20);
     }
-    load_cuda();
+    Level::chosen()?;
+    gpu::load();
     if let Some(threads) = threads {
         tch::set_num_threads(i32::try_from(threads).unwrap_or(1).max(1));
     }
     shim::deterministic()
-}
-
-/// Load libtorch's CUDA half from beside its CPU half, where the NVIDIA driver is there.
-fn load_cuda() {
-    let open = |path: &OsStr| {
-        let Ok(path) = CString::new(path.as_bytes()) else { return false };
-        // SAFETY: a valid C string; the library stays loaded for the life of the process.
-        !unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) }.is_null()
-    };
-    if open(OsStr::new("libcuda.so.1"))
-        && let Some(folder) = libtorch_folder()
-    {
-        open(folder.join("libtorch_cuda.so").as_os_str());
-    }
-}
-
-/// The folder of the libtorch_cpu.so that this process runs with.
-fn libtorch_folder() -> Option<PathBuf> {
-    // SAFETY: looks up a symbol of at::globalContext and asks which file it came from; both only read.
-    unsafe {
-        let symbol = libc::dlsym(libc::RTLD_DEFAULT, c"_ZN2at13globalContextEv".as_ptr());
-        let mut info: libc::Dl_info = std::mem::zeroed();
-        if symbol.is_null() || libc::dladdr(symbol, &mut info) == 0 || info.dli_fname.is_null() {
-            return None;
-        }
-        let file = OsStr::from_bytes(CStr::from_ptr(info.dli_fname).to_bytes());
-        PathBuf::from(file).parent().map(PathBuf::from)
-    }
 }
 
 /// The device of this name: `auto`, `cpu`, `cuda`.
@@ -69,17 +37,29 @@ pub fn pick(name: &str) -> Result<Device, Report> {
         "cpu" => Ok(Device::Cpu),
         "auto" => Ok(Device::cuda_if_available()),
         _ if tch::Cuda::is_available() => Ok(Device::Cuda(0)),
-        _ => Err(Report::config("no CUDA device can be used")
-            .hint("the NVIDIA driver has to be there, and libtorch with CUDA: make setup TORCH_MODE=cuda")
-            .hint("--device cpu works everywhere")),
+        _ => {
+            let why = gpu::unused().map(|why| format!(": {why}")).unwrap_or_default();
+            Err(Report::config(format!("no CUDA device can be used{why}"))
+                .hint("the NVIDIA driver has to be there, and libtorch with CUDA: make setup TORCH_MODE=cuda")
+                .hint("--device cpu works everywhere"))
+        }
     }
 }
 
-/// The devices that share a record's work: as many GPUs as there are replicas of the model. On the CPU these share its threads.
+/// The devices that share a record's work.
+pub struct Chosen {
+    /// One for each replica of the model.
+    pub devices: Vec<Device>,
+    /// Why `auto` took the CPU where a GPU is there.
+    pub reason: Option<String>,
+}
+
+/// The devices of this name that share a record's work: as many GPUs as there are replicas of the model. On the CPU these
+/// share its threads.
 ///
 /// # Errors
 /// As [`pick`], and exit code 78 when there are not so many.
-pub fn share(name: &str, wanted: usize) -> Result<Vec<Device>, Report> {
+pub fn share(name: &str, wanted: usize) -> Result<Chosen, Report> {
     match pick(name)? {
         Device::Cuda(_) => {
             let there = tch::Cuda::device_count().max(1) as usize;
@@ -87,11 +67,21 @@ pub fn share(name: &str, wanted: usize) -> Result<Vec<Device>, Report> {
                 return Err(Report::config(format!("{wanted} replicas, but there are {there} GPUs"))
                     .hint("one GPU has one replica; --replicas says how many of them work"));
             }
-            Ok((0..wanted).map(Device::Cuda).collect())
+            Ok(Chosen { devices: (0..wanted).map(Device::Cuda).collect(), reason: None })
         }
         device => {
             tch::set_num_threads((tch::get_num_threads() / wanted as i32).max(1));
-            Ok(vec![device; wanted])
+            let reason = if name == "auto" { gpu::unused() } else { None };
+            Ok(Chosen { devices: vec![device; wanted], reason })
+        }
+    }
+}
+
+/// Wait until GPUs have done what they were given.
+pub(crate) fn wait(devices: &[Device]) {
+    for device in devices {
+        if let Device::Cuda(index) = device {
+            tch::Cuda::synchronize(*index as i64);
         }
     }
 }
@@ -182,10 +172,28 @@ pub(crate) fn thrown(payload: &(dyn std::any::Any + Send)) -> Report {
     said(text.unwrap_or("it gave no reason").split("Torch(\"").last().unwrap_or_default())
 }
 
+/// What libtorch says of an operator that has no deterministic algorithm.
+const NOT_DETERMINISTIC: &str = " does not have a deterministic implementation";
+
 /// A message of libtorch in one line: after its first one come the frames.
 pub(crate) fn said(message: &str) -> Report {
     let line = message.lines().next().unwrap_or_default().split("\\n").next().unwrap_or_default();
     let line = line.split("] err == 0. ").last().unwrap_or_default();
+    // What is wrong at the border of our own kernels is no want of the machine's: another try changes nothing.
+    if line.starts_with("kernel: ") {
+        return Report::new(Code::Bug, format!("libtorch: {line}"));
+    }
+    if let Some((operator, _)) = line.split_once(NOT_DETERMINISTIC) {
+        return Report::config(format!(
+            "libtorch: {operator} has no deterministic algorithm here, and an update is the same bytes at every run"
+        ))
+        .hint("--device cpu has one for all that a step does")
+        .hint("what should be reported: this operator, the GPU, and the model's hparams");
+    }
+    if line.contains("CUBLAS_WORKSPACE_CONFIG") {
+        return Report::config("libtorch: cuBLAS is not deterministic with this CUBLAS_WORKSPACE_CONFIG")
+            .hint("unset it, or set it to :4096:8 or :16:8");
+    }
     let report = Report::again(format!("libtorch: {line}"));
     if out_of_memory(&report) {
         report.hint("less inner.micro_batch needs less memory, and so do bz-train's --micro-batch and --checkpoint")
@@ -200,8 +208,56 @@ pub fn release_memory() {
     unsafe { libc::malloc_trim(0) };
 }
 
-/// Whether libtorch threw for want of memory. oneDNN, which cannot create or execute something then, does not say why.
+/// Whether libtorch threw for want of memory. oneDNN, which cannot create or execute something then, does not say why;
+/// cuBLAS, cuDNN and their kin have a status of their own for it.
 pub fn out_of_memory(report: &Report) -> bool {
-    let words = ["out of memory", "can't allocate memory", "bad_alloc", "could not create a", "could not execute a"];
-    report.error.starts_with("libtorch: ") && words.iter().any(|word| report.error.contains(word))
+    const WORDS: [&str; 9] = [
+        "out of memory",
+        "can't allocate memory",
+        "bad_alloc",
+        "could not create a",
+        "could not execute a",
+        "OUT_OF_MEMORY",
+        "STATUS_ALLOC_FAILED",
+        "ALLOCATION_FAILED",
+        // A handle of cuBLAS that there is no memory for.
+        "CUBLAS_STATUS_NOT_INITIALIZED",
+    ];
+    report.error.starts_with("libtorch: ") && WORDS.iter().any(|word| report.error.contains(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_libtorch_throws_says_what_to_do() {
+        let cuda =
+            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`\nException raised from x";
+        for short in [
+            cuda,
+            "CUDA error: out of memory",
+            "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+            "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+            "CUDA driver error: CUDA_ERROR_OUT_OF_MEMORY",
+        ] {
+            let report = said(short);
+            assert!(out_of_memory(&report) && report.code == Code::Again, "{report}");
+            assert!(!report.error.contains("Exception raised"), "{report}");
+        }
+        assert!(!out_of_memory(&said("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED")));
+        let strict = said(
+            "scatter_add_cuda_kernel does not have a deterministic implementation, but you set \
+             'torch.use_deterministic_algorithms(True)'. You can turn off determinism just for this operation",
+        );
+        assert_eq!(strict.code, Code::Config);
+        assert!(strict.error.contains("scatter_add_cuda_kernel has no deterministic algorithm"), "{strict}");
+        assert!(strict.hints.iter().any(|hint| hint.contains("--device cpu")), "{strict}");
+        let cublas = said(
+            "Deterministic behavior was enabled with `torch.use_deterministic_algorithms(True)`, but this \
+             operation is not deterministic because it uses CuBLAS. Set CUBLAS_WORKSPACE_CONFIG=:4096:8",
+        );
+        assert_eq!(cublas.code, Code::Config);
+        assert_eq!(said("kernel: x is Double, not Float").code, Code::Bug);
+    }
 }
