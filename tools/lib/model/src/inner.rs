@@ -8,15 +8,15 @@ use crate::{
 };
 use record::{Code, Report, hparams::Inner, records::Cost};
 use std::time::Instant;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// What the inner steps made.
 pub struct Trained {
     /// Δ = θ − θ'; absent when something was not finite.
     pub update: Option<Params>,
-    /// Nats a token on the first sequences, before.
+    /// Nats a token on the sequences of the first step, before it: that step's own loss.
     pub loss_before: f64,
-    /// The same, after.
+    /// On the same ones, after all steps.
     pub loss_after: f64,
     /// Steps done.
     pub steps: u64,
@@ -24,7 +24,7 @@ pub struct Trained {
     pub tokens: u64,
     /// The first thing that was not finite.
     pub reason: Option<String>,
-    /// Where the seconds went: `evaluate_s`, `forward_backward_s`, `optimizer_s`.
+    /// Where the seconds went, a GPU's as well: `evaluate_s`, `forward_backward_s`, `optimizer_s`.
     pub cost: Cost,
 }
 
@@ -33,8 +33,13 @@ pub struct Trained {
 /// # Errors
 /// What libtorch throws.
 pub fn evaluate(model: &Llama, pages: &Sequences, micro_batch: i64, most: i64) -> Result<f64, Report> {
+    mean_loss(model, pages, micro_batch, pages.count.min(most.max(1)))
+}
+
+/// The same over so many sequences from the first on, around the end.
+fn mean_loss(model: &Llama, pages: &Sequences, micro_batch: i64, count: i64) -> Result<f64, Report> {
     let _no_grad = tch::no_grad_guard();
-    let (count, chunk) = (pages.count.min(most.max(1)), micro_batch.max(1));
+    let chunk = micro_batch.max(1);
     let mut sum = 0.0;
     for first in (0..count).step_by(chunk as usize) {
         let here = chunk.min(count - first);
@@ -69,63 +74,68 @@ pub fn train(
     let Start { theta, mut replicas, micro_batch } = start;
     let (mut model, pages) = replicas.remove(0);
     let batch = inner.batch.map_or((pages.count / inner.steps as i64).max(1), |b| b as i64);
-    let mut cost = Cost::default();
-    let loss_before = timed(&mut cost.evaluate_s, || evaluate(&model, &pages, micro_batch, batch))?;
-    let mut trained =
-        Trained { update: None, loss_before, loss_after: f64::NAN, steps: 0, tokens: 0, reason: None, cost };
+    let mut trained = Trained {
+        update: None,
+        loss_before: f64::NAN,
+        loss_after: f64::NAN,
+        steps: 0,
+        tokens: 0,
+        reason: None,
+        cost: Cost::default(),
+    };
     let mut groups = groups_of(&model, inner);
     let mut only = None;
-    // A look at a GPU's numbers waits for all that it was given: only now and then, so that it never waits for us.
-    let every = if pages.tokens.device().is_cuda() { 16 } else { 1 };
-    let mut unseen = Vec::new();
-    for step in 0..=inner.steps {
-        if step < inner.steps {
-            let (loss, grads) = timed(&mut trained.cost.forward_backward_s, || {
-                gradients(&model, &pages, &mut replicas, step as i64 * batch, batch, micro_batch)
-            })?;
-            let norm = timed(&mut trained.cost.optimizer_s, || {
-                let norm = shim::norm_of(&grads, model.fused)?;
-                let lr = inner.lr * share(step);
-                // What the gradients are divided by: never less than one.
-                let scale = (inner.clip > 0.0).then(|| no_grad(|| (&norm / inner.clip).clamp_min(1.0)));
-                if inner.optimizer == "sgd" && inner.steps == 1 {
-                    // The gradient itself: θ − (θ − g) would lose its low bits.
-                    only = Some(no_grad(|| scaled(&model.params, &grads, scale.as_ref(), inner, lr)));
-                }
-                for group in &mut groups {
-                    group.step(&grads, scale.as_ref(), inner, lr, &model)?;
-                }
-                drop(grads);
-                // AdamW's kernel has written the copies of what it moved.
-                if inner.optimizer != "adamw" {
-                    model.refresh();
-                }
-                replicas.iter_mut().for_each(|(other, _)| other.follow(&model));
-                Ok::<_, Report>(norm)
-            })?;
-            unseen.push((step, loss, norm));
-        }
-        if unseen.len() < every && step < inner.steps {
-            continue;
-        }
-        for (step, loss, norm) in unseen.drain(..) {
-            let seen = timed(&mut trained.cost.forward_backward_s, || (loss.double_value(&[]), norm.double_value(&[])));
-            if !seen.0.is_finite() || !seen.1.is_finite() {
-                let first = step as i64 * batch % pages.count;
-                trained.reason = Some(format!(
-                    "step {step}: loss {}, gradient norm {}, in {batch} sequences from {first} on, of {}",
-                    seen.0, seen.1, pages.count
-                ));
-                return Ok(trained);
+    let devices: Vec<Device> =
+        std::iter::once(&pages).chain(replicas.iter().map(|(_, pages)| pages)).map(|p| p.tokens.device()).collect();
+    for step in 0..inner.steps {
+        // A GPU works on after it was told what to do: who is not waited for has its seconds in the next one's count.
+        let (loss, grads) = timed(&mut trained.cost.forward_backward_s, || {
+            let made = gradients(&model, &pages, &mut replicas, step as i64 * batch, batch, micro_batch)?;
+            device::wait(&devices);
+            Ok::<_, Report>(made)
+        })?;
+        let norm = timed(&mut trained.cost.optimizer_s, || {
+            let norm = shim::norm_of(&grads, model.fused)?;
+            let lr = inner.lr * share(step);
+            // What the gradients are divided by: never less than one.
+            let scale = (inner.clip > 0.0).then(|| no_grad(|| (&norm / inner.clip).clamp_min(1.0)));
+            if inner.optimizer == "sgd" && inner.steps == 1 {
+                // The gradient itself: θ − (θ − g) would lose its low bits.
+                only = Some(no_grad(|| scaled(&model.params, &grads, scale.as_ref(), inner, lr)));
             }
-            trained.steps += 1;
-            trained.tokens += (batch * pages.length) as u64;
-            progress(trained.steps, seen.0);
+            for group in &mut groups {
+                group.step(&grads, scale.as_ref(), inner, lr, &model)?;
+            }
+            drop(grads);
+            // AdamW's kernel has written the copies of what it moved.
+            if inner.optimizer != "adamw" {
+                model.refresh();
+            }
+            replicas.iter_mut().for_each(|(other, _)| other.follow(&model));
+            device::wait(&devices);
+            Ok::<_, Report>(norm)
+        })?;
+        let (loss, norm) = (loss.double_value(&[]), norm.double_value(&[]));
+        if step == 0 {
+            trained.loss_before = loss;
         }
+        if !loss.is_finite() || !norm.is_finite() {
+            let first = step as i64 * batch % pages.count;
+            trained.reason = Some(format!(
+                "step {step}: loss {loss}, gradient norm {norm}, in {batch} sequences from {first} on, of {}",
+                pages.count
+            ));
+            return Ok(trained);
+        }
+        trained.steps += 1;
+        trained.tokens += (batch * pages.length) as u64;
+        progress(trained.steps, loss);
     }
     drop(groups);
     drop(replicas);
-    trained.loss_after = timed(&mut trained.cost.evaluate_s, || evaluate(&model, &pages, micro_batch, batch))?;
+    // The first step's sequences; where it goes around all of them evenly, each once.
+    let looked = if batch % pages.count == 0 { pages.count } else { batch };
+    trained.loss_after = timed(&mut trained.cost.evaluate_s, || mean_loss(&model, &pages, micro_batch, looked))?;
     let update = match only {
         Some(gradient) => gradient,
         None => {

@@ -1,8 +1,9 @@
 //! The inner steps: reproducible to the byte, right against finite differences, and honest about what is not finite.
 #![allow(clippy::unwrap_used)]
 
-use model::{How, Llama, Params, Sequences, data, device, inner};
+use model::{How, Level, Llama, Params, Sequences, data, device, inner};
 use record::hparams::{Family, Inner, Model};
+use std::{io::Write, path::Path, process::Command};
 use tch::{Device, Kind, Tensor};
 
 fn model_of(tied: bool) -> Model {
@@ -98,18 +99,99 @@ fn train(
     inner::train(inner::Start { theta: &again, replicas, micro_batch }, inner, |_| share, |_, _| {}).unwrap()
 }
 
-#[test]
-fn the_same_inputs_give_the_same_bytes() {
+/// Whose updates a process of `the_same_inputs_give_the_same_bytes` writes: threads, and the folder.
+const UPDATES: [&str; 2] = ["BZ_TEST_THREADS", "BZ_TEST_FOLDER"];
+
+const RECIPES: [(&str, &str); 4] = [("adamw", "f32"), ("adamw", "bf16"), ("muon", "f32"), ("sgd", "f32")];
+
+/// The updates of all recipes, written by a process of its own with so many threads and the kernels of a level.
+fn updates_of(level: Level, threads: &str) -> Vec<Params> {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "the_same_inputs_give_the_same_bytes", "--nocapture"]);
+    command.env(UPDATES[0], threads).env(UPDATES[1], folder.path()).env("BZ_CPU_LEVEL", level.name());
+    let out = command.output().unwrap();
+    assert!(out.status.success(), "{}, {threads} threads: {}", level.name(), String::from_utf8_lossy(&out.stderr));
+    let read = |(optimizer, dtype): (&str, &str)| {
+        let path = folder.path().join(format!("{optimizer}-{dtype}"));
+        data::load_tensors(&path, &model_of(true), Device::Cpu).unwrap()
+    };
+    RECIPES.map(read).into_iter().collect()
+}
+
+/// A process that only writes what it trains.
+fn write_updates(threads: &str, folder: &str) {
+    device::prepare(Some(threads.parse().unwrap())).unwrap();
     let model = model_of(true);
     let theta = params(&model, 1);
-    let folder = tempfile::tempdir().unwrap();
-    for (optimizer, dtype, name) in [("adamw", "f32", "a"), ("adamw", "bf16", "b"), ("muon", "f32", "c")] {
-        let how = Inner { dtype: dtype.into(), clip: 1.0, ..inner_of(optimizer, 3) };
-        let write = |to: &str| {
-            let update = run(&model, &theta, &how, 2).update.unwrap();
-            data::write(&folder.path().join(to), &update).unwrap()
+    for (optimizer, dtype) in RECIPES {
+        let steps = if optimizer == "sgd" { 1 } else { 3 };
+        let how = Inner { dtype: dtype.into(), clip: 1.0, ..inner_of(optimizer, steps) };
+        let update = run(&model, &theta, &how, 2).update.unwrap();
+        data::write(&Path::new(folder).join(format!("{optimizer}-{dtype}")), &update).unwrap();
+    }
+}
+
+#[test]
+fn the_same_inputs_give_the_same_bytes() {
+    if let [Ok(threads), Ok(folder)] = UPDATES.map(std::env::var) {
+        return write_updates(&threads, &folder);
+    }
+    for level in Level::ALL {
+        if !level.here() {
+            // Past the capture of the test harness, which shows what fails alone.
+            writeln!(std::io::stderr(), "skipped: this machine has no {}", level.name()).unwrap();
+            continue;
+        }
+        let first = updates_of(level, "1");
+        for threads in ["1", "2", "3", "8"] {
+            for ((own, first), recipe) in updates_of(level, threads).iter().zip(&first).zip(RECIPES) {
+                let name = format!("{}, {threads} threads, {recipe:?}", level.name());
+                for (leaf, (own, first)) in own.leaves.iter().zip(&first.leaves).map(|((n, a), (_, b))| (n, (a, b))) {
+                    assert!(own.tensor.equal(&first.tensor), "{name}, {leaf}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_has_no_deterministic_algorithm_is_refused_by_name() {
+    device::prepare(None).unwrap();
+    let report = device::guard(|| {
+        let mut values = Tensor::zeros([4], (Kind::Float, Device::Cpu));
+        let twice = Tensor::from_slice(&[1_i64, 1]);
+        // Which of the two is put there last, nothing says.
+        Ok(values.put_(&twice, &Tensor::from_slice(&[1.0_f32, 2.0]), false))
+    });
+    let report = report.err().unwrap();
+    assert_eq!(report.code as i32, 78, "{report}");
+    assert!(report.error.contains("put_ has no deterministic algorithm"), "{report}");
+}
+
+#[test]
+fn the_loss_before_is_that_of_the_first_step() {
+    let model = model_of(true);
+    let theta = params(&model, 7);
+    // Of six sequences, the first four; all of them; all, and the first two again.
+    for batch in [4, 6, 8] {
+        let inner = Inner { batch: Some(batch), ..inner_of("adamw", 1) };
+        let trained = run(&model, &theta, &inner, 2);
+        let of = |theta: &Params, count: i64| {
+            let llama = Llama::new(&model, theta.copy(), Device::Cpu, How::default()).unwrap();
+            let (x, y) = sequences(5).batch(0, count);
+            tch::no_grad(|| llama.loss(&x, &y)).unwrap().double_value(&[])
         };
-        assert_eq!(write(name), write("again"), "{dtype}");
+        let before = of(&theta, batch as i64);
+        assert!((trained.loss_before - before).abs() < 1e-5, "{batch}: {} {before}", trained.loss_before);
+        let update = trained.update.unwrap();
+        let moved = theta.copy();
+        for (own, delta) in moved.leaves.values().zip(update.leaves.values()) {
+            let _ = own.tensor.shallow_clone().g_sub_(&delta.tensor);
+        }
+        let after = of(&moved, batch as i64);
+        assert!((trained.loss_after - after).abs() < 1e-5, "{batch}: {} {after}", trained.loss_after);
+        assert!((before - after).abs() > 1e-3, "{batch}: {before} {after}");
     }
 }
 
