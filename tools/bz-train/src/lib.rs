@@ -2,7 +2,7 @@
 //!
 //! Any number of `pages` records go through one load of the state. The same inputs on the same machine give the same
 //! bytes, where as many sequences go through the model at once (`micro_batch` and `checkpoint` of the record): told, or
-//! of the memory that is free. No network and no key is opened here.
+//! of the memory that is free. On a GPU, too: what has no deterministic algorithm there is refused by name. No network and no key is opened here.
 
 mod run;
 
@@ -79,7 +79,10 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     device::prepare(args.threads)?;
     let inputs = stream.read()?;
     let hparams = args.common.hparams()?;
-    let devices = device::share(&args.device, usize::from(args.replicas))?;
+    let device::Chosen { devices, reason: device_reason } = device::share(&args.device, usize::from(args.replicas))?;
+    if let Some(reason) = device_reason.as_ref().filter(|_| !args.common.quiet) {
+        note(stream.tool(), format!("the CPU is taken: {reason}"));
+    }
     let work: Vec<Pages> = inputs
         .all::<Pages>()?
         .into_iter()
@@ -91,7 +94,7 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
         args.common.say(stream.tool(), "no `pages` record: nothing to train");
     }
     let how = How { train: true, half: hparams.inner.dtype == "bf16", plain: args.plain, checkpoint: args.checkpoint };
-    let mut run = Run { args: &args, hparams: &hparams, devices, how, most: None, tried: 0 };
+    let mut run = Run { args: &args, hparams: &hparams, devices, device_reason, how, most: None, tried: 0 };
     let mut loaded: Option<Loaded> = None;
     let count = work.len();
     for (place, pages) in work.into_iter().enumerate() {

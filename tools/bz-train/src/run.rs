@@ -31,6 +31,8 @@ pub(crate) struct Run<'a> {
     pub args: &'a Args,
     pub hparams: &'a Hparams,
     pub devices: Vec<Device>,
+    /// Why these are no GPUs, where one is there.
+    pub device_reason: Option<String>,
     pub how: How,
     /// Most sequences at once, by the memory that was free at first and by what was wanting since.
     pub most: Option<u64>,
@@ -212,6 +214,7 @@ impl Run<'_> {
             tokens_per_s: (trained.tokens as f64 / wall_s).round(),
             cpu_s: milli(device::cpu_s() - cpu),
             device: device::names(&self.devices),
+            device_reason: self.device_reason.clone(),
             status: status.into(),
             reason: trained.reason,
             device_reason: None,
