@@ -69,7 +69,8 @@ static Tensor onednn(const Tensor &x, const Tensor &w, const std::optional<Tenso
 // libtorch's own would then be many times slower (AVX2), or take memory that nobody foresees (AVX-512).
 static bool widened(const Tensor &x) { return x.scalar_type() == at::kBFloat16 && !kernels().b16.matmul; }
 
-static Tensor mm(const Tensor &a, const Tensor &b) {
+// a · b.
+static Tensor times(const Tensor &a, const Tensor &b) {
   if (!widened(a)) return at::mm(a, b);
   return at::mm(a.to(at::kFloat), b.to(at::kFloat)).to(at::kBFloat16);
 }
@@ -100,7 +101,7 @@ struct Linear : Function<Linear> {
     auto saved = context->get_saved_variables();
     auto grad = grads[0].contiguous();
     auto dbias = context->saved_data["bias"].toBool() ? grad.sum(0) : Tensor();
-    return {product(grad, saved[1].t(), std::nullopt), mm(grad.t(), saved[0]), dbias};
+    return {product(grad, saved[1].t(), std::nullopt), times(grad.t(), saved[0]), dbias};
   }
 };
 
@@ -190,7 +191,7 @@ struct LinearCrossEntropy : Function<LinearCrossEntropy> {
       }
       if (!wanted) continue;
       dx.narrow(0, first, count).copy_(kernel ? Linear::product(logits, ws.t(), std::nullopt) : at::mm(logits, ws));
-      auto product = [&] { return kernel ? mm(logits.t(), part) : at::mm(logits.t(), part); };
+      auto product = [&] { return kernel ? times(logits.t(), part) : at::mm(logits.t(), part); };
       if (!dw.defined()) dw = product().to(w.scalar_type());
       else if (kind == w.scalar_type()) dw.addmm_(logits.t(), part);
       else dw.add_(product());

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::Level;
-use record::Code;
 use std::{io::Write, process::Command};
 use tch::Reduction;
 
