@@ -33,10 +33,12 @@ fn model(vocab_size: u64, hidden_size: u64, head_dim: u64) -> Model {
 
 /// Bytes that two steps take, for the second has what the first left, and what they are said to need.
 fn measure(model: &Model, how: How, length: i64, micro_batch: i64) -> (u64, u64) {
+    // Two parts of each step: the first one's gradients are there beside those of the second.
+    let count = 2 * micro_batch;
     let inner = Inner {
         optimizer: "adamw".into(),
         steps: 2,
-        batch: Some(8),
+        batch: Some(count as u64),
         micro_batch: None,
         lr: 1e-3,
         beta1: 0.9,
@@ -49,8 +51,8 @@ fn measure(model: &Model, how: How, length: i64, micro_batch: i64) -> (u64, u64)
         schedule: None,
     };
     let theta = Params::of(model, |_, shape| Ok(Tensor::ones(shape, (Kind::Float, Device::Cpu)) * 0.01)).unwrap();
-    let tokens = Tensor::arange(8 * (length + 1), (Kind::Int64, Device::Cpu)).remainder(4000).view([8, length + 1]);
-    let pages = Sequences { tokens, count: 8, length };
+    let tokens = Tensor::arange(count * (length + 1), (Kind::Int64, Device::Cpu)).remainder(4000);
+    let pages = Sequences { tokens: tokens.view([count, length + 1]), count, length };
     let before = status("VmRSS");
     let llama = Llama::new(model, theta, Device::Cpu, how).unwrap();
     let again = |_: &str| Ok(Tensor::zeros([1], (Kind::Float, Device::Cpu)));
