@@ -136,7 +136,9 @@ impl Step<'_> {
         let copy = if how.half { 2 } else { 0 };
         let moments = if self.optimizer == "sgd" { 0 } else { 8 };
         let parameters = if how.train { (copy + size + 4 + moments) * model.numel() } else { 0 };
-        LIBRARIES + parameters + layers + attention + logits + head + products
+        // Without AVX-512 the libraries pack less: 85 to 205 MB were said too much there.
+        let libraries = if Level::V4.here() { LIBRARIES } else { LIBRARIES / 4 * 3 };
+        libraries + parameters + layers + attention + logits + head + products
     }
 
     /// Whether what is in bf16 is multiplied in f32: the kernels' level has no products in bf16.
