@@ -39,7 +39,7 @@ pub(crate) fn check(common: &Common, stream: &mut Stream<'_>) -> Result<(), Repo
                     commitment: Some(commit.commitment),
                     reveal,
                 };
-                delta::Delta::open(path, &layout, &expected)
+                wire::contain(|| delta::Delta::open(path, &layout, &expected))
             }
         };
         match result {

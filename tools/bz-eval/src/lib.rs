@@ -62,7 +62,11 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     device::prepare(args.threads)?;
     let inputs = stream.read()?;
     let hparams = args.common.hparams()?;
-    let device = device::pick(&args.device)?;
+    let device::Chosen { devices, reason } = device::share(&args.device, 1)?;
+    let device = devices[0];
+    if let Some(reason) = reason.filter(|_| !args.common.quiet) {
+        note("bz-eval", format!("the CPU is taken: {reason}"));
+    }
     let window: Option<WindowRecord> = inputs.last()?;
     let mut loaded: Option<(PathBuf, State, Params)> = None;
     let mut at_once = None;

@@ -97,10 +97,12 @@ pub async fn serve(listener: TcpListener, module: RpcModule<Node>, stop: StopHan
                 let refused = guard::refusal(request.headers(), request.uri());
                 let service = TowerToHyperService::new(builder.clone().build(methods.clone(), stop.clone()));
                 async move {
-                    let Some(why) = refused else { return service.call(request).await };
+                    let Some(why) = refused else {
+                        return service.call(request).await.map_err(|error| std::io::Error::other(error.to_string()));
+                    };
                     let mut answer = hyper::Response::new(HttpBody::from(why));
                     *answer.status_mut() = hyper::StatusCode::FORBIDDEN;
-                    Ok(answer)
+                    Ok::<_, std::io::Error>(answer)
                 }
             });
             // A connection that breaks is its client's affair.

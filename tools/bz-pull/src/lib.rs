@@ -96,7 +96,7 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
         window: inputs.window()?,
         peers: inputs.all()?,
         pool: Pool::new()?,
-        chain: Chain::connect(&args.chain)?,
+        chain: Chain::open(&args.chain, &args.common.home())?,
     };
     if context.chain.genesis != record.genesis {
         return Err(Report::config("the chain is not that of the stream").hint("--network or BZ_NETWORK"));

@@ -351,7 +351,7 @@ impl<'a> Publishers<'a> {
         }
         // A node keeps the peers of the last windows only; further back the validators of that time looked.
         let Some(start) = hash(moments.start)? else { return Ok(()) };
-        let Some(members) = chain.members(start).map_err(|e| e.error)? else { return Ok(()) };
+        let Some(members) = chain.members_at(moments.start, start).map_err(|e| e.error)? else { return Ok(()) };
         let strangers = |entry: &&Accepted| members.get(&entry.uid.0) != Some(&entry.hotkey);
         match record.accepted.iter().find(strangers) {
             Some(entry) => Err(format!(

@@ -128,7 +128,7 @@ mod tests {
         }
     }
 
-    const RULE: hparams::Fold = hparams::Fold { windows: 4, alpha: 0.5, power: 1.0, threshold: 0.0 };
+    const RULE: hparams::Fold = hparams::Fold { windows: 4, alpha: 0.5, power: 1.0, threshold: 0.0, version_key: None };
 
     #[test]
     fn a_moving_average_by_hand() {

@@ -35,7 +35,7 @@ pub(crate) fn open(
         reveal,
     };
     let at = |e: Report| e.at(format!("the delta of uid {}", checked.uid));
-    delta::Delta::open(path, &Layout::new(&hparams.model), &expected).map_err(at)
+    wire::contain(|| delta::Delta::open(path, &Layout::new(&hparams.model), &expected)).map_err(at)
 }
 
 /// `bz-score`.

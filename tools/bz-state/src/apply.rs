@@ -327,7 +327,7 @@ impl<'a> Maker<'a> {
                 commitment: None,
                 reveal: reveal.ok_or_else(|| Report::data("the end block's hash of the window is not known"))?,
             };
-            let delta = Opened::open(path, &self.layout, &expected)
+            let delta = wire::contain(|| Opened::open(path, &self.layout, &expected))
                 .map_err(|e| e.at(format!("the delta of uid {}", entry.uid)))?;
             Ok((delta, *entry))
         });

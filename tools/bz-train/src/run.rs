@@ -185,7 +185,7 @@ impl Run<'_> {
             (Some(_), true) => (None, "ok"),
             (None, _) => (None, "nonfinite"),
         };
-        trained.cost.write_s = writing.elapsed().as_secs_f64();
+        let write_s = writing.elapsed().as_secs_f64();
         if let Some(reason) = &mut trained.reason {
             let page = |p: &PageRef| format!("{} {} rows {} to {}", p.source, p.part, p.row, p.row + p.rows - 1);
             let listed = pages.pages.iter().map(page).collect::<Vec<_>>().join(", ");
@@ -194,7 +194,7 @@ impl Run<'_> {
         }
         let wall_s = started.elapsed().as_secs_f64();
         let finite = |x: f64| x.is_finite().then_some(x);
-        let spent = trained.cost;
+        let spent = trained.spent;
         let flop = hparams.model.flop_per_token(length) * trained.tokens;
         let model_flop_per_s = (flop as f64 / (spent.forward_backward_s + spent.optimizer_s).max(1e-9)).round();
         let peak = device::peak_flop_per_s(&self.devices);
@@ -217,7 +217,6 @@ impl Run<'_> {
             device_reason: self.device_reason.clone(),
             status: status.into(),
             reason: trained.reason,
-            device_reason: None,
             micro_batch: self.tried,
             checkpoint: self.how.checkpoint,
             load_s: milli(load_s),
@@ -225,7 +224,7 @@ impl Run<'_> {
             evaluate_s: milli(spent.evaluate_s),
             forward_backward_s: milli(spent.forward_backward_s),
             optimizer_s: milli(spent.optimizer_s),
-            write_s: milli(spent.write_s),
+            write_s: milli(write_s),
             model_flop_per_s,
             peak_share: peak.map(|peak| milli(model_flop_per_s / peak)),
             peak_memory_bytes: device::peak_memory(&self.devices)?,

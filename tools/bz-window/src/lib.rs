@@ -8,7 +8,7 @@ mod check;
 use chain::{Chain, ChainArgs};
 use record::{
     Hash, Hotkey, Hparams, Report, Stream, Uid, Window,
-    cli::Common,
+    cli::{Common, DryRun},
     progress::Progress,
     records::{Peer, Run, WindowRecord},
 };
@@ -21,6 +21,8 @@ use wallet::WalletArgs;
 pub struct Args {
     #[command(flatten)]
     common: Common,
+    #[command(flatten)]
+    dry: DryRun,
     #[command(flatten)]
     chain: ChainArgs,
     #[command(flatten)]
@@ -169,7 +171,7 @@ fn follow(args: &Args, tool: &'static str) -> Result<(), Report> {
     let (common, home) = (&args.common, args.common.home());
     let hparams = common.hparams()?;
     let chain = Chain::connect(&args.chain)?;
-    if common.dry_run {
+    if args.dry.dry_run {
         let from = chain.would_follow(&home)?.map_or_else(String::new, |block| format!(", on from block {block}"));
         record::cli::note(tool, format!("would follow the chain into {}{from}", chain::facts_folder(&home).display()));
         return Ok(());

@@ -94,7 +94,8 @@ pub(crate) fn undecodable(report: &Report) -> bool {
         "Wrong number of key parts",
         "Cannot encode storage key",
     ];
-    report.code == Code::Again && WORDS.iter().any(|words| report.error.contains(words))
+    crate::storage::is_foreign(report)
+        || report.code == Code::Again && WORDS.iter().any(|words| report.error.contains(words))
 }
 
 fn reach(runtime: &tokio::runtime::Runtime, link: &Link, url: &str) -> Result<Hash, Report> {

@@ -6,7 +6,7 @@ use crate::{
     params::Leaf,
     shim::{self, no_grad},
 };
-use record::{Code, Report, hparams::Inner, records::Cost};
+use record::{Code, Report, hparams::Inner};
 use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
@@ -24,8 +24,19 @@ pub struct Trained {
     pub tokens: u64,
     /// The first thing that was not finite.
     pub reason: Option<String>,
-    /// Where the seconds went, a GPU's as well: `evaluate_s`, `forward_backward_s`, `optimizer_s`.
-    pub cost: Cost,
+    /// Where the seconds went, a GPU's as well.
+    pub spent: Spent,
+}
+
+/// Seconds of an update's parts.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Spent {
+    /// The losses after the steps.
+    pub evaluate_s: f64,
+    /// Forward and backward passes.
+    pub forward_backward_s: f64,
+    /// The optimizer.
+    pub optimizer_s: f64,
 }
 
 /// Mean loss in nats a token over the first `most` sequences, so many at once.
@@ -81,7 +92,7 @@ pub fn train(
         steps: 0,
         tokens: 0,
         reason: None,
-        cost: Cost::default(),
+        spent: Spent::default(),
     };
     let mut groups = groups_of(&model, inner);
     let mut only = None;
@@ -89,12 +100,12 @@ pub fn train(
         std::iter::once(&pages).chain(replicas.iter().map(|(_, pages)| pages)).map(|p| p.tokens.device()).collect();
     for step in 0..inner.steps {
         // A GPU works on after it was told what to do: who is not waited for has its seconds in the next one's count.
-        let (loss, grads) = timed(&mut trained.cost.forward_backward_s, || {
+        let (loss, grads) = timed(&mut trained.spent.forward_backward_s, || {
             let made = gradients(&model, &pages, &mut replicas, step as i64 * batch, batch, micro_batch)?;
             device::wait(&devices);
             Ok::<_, Report>(made)
         })?;
-        let norm = timed(&mut trained.cost.optimizer_s, || {
+        let norm = timed(&mut trained.spent.optimizer_s, || {
             let norm = shim::norm_of(&grads, model.fused)?;
             let lr = inner.lr * share(step);
             // What the gradients are divided by: never less than one.
@@ -135,7 +146,7 @@ pub fn train(
     drop(replicas);
     // The first step's sequences; where it goes around all of them evenly, each once.
     let looked = if batch % pages.count == 0 { pages.count } else { batch };
-    trained.loss_after = timed(&mut trained.cost.evaluate_s, || mean_loss(&model, &pages, micro_batch, looked))?;
+    trained.loss_after = timed(&mut trained.spent.evaluate_s, || mean_loss(&model, &pages, micro_batch, looked))?;
     let update = match only {
         Some(gradient) => gradient,
         None => {

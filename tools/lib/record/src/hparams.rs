@@ -254,6 +254,9 @@ pub struct Fold {
     pub power: f64,
     /// Averages below this are nothing.
     pub threshold: f64,
+    /// Version of the rules that weights are set by, which the subnet's owner may ask for; absent: any (0).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version_key: Option<u64>,
 }
 
 /// The block numbers of one window.

@@ -80,7 +80,7 @@ pub struct Peer {
     pub coldkey: Option<Hotkey>,
     /// Where its bucket is, as it committed it on the chain. Hostile.
     pub bucket: Option<String>,
-    /// Stake, in the subnet's own token (alpha).
+    /// What the chain weighs: stake in the subnet's own token (alpha), root stake (TAO) at the chain's rate, and what children pass on.
     pub stake: f64,
     /// Share of the miners' emission, `0..1`.
     pub incentive: f64,
@@ -226,9 +226,9 @@ pub struct Train {
     pub steps: u64,
     /// Tokens trained on.
     pub tokens: u64,
-    /// Nats a token over the pages before; `null` when not finite.
+    /// Nats a token of the first step, on its own sequences; `null` when not finite.
     pub loss_before: Option<f64>,
-    /// Nats a token over the pages after.
+    /// Nats a token on the same sequences after the last step.
     pub loss_after: Option<f64>,
     /// Tokens trained on a second of wall time.
     pub tokens_per_s: f64,
@@ -255,7 +255,7 @@ pub struct Train {
     /// Seconds of checking and reading the pages.
     #[serde(default)]
     pub data_s: f64,
-    /// Seconds of the losses before and after.
+    /// Seconds of the loss after.
     #[serde(default)]
     pub evaluate_s: f64,
     /// Seconds of forward and backward passes.
@@ -279,19 +279,6 @@ pub struct Train {
     pub peak_memory_bytes: u64,
 }
 record!(Train, "train");
-
-/// Seconds of an update's parts.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Cost {
-    /// See [`Train::evaluate_s`].
-    pub evaluate_s: f64,
-    /// See [`Train::forward_backward_s`].
-    pub forward_backward_s: f64,
-    /// See [`Train::optimizer_s`].
-    pub optimizer_s: f64,
-    /// See [`Train::write_s`].
-    pub write_s: f64,
-}
 
 /// A blinded commitment to an update.
 #[derive(Clone, Debug, Serialize, Deserialize)]
