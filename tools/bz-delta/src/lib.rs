@@ -96,7 +96,7 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
         Action::Make { wallet, make } => own::make(&args.common, wallet, make, stream),
         Action::Check => check::check(&args.common, stream),
         Action::Sum { dry, output } => show::sum(&args.common, output, *dry, stream),
-        Action::Show { path } => show::show(&args.common, path),
-        Action::Diff { a, b } => show::diff(&args.common, [a, b]),
+        Action::Show { path } => show::show(&args.common, path, stream),
+        Action::Diff { a, b } => show::diff(&args.common, [a, b], stream),
     }
 }

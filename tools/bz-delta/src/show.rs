@@ -15,8 +15,8 @@ use wire::{
 };
 
 /// `bz-delta show`: needs nothing but the file; with the run's hparams it tells what is in it too.
-pub(crate) fn show(common: &Common, path: &Path) -> Result<(), Report> {
-    let spooled = Spooled::of(path)?;
+pub(crate) fn show(common: &Common, path: &Path, stream: &mut Stream<'_>) -> Result<(), Report> {
+    let spooled = Spooled::of(path, stream)?;
     let at = |e: Report| e.at(path.display());
     let (mapped, meta) = delta::read_meta(spooled.path()).map_err(at)?;
     let bytes = mapped.data().len();
@@ -80,14 +80,14 @@ fn content(delta: &Delta, layout: &Layout, shown: &mut Value) {
 }
 
 /// `bz-delta diff`: how alike two deltas are, whatever their codecs.
-pub(crate) fn diff(common: &Common, paths: [&Path; 2]) -> Result<(), Report> {
+pub(crate) fn diff(common: &Common, paths: [&Path; 2], stream: &mut Stream<'_>) -> Result<(), Report> {
     if paths == [Path::new("-"); 2] {
         return Err(Report::usage("the input cannot be read twice").hint("name one of the two files"));
     }
     let layout = Layout::new(&common.hparams()?.model);
     let mut values = Vec::with_capacity(2);
     for path in paths {
-        let spooled = Spooled::of(path)?;
+        let spooled = Spooled::of(path, stream)?;
         values.push(Delta::look(spooled.path(), &layout).map_err(|e| e.at(path.display()))?.whole());
     }
     let mut total = [0f64; 6];
@@ -167,13 +167,15 @@ enum Spooled<'a> {
 const SPOOL_CAP: u64 = 16 << 30;
 
 impl<'a> Spooled<'a> {
-    fn of(path: &'a Path) -> Result<Self, Report> {
+    fn of(path: &'a Path, stream: &mut Stream<'_>) -> Result<Self, Report> {
         if path != Path::new("-") {
             return Ok(Spooled::Named(path));
         }
         let refused = |e: std::io::Error| files::io_report("copy the input into", &std::env::temp_dir(), &e);
         let mut copy = tempfile::NamedTempFile::new().map_err(refused)?;
-        let mut input = std::io::Read::take(std::io::stdin().lock(), SPOOL_CAP + 1);
+        let input = stream.take_input();
+        let input = input.ok_or_else(|| Report::usage("the input is a terminal").hint("bz-delta show - < FILE"))?;
+        let mut input = std::io::Read::take(input, SPOOL_CAP + 1);
         if std::io::copy(&mut input, &mut copy).map_err(refused)? > SPOOL_CAP {
             return Err(Report::data(format!("the input is longer than {SPOOL_CAP} bytes")).hint("name the file"));
         }

@@ -20,16 +20,16 @@ const SIGNATURE: &str =
     "b44679b9a59af2ec876b1a6b1ad52ea9b1615fc3982b19576350f93447cb1125e342b73a8dd2bacbe47e4b6b63ed5e39";
 /// Its SHA-256, which drand publishes beside it.
 const RANDOMNESS: &str = "fe290beca10872ef2fb164d2aa4442de4566183ec51c56ff3cd603d930e54fdd";
-/// Made by PyPI's `bittensor-drand` 2.0.0, `encrypt_at_round(payload, 1000)`, without the round that it puts behind;
+/// Made by PyPI's `bittensor-drand` 2.0.0, `encrypt_at_round(payload, 1000)`, without the length before and the round behind;
 /// the payload is SCALE of (32 nines as bytes, uids 0 1, values 65535 7, version key 9), written by hand in Python.
 const SEALED: [&str; 7] = [
-    "9d04809c685d9817348c27934f2442ddd481ad0725aae0c296d215d5a7e491b9649ea0919d2d4f97b776bece112db256",
-    "82fd0f1d7a698e64143ec247b46c61932e1041e873814c4bb5ac11cd63ffc0956bd5355eda8054f4bd210fb05f4c5650",
-    "47502000000000000000f0bb9f3c2052b3bae8d07a5bca94682e4ae0cfdf3d61401ecfc7bfeef11f06df200000000000",
-    "00004187df59fcb3f568b49e0e6a7398592c61ed3fa65b4c7e393e9f16e02d23e9ab5f00000000000000430000000000",
-    "000050af864ff15a8a9619669f8001266fff73aa4cea52b00736eb8de4e0c45ba2f7b6df618cdee006fc25fe9ac01bb6",
-    "52a7056ce7a1ef78a078a2def79f0f1405bc1a7c7e0c000000000000000dacfba83da497c94167d25608000000000000",
-    "004145535f47434d5f",
+    "906a9db8d0aec0b7dc8738fab2f6dbb55b04ed42e79a1b1151fbebed69553fb64a51f74e531c81d0863b5840ee0c8fb3",
+    "0742d08bc393485cd1da947a555efc5d5a5d8e4ec640b12ad0e1ccec0cdf7ee0dd215dd1ec4751924c6d87a31a9d4578",
+    "2000000000000000dd05455954ee5174968477ef32faf046eb8e1206e70af25d6c5eb26dd4774ee32000000000000000",
+    "98bedc503e45441cc6968e01f4b54293b49fcccef0bb45b4841fcd750c954a7f5f000000000000004300000000000000",
+    "24b76f32cb879750ecb1163ef7c08898f2575f2deaf34e598f866a638d6597e58fc47414625cdc9d16b33294f91b78eb",
+    "42686cc0d3c3d2f311a65b06b5d26d63102d070c000000000000009ed6c3bd46827e36c814d37a080000000000000041",
+    "45535f47434d5f",
 ];
 /// By Python's `hashlib.blake2b` of 32 bytes: 32 nines, place 4097, uids 0 1, values 65535 7, salt 3 65535 258,
 /// version key 9.

@@ -124,10 +124,11 @@ impl Step<'_> {
         let layers = layers * tokens * if fused { 1 } else { 2 };
         let attention = if fused { self.attention(tokens) } else { 0 };
         // Logits of some tokens only, see `linear_cross_entropy`; beside them the output layer in bf16 and its gradient, or
-        // what its products pack in f32.
+        // what its products pack in f32, which is less without AVX-512.
         let rows = tokens.min(((1 << 27) / (size * model.vocab_size)).max(64));
         let logits = rows * model.vocab_size * if !fused && how.half { size + 4 } else { size };
-        let head = if how.half { 4 } else { 12 } * model.vocab_size * model.hidden_size;
+        let packed = if Level::V4.here() { 8 } else { 2 };
+        let head = (4 + if how.half { 0 } else { packed }) * model.vocab_size * model.hidden_size;
         // Factors and result of the widest product in f32, where the kernels have none in bf16.
         let widest = rows_wide.max(2 * model.intermediate_size) + model.hidden_size;
         let last = rows * (model.vocab_size + model.hidden_size) + model.vocab_size * model.hidden_size;

@@ -193,6 +193,11 @@ impl<'a> Stream<'a> {
         Ok(inputs)
     }
 
+    /// The input as it is, for a command that reads a file from it instead of records.
+    pub fn take_input(&mut self) -> Option<Box<dyn BufRead + 'a>> {
+        self.input.take()
+    }
+
     /// Append a record.
     ///
     /// # Errors
