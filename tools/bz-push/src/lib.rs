@@ -53,7 +53,7 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
             .hint("look at its error; --dry-run shows what would be sent"));
     }
     let (_, run) = args.common.run(&inputs)?;
-    let own = args.wallet.told()?;
+    let own = args.wallet.public()?;
     let mut sends: Vec<Object> = Vec::new();
     let commits: Vec<Commit> = inputs.all()?;
     if let Some(commit) = commits.iter().rfind(|c| c.hotkey == own)

@@ -1,17 +1,20 @@
 //! Bittensor's key files, and the signatures made with them.
 //!
 //! Secret keys are read here and nowhere else, and wiped when dropped. What this crate returns never holds one: no
-//! error, record or log can show a key.
+//! error, record or log can show a key. Who only has to know whose wallet it is reads the public half: no key file is
+//! opened for that.
 
 mod keyfile;
 mod password;
+mod secret;
 
-use keyfile::{KeyFile, Pair};
+use keyfile::Pair;
 use password::Form;
-use record::{Context, Hotkey, Report, files};
+use record::{Hotkey, Report, files};
 use schnorrkel::{ExpansionMode, Keypair, MiniSecretKey};
 use serde_json::{Value, json};
 use std::{
+    fs::File,
     io::Write,
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -55,49 +58,53 @@ impl WalletArgs {
         self.folder().join("hotkeys").join(&self.hotkey)
     }
 
-    /// The public hotkey: from `HOTKEYpub.txt` where there is one, so that a tool that only has to know who it is
-    /// never opens a secret; otherwise from the address in the key file, or the key itself where it has none.
+    /// The public hotkey, from `HOTKEYpub.txt` alone: no key file is opened.
     ///
     /// # Errors
-    /// Exit code 78 when there is no such wallet.
+    /// Exit code 78 when there is no such wallet, or nothing beside its hotkey tells whose it is.
     pub fn public(&self) -> Result<Hotkey, Report> {
-        self.public_of(&self.public_path(), &self.hotkey_path())
+        self.public_of(&self.public_path(), &self.hotkey_path(), "`bz-chain whoami` opens the key once, and writes it")
     }
 
-    /// The public coldkey, in the same way from `coldkeypub.txt` or `coldkey`.
+    /// The public coldkey, in the same way from `coldkeypub.txt`.
     ///
     /// # Errors
     /// As [`WalletArgs::public`].
     pub fn public_coldkey(&self) -> Result<Hotkey, Report> {
-        self.public_of(&self.folder().join("coldkeypub.txt"), &self.folder().join("coldkey"))
+        let (public, secret) = (self.folder().join("coldkeypub.txt"), self.folder().join("coldkey"));
+        self.public_of(&public, &secret, "`btcli wallet regen-coldkeypub` writes it")
     }
 
-    fn public_of(&self, public: &Path, secret: &Path) -> Result<Hotkey, Report> {
-        let path = if public.exists() { public } else { secret };
-        let key = self.read(path)?;
-        match key.address() {
-            Some(address) => address.parse().config(format!("{}, its ss58Address", path.display())),
-            None => Ok(key.pair().map_err(|e| named(path, e))?.public()),
-        }
-    }
-
-    /// The public hotkey as [`WalletArgs::public`] has it, for tools that open no key: where only a password would tell it,
-    /// there is none.
-    ///
-    /// # Errors
-    /// As [`WalletArgs::public`].
-    pub fn told(&self) -> Result<Hotkey, Report> {
-        let secret = self.hotkey_path();
-        let encrypted =
-            || files::read_capped(&secret, 1 << 16).is_ok_and(|b| !matches!(password::form(&b), Form::Plain));
-        if !self.public_path().exists() && encrypted() {
+    /// `how` says what writes the public half.
+    fn public_of(&self, public: &Path, secret: &Path, how: &str) -> Result<Hotkey, Report> {
+        if !public.exists() {
+            if !secret.exists() {
+                return Err(self.absent(secret));
+            }
             return Err(Report::config(format!(
-                "{} is encrypted, and nothing beside it tells its address",
+                "there is no {}, which tells whose key {} is",
+                public.display(),
                 secret.display()
             ))
-            .hint("`btcli wallet regen-hotkeypub` writes its public half"));
+            .hint(how));
         }
-        self.public()
+        let bytes = files::read_capped(public, KEY_CAP as u64)?;
+        keyfile::address(&bytes).map_err(|e| e.at(public.display()).hint(format!("remove it; {how}")))
+    }
+
+    /// The public hotkey for a tool that may open keys: where nothing tells it, the key is opened, and its public half
+    /// written beside it.
+    ///
+    /// # Errors
+    /// As [`WalletArgs::public`] and [`WalletArgs::open`], or when the file system refuses.
+    pub fn write_public(&self) -> Result<Hotkey, Report> {
+        let path = self.public_path();
+        if path.exists() {
+            return self.public();
+        }
+        let key = self.open()?.hotkey();
+        files::write_json(&path, &public_json(key))?;
+        Ok(key)
     }
 
     fn public_path(&self) -> PathBuf {
@@ -125,42 +132,53 @@ impl WalletArgs {
     /// # Errors
     /// When the file system refuses.
     pub fn create(&self) -> Result<(), Report> {
-        let folder = self.folder();
-        let coldkey = folder.join("coldkey");
-        if !coldkey.exists() {
-            let pair = new_pair();
-            write_key(&coldkey, &pair)?;
-            files::write_json(&folder.join("coldkeypub.txt"), &public_json(&pair))?;
-        }
-        if !self.hotkey_path().exists() {
-            let pair = new_pair();
-            write_key(&self.hotkey_path(), &pair)?;
-            files::write_json(&self.public_path(), &public_json(&pair))?;
+        let cold = (self.folder().join("coldkey"), self.folder().join("coldkeypub.txt"));
+        for (secret, public) in [cold, (self.hotkey_path(), self.public_path())] {
+            let key = match (secret.exists(), public.exists()) {
+                (true, true) => continue,
+                // A process was killed between the two.
+                (true, false) => self.open_file(&secret, &public)?.hotkey(),
+                (false, _) => {
+                    let pair = new_pair();
+                    write_key(&secret, &pair)?;
+                    Hotkey(pair.public.to_bytes())
+                }
+            };
+            files::write_json(&public, &public_json(key))?;
         }
         Ok(())
     }
 }
 
+/// The most that a key file holds, in bytes.
+const KEY_CAP: usize = 1 << 16;
+
 fn new_pair() -> Keypair {
     MiniSecretKey::generate().expand_to_keypair(ExpansionMode::Ed25519)
 }
 
-fn named(path: &Path, mut report: Report) -> Report {
-    report.error = format!("{}: {}", path.display(), report.error);
-    report
-}
-
 impl WalletArgs {
-    fn read(&self, path: &Path) -> Result<KeyFile, Report> {
-        let hint = format!(
+    fn how(&self) -> String {
+        format!(
             "the wallet is --wallet {} --hotkey {} under --wallet-path; `btcli wallet create` makes one",
             self.name, self.hotkey
-        );
+        )
+    }
+
+    fn absent(&self, path: &Path) -> Report {
+        Report::config(format!("there is no key file {}", path.display())).hint(self.how())
+    }
+
+    /// The key in a file. What the file held, and the password, are wiped before this returns.
+    fn pair_in(&self, path: &Path) -> Result<Pair, Report> {
         if !path.exists() {
-            return Err(Report::config(format!("there is no key file {}", path.display())).hint(hint));
+            return Err(self.absent(path));
         }
         no_core_dump();
-        let bytes = Zeroizing::new(files::read_capped(path, 1 << 16)?);
+        let mut file = File::open(path).map_err(|e| files::io_report("open", path, &e))?;
+        let bytes = secret::read(&mut file, KEY_CAP).map_err(|e| files::io_report("read", path, &e))?;
+        let bytes = bytes
+            .ok_or_else(|| Report::config(format!("{} is too long for a key file", path.display())).hint(self.how()))?;
         let clear = match password::form(&bytes) {
             Form::Plain => bytes,
             Form::Nacl => password::clear(&bytes, path, self.password_file.as_deref())?,
@@ -169,7 +187,10 @@ impl WalletArgs {
                     .hint("`btcli wallet regen-coldkey` or `regen-hotkey` writes it in the form of today"));
             }
         };
-        KeyFile::read(&clear).map_err(|e| named(path, e).hint(hint))
+        keyfile::pair(&clear).map_err(|e| {
+            let e = e.at(path.display());
+            if e.hints.is_empty() { e.hint(self.how()) } else { e }
+        })
     }
 
     fn open_file(&self, path: &Path, public: &Path) -> Result<Signer, Report> {
@@ -184,12 +205,12 @@ impl WalletArgs {
                 .hint(format!("chmod 600 {}", path.display())));
             }
         }
-        let pair = self.read(path)?.pair().map_err(|e| named(path, e))?;
+        let pair = self.pair_in(path)?;
         // What is signed for one key and by another is lost without a word.
-        if public.exists() && self.public_of(public, path)? != pair.public() {
-            return Err(Report::config(format!("{} is not the address of {}", public.display(), path.display())).hint(
-                "one of them is of another key: `btcli wallet regen-hotkeypub` or `regen-coldkeypub` writes it anew",
-            ));
+        let anew = "`btcli wallet regen-hotkeypub` or `regen-coldkeypub` writes it anew";
+        if public.exists() && self.public_of(public, path, anew)? != pair.public() {
+            return Err(Report::config(format!("{} is not the address of {}", public.display(), path.display()))
+                .hint(format!("one of them is of another key: {anew}")));
         }
         Ok(Signer { pair })
     }
@@ -204,28 +225,27 @@ fn no_core_dump() {
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
 }
 
-fn public_json(pair: &Keypair) -> Value {
-    let public = format!("0x{}", hex::encode(pair.public.to_bytes()));
-    json!({
-        "accountId": public,
-        "publicKey": public,
-        "ss58Address": Hotkey(pair.public.to_bytes()).to_string(),
-        "cryptoType": 1,
-    })
+fn public_json(key: Hotkey) -> Value {
+    let public = format!("0x{}", hex::encode(key.0));
+    json!({"accountId": public, "publicKey": public, "ss58Address": key.to_string(), "cryptoType": 1})
 }
 
 fn write_key(path: &Path, pair: &Keypair) -> Result<(), Report> {
-    // The secret is put in by hand: a JSON value would leave copies behind.
-    let public = public_json(pair).to_string();
-    let secret = Zeroizing::new(hex::encode(*Zeroizing::new(pair.secret.to_bytes())));
-    let text = Zeroizing::new(format!("{},\"privateKey\":\"0x{}\"}}", public.trim_end_matches('}'), secret.as_str()));
+    let key = Zeroizing::new(pair.secret.to_bytes());
+    let mut digits = Zeroizing::new([0u8; 128]);
+    hex::encode_to_slice(key.as_slice(), digits.as_mut_slice())
+        .map_err(|e| Report::new(record::Code::Bug, format!("a key of a wrong length: {e}")))?;
+    let public = public_json(Hotkey(pair.public.to_bytes())).to_string();
     if let Some(folder) = path.parent() {
         files::create_dir(folder)?;
     }
-    // Never readable by others, not even for a moment.
+    // Never readable by others, not even for a moment; and piece by piece, so that no text is put together of it.
     let write = || -> std::io::Result<()> {
         let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        file.write_all(text.as_bytes())?;
+        let head = format!("{},\"privateKey\":\"0x", public.trim_end_matches('}'));
+        for piece in [head.as_bytes(), digits.as_slice(), b"\"}"] {
+            file.write_all(piece)?;
+        }
         file.sync_all()
     };
     write().map_err(|e| files::io_report("write the key file", path, &e))
@@ -302,6 +322,42 @@ mod tests {
         assert!(wallet.open().err().unwrap().error.contains("is not the address of"));
     }
 
+    #[test]
+    fn who_it_is_is_told_without_a_look_at_the_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let wallet = args(folder.path());
+        assert!(wallet.public().unwrap_err().error.contains("there is no key file"));
+        wallet.create().unwrap();
+        let (key, cold) = (wallet.public().unwrap(), wallet.public_coldkey().unwrap());
+        let (hot, path) = (wallet.hotkey_path(), wallet.public_path());
+        // Whatever stands in the key files, they are not looked at.
+        let cold_path = wallet.folder().join("coldkey");
+        let (kept, kept_cold) = (std::fs::read(&hot).unwrap(), std::fs::read(&cold_path).unwrap());
+        std::fs::write(&hot, "$NACL").unwrap();
+        std::fs::write(&cold_path, "").unwrap();
+        assert_eq!((wallet.public().unwrap(), wallet.public_coldkey().unwrap()), (key, cold));
+        std::fs::write(&hot, &kept).unwrap();
+        std::fs::write(&cold_path, kept_cold).unwrap();
+        // A key file that is there, tells its address in the clear and could be read is not asked.
+        std::fs::remove_file(&path).unwrap();
+        std::fs::remove_file(wallet.folder().join("coldkeypub.txt")).unwrap();
+        for report in [wallet.public().unwrap_err(), wallet.public_coldkey().unwrap_err()] {
+            assert_eq!(report.code, record::Code::Config);
+            assert!(report.error.contains("there is no") && report.error.contains("tells whose key"), "{report}");
+        }
+        assert!(wallet.public().unwrap_err().to_string().contains("bz-chain whoami"));
+        // What may open it writes it, once; so does what was killed before it could.
+        assert_eq!((wallet.write_public().unwrap(), wallet.public().unwrap()), (key, key));
+        std::fs::set_permissions(&hot, std::fs::Permissions::from_mode(0o000)).unwrap();
+        assert_eq!(wallet.write_public().unwrap(), key, "no key is opened where the public half is there");
+        wallet.create().unwrap();
+        assert_eq!(wallet.public_coldkey().unwrap(), cold);
+        for content in ["", "{}", "[]", "{\"ss58Address\":\"5x\"}", "{\"ss58Address\":7}"] {
+            std::fs::write(&path, content).unwrap();
+            assert_eq!(wallet.public().unwrap_err().code, record::Code::Config, "{content}");
+        }
+    }
+
     /// The forms of the wallet libraries, of one key that everybody knows: `subkey inspect //Alice`.
     #[test]
     fn a_key_is_read_in_every_form() {
@@ -335,14 +391,25 @@ mod tests {
         ];
         for (content, address) in cases {
             std::fs::write(&path, content).unwrap();
-            assert_eq!(wallet.public().unwrap().to_string(), address);
             let signer = wallet.open().unwrap();
             assert_eq!(signer.hotkey().to_string(), address);
             let public = schnorrkel::PublicKey::from_bytes(&signer.hotkey().0).unwrap();
             let signature = schnorrkel::Signature::from_bytes(&signer.sign(b"m")).unwrap();
             assert!(public.verify_simple(b"substrate", b"m", &signature).is_ok());
         }
-        for content in ["", "\n", "0x12", "bottom drive", &PHRASE.to_uppercase(), "{\"secretPhrase\":\"x\"}", "{}"] {
+        let escaped = format!("{{\"secretSeed\":\"\\u0066{}\"}}", &SEED[1..]);
+        let number = "{\"secretSeed\":7}";
+        for content in [
+            "",
+            "\n",
+            "0x12",
+            "bottom drive",
+            &PHRASE.to_uppercase(),
+            "{\"secretPhrase\":\"x\"}",
+            "{}",
+            &escaped,
+            number,
+        ] {
             std::fs::write(&path, content).unwrap();
             assert_eq!(wallet.open().err().unwrap().code, record::Code::Config, "{content}");
         }
@@ -370,6 +437,8 @@ mod tests {
         wallet.create().unwrap();
         let (path, word) = (wallet.hotkey_path(), folder.path().join("password"));
         let key = wallet.public().unwrap();
+        // Who it is is told without the password, as long as the public half is there.
+        let public = std::fs::read(wallet.public_path()).unwrap();
         let clear = std::fs::read(&path).unwrap();
         // The library's own form, written with the password "a password".
         let sealed = password::seal(&clear, "a password");
@@ -391,9 +460,14 @@ mod tests {
         assert!(report.error.contains("not its password") && !report.to_string().contains("another"), "{report}");
         wallet.password_file = Some(word.clone());
         assert_eq!(wallet.open().unwrap().hotkey(), key);
-        // It is read once: a pipe cannot be read again.
+        assert_eq!(wallet.public().unwrap(), key);
+        std::fs::remove_file(wallet.public_path()).unwrap();
+        assert_eq!(wallet.write_public().unwrap(), key);
+        let written: Value = serde_json::from_slice(&std::fs::read(wallet.public_path()).unwrap()).unwrap();
+        assert_eq!(written, serde_json::from_slice::<Value>(&public).unwrap());
+        // Neither the key nor the password is kept in the process.
         std::fs::remove_file(&word).unwrap();
-        assert_eq!(wallet.open().unwrap().hotkey(), key);
+        assert!(wallet.open().err().unwrap().error.contains("password"));
         for (old, form) in [("$ANSIBLE_VAULT;1.1;AES256\n31", "Ansible"), ("gAAAAABk", "Fernet")] {
             std::fs::write(&path, old).unwrap();
             assert!(wallet.open().err().unwrap().error.contains(form));

@@ -3,19 +3,14 @@
 //! Source: `decrypt_keyfile_data` of bittensor-wallet: `$NACL`, a nonce of 24 bytes, and a NaCl secretbox whose key is
 //! argon2i of the password, with libsodium's SENSITIVE limits and one salt for all.
 
+use crate::secret;
 use argon2::{Algorithm, Argon2, Params, Version};
 use crypto_secretbox::{
     XSalsa20Poly1305,
     aead::{Aead, KeyInit},
 };
 use record::{Report, files};
-use std::{
-    collections::BTreeMap,
-    io::{IsTerminal, Read},
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
-};
+use std::{io::IsTerminal, os::unix::fs::PermissionsExt, path::Path};
 use zeroize::Zeroizing;
 
 const MARK: &[u8] = b"$NACL";
@@ -23,7 +18,8 @@ const NONCE: usize = 24;
 const SALT: [u8; 16] = *b"\x13\x71\x83\xdf\xf1\x5a\x09\xbc\x9c\x90\xb5\x51\x87\x39\xe9\xb1";
 /// KiB, passes, lanes.
 const COST: (u32, u32, u32) = (512 * 1024, 8, 1);
-const LONGEST: u64 = 4096;
+/// The longest password that a file may hold, in bytes.
+const LONGEST: usize = 4096;
 
 /// What is encrypted, and by whom.
 pub(crate) enum Form {
@@ -68,29 +64,15 @@ fn decrypt(bytes: &[u8], path: &Path, password: &[u8]) -> Result<Zeroizing<Vec<u
         .map_err(|_| Report::config(format!("{}: this is not its password", path.display())))
 }
 
-/// What was decrypted and read in this process: nobody is asked twice, and a pipe cannot be read twice.
-static KNOWN: Mutex<BTreeMap<PathBuf, Zeroizing<Vec<u8>>>> = Mutex::new(BTreeMap::new());
-
-/// Once for each path in a process.
-fn once(path: &Path, find: impl FnOnce() -> Result<Zeroizing<Vec<u8>>, Report>) -> Result<Zeroizing<Vec<u8>>, Report> {
-    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(found) = known().get(path) {
-        return Ok(found.clone());
-    }
-    let found = find()?;
-    known().insert(path.into(), found.clone());
-    Ok(found)
-}
-
 /// An encrypted key file in the clear, by the password that `file` holds, or else a person types.
 pub(crate) fn clear(bytes: &[u8], path: &Path, file: Option<&Path>) -> Result<Zeroizing<Vec<u8>>, Report> {
-    once(path, || decrypt(bytes, path, &ask(path, file)?))
+    decrypt(bytes, path, &ask(path, file)?)
 }
 
 /// The password of a key file: from `file` where one is named, else from a person.
 fn ask(path: &Path, file: Option<&Path>) -> Result<Zeroizing<Vec<u8>>, Report> {
     if let Some(file) = file {
-        return once(file, || of_file(file));
+        return of_file(file);
     }
     let how = "--password-file FILE; a descriptor is /dev/fd/N";
     if !std::io::stderr().is_terminal() {
@@ -113,15 +95,13 @@ fn of_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Report> {
         return Err(Report::config(format!("{} can be read by others", path.display()))
             .hint(format!("chmod 600 {}", path.display())));
     }
-    // Room at once: a vector that grows leaves copies behind.
-    let mut text = Zeroizing::new(Vec::with_capacity(LONGEST as usize + 1));
-    file.by_ref().take(LONGEST + 1).read_to_end(&mut text).map_err(|e| fault(&e))?;
-    if text.len() as u64 > LONGEST {
-        return Err(Report::config(format!("{} is too long for a password", path.display())));
-    }
+    let read = secret::read(&mut file, LONGEST).map_err(|e| fault(&e))?;
+    let mut text = read.ok_or_else(|| Report::config(format!("{} is too long for a password", path.display())))?;
     // The newline of an editor or of echo is no part of it.
     let line = text.strip_suffix(b"\n").unwrap_or(&text);
-    Ok(Zeroizing::new(line.strip_suffix(b"\r").unwrap_or(line).to_vec()))
+    let length = line.strip_suffix(b"\r").unwrap_or(line).len();
+    text.truncate(length);
+    Ok(text)
 }
 
 /// The form that is read, for the tests.
