@@ -41,6 +41,22 @@ fn is_bucket(name: &str) -> bool {
     (3..=63).contains(&name.len()) && name.chars().all(fits) && !name.contains("..")
 }
 
+/// As much of an address as may be shown, were it somebody's key: nothing before an `@`, no query, no fragment; and of
+/// what is no URL its beginning, since it may be a key that stands in the wrong place.
+fn shown(text: &str) -> String {
+    const BEGINNING: usize = 8;
+    let (hidden, rest) = match text.rsplit_once('@') {
+        Some((_, rest)) => ("…@", rest),
+        None => ("", text),
+    };
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    let is_url = Url::parse(rest).is_ok_and(|url| url.has_host());
+    let (most, cut) = if is_url || !hidden.is_empty() { (120, "") } else { (BEGINNING, "…") };
+    let clean: String = rest.chars().filter(|c| !c.is_control()).take(most).collect();
+    let cut = if clean.len() < rest.len() { cut } else { "" };
+    format!("{hidden}{clean}{cut}")
+}
+
 impl Address {
     /// Read an address.
     ///
@@ -63,12 +79,7 @@ impl Address {
     }
 
     fn of_url(text: &str, said: &str) -> Result<Self, Report> {
-        // What may be a key is not shown.
-        let shown = match said.rsplit_once('@') {
-            Some((_, rest)) => format!("…@{rest}"),
-            None => said.to_string(),
-        };
-        let shown: String = shown.chars().filter(|c| !c.is_control()).take(120).collect();
+        let shown = shown(said);
         let wrong = |why: &str| {
             Report::data(format!("{shown:?} is no bucket's address: {why}"))
                 .hint("an address is https://ENDPOINT/BUCKET, such as https://s3.example.org/miner7")
@@ -209,9 +220,26 @@ mod tests {
         let account = "0a".repeat(16);
         assert_eq!(templar.url("k"), format!("https://{account}.r2.cloudflarestorage.com/{account}/k"));
         assert_eq!(templar.read_key.as_ref().map(|k| k.secret.clone()), Some("2c".repeat(32)));
-        for wrong in ["https://ID:SECRET@a/b/c", "https://ID:SECRET@/bucket"] {
-            assert!(!Address::parse(wrong).unwrap_err().to_string().contains("SECRET"));
+        let mistyped = format!("{}SECRET", "0a".repeat(60));
+        for wrong in [
+            "https://ID:SECRET@a/b/c",
+            "https://ID:SECRET@/bucket",
+            "https://ID:SECRET",
+            "https://ID:SE@CRET@a.b/c/d",
+            "https://ID:x?SECRET@a.b/c/d",
+            "https://ID:1/SECRET@a.b/c/d",
+            "https://a.b/bucket?X-Amz-Signature=SECRET",
+            "https://a.b/bucket#SECRET",
+            "ID-12345:SECRET",
+            "AKIAIOSFODNN7/SECRET",
+            &mistyped,
+        ] {
+            let said = Address::parse(wrong).unwrap_err().to_string();
+            assert!(!said.contains("SECRET") && !said.contains("CRET"), "{said}");
         }
+        // What is wrong can still be found.
+        let said = Address::parse("https://s3.example.org/a/b").unwrap_err().to_string();
+        assert!(said.contains("\"https://s3.example.org/a/b\""), "{said}");
     }
 
     #[test]

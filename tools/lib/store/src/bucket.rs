@@ -6,10 +6,15 @@ use aws_sdk_s3::{
     Client,
     config::{
         ConfigBag, Intercept, Region, ResponseChecksumValidation, RuntimeComponents,
-        interceptors::BeforeDeserializationInterceptorContextMut, retry::RetryConfig, timeout::TimeoutConfig,
+        interceptors::BeforeDeserializationInterceptorContextMut,
+        retry::{ClassifyRetry, RetryAction, RetryConfig},
+        timeout::TimeoutConfig,
     },
     error::{BoxError, SdkError},
-    operation::get_object::GetObjectError,
+    operation::{
+        get_object::GetObjectError,
+        put_object::{PutObjectError, PutObjectOutput},
+    },
     primitives::{ByteStream, SdkBody},
 };
 use aws_smithy_http_client::{
@@ -18,19 +23,26 @@ use aws_smithy_http_client::{
 };
 use aws_smithy_runtime_api::client::{
     dns::{DnsFuture, ResolveDns, ResolveDnsError},
+    interceptors::context::InterceptorContext,
     orchestrator::Metadata,
 };
 use http_body_util::Limited;
 use record::{Hash, Report, files};
 use std::{
+    error::Error,
     fs::File,
-    io::{Seek, Write},
+    io::{ErrorKind, Seek, Write},
+    net::IpAddr,
     path::Path,
     time::Duration,
 };
 
-/// Attempts at one request.
+/// Attempts at one request that breaks off, is slow or is answered with 5xx: half a minute.
 const ATTEMPTS: u32 = 6;
+/// Pauses between the attempts to reach an own bucket where nobody listens, or whose name is unknown: two seconds in all.
+const PAUSES: [Duration; 2] = [Duration::from_millis(400), Duration::from_millis(1200)];
+/// A name is looked up within this time.
+const LOOKUP_WITHIN: Duration = Duration::from_secs(3);
 /// Breaks in one body that are resumed.
 const RESUMES: u32 = 8;
 /// Slowest transfer that is waited for, bytes a second, after the first minute.
@@ -86,24 +98,84 @@ pub struct Fetched {
     pub modified_ms: Option<i64>,
 }
 
-/// Resolves names, and drops every address to which a peer may not send us.
+/// Resolves names, and drops every address to which we may not be sent.
 #[derive(Clone, Debug)]
 struct Resolver {
-    local: bool,
+    may: fn(IpAddr) -> bool,
 }
 
 impl ResolveDns for Resolver {
     fn resolve_dns<'a>(&'a self, name: &'a str) -> DnsFuture<'a> {
-        let local = self.local;
+        let may = self.may;
         DnsFuture::new(async move {
-            let found = tokio::net::lookup_host((name, 0)).await.map_err(ResolveDnsError::new)?;
-            let allowed: Vec<_> = found.map(|a| a.ip()).filter(|ip| may_connect(*ip, local)).collect();
+            let found = tokio::time::timeout(LOOKUP_WITHIN, tokio::net::lookup_host((name, 0))).await;
+            let found = found
+                .map_err(|_| ResolveDnsError::new(std::io::Error::other(format!("{name} is not found in time"))))?
+                .map_err(ResolveDnsError::new)?;
+            let allowed: Vec<_> = found.map(|a| a.ip()).filter(|ip| may(*ip)).collect();
             if allowed.is_empty() {
                 return Err(ResolveDnsError::new(std::io::Error::other(format!("{name} has no public address"))));
             }
             Ok(allowed)
         })
     }
+}
+
+/// Whether no connection was made at all: nobody listens there, no way leads there, or the name is unknown.
+fn unconnected(error: &(dyn Error + 'static)) -> bool {
+    use ErrorKind::{AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkDown, NetworkUnreachable};
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let io = error.downcast_ref::<std::io::Error>();
+        let absent = |io: &std::io::Error| {
+            matches!(
+                io.kind(),
+                AddrNotAvailable | ConnectionRefused | HostUnreachable | NetworkDown | NetworkUnreachable
+            )
+        };
+        if error.is::<ResolveDnsError>() || io.is_some_and(absent) {
+            return true;
+        }
+        // What an error of the system wraps is not its source.
+        next = match io.and_then(std::io::Error::get_ref) {
+            Some(inner) => Some(inner as &(dyn Error + 'static)),
+            None => error.source(),
+        };
+    }
+    false
+}
+
+fn refused<E>(error: &SdkError<E>) -> bool {
+    let SdkError::DispatchFailure(failure) = error else { return false };
+    failure.as_connector_error().is_some_and(|error| unconnected(error))
+}
+
+/// Leaves a bucket that cannot be reached to [`reached`]: the client would try for half a minute.
+#[derive(Debug)]
+struct Unconnected;
+
+impl ClassifyRetry for Unconnected {
+    fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
+        let error = context.output_or_error().and_then(Result::err).and_then(|error| error.as_connector_error());
+        match error {
+            Some(error) if unconnected(error) => RetryAction::RetryForbidden,
+            _ => RetryAction::NoActionIndicated,
+        }
+    }
+    fn name(&self) -> &'static str {
+        "Unconnected"
+    }
+}
+
+/// A request to the own bucket, tried again a few times while nobody is there.
+async fn reached<T, E, F: Future<Output = Result<T, SdkError<E>>>>(request: impl Fn() -> F) -> Result<T, SdkError<E>> {
+    for pause in PAUSES {
+        match request().await {
+            Err(error) if refused(&error) => tokio::time::sleep(pause).await,
+            result => return result,
+        }
+    }
+    request().await
 }
 
 /// Bounds what a peer's bucket makes us hold in memory: of an error its status is enough, a list has a cap. What an
@@ -152,12 +224,12 @@ fn config(address: &Address, region: &str) -> aws_sdk_s3::config::Builder {
         )
 }
 
-fn why<E: std::fmt::Debug>(error: &SdkError<E>) -> String {
+fn why<E>(error: &SdkError<E>) -> String {
     match error {
         SdkError::TimeoutError(_) => "no answer in time".into(),
         SdkError::DispatchFailure(failure) => {
             let mut text = "no connection".to_string();
-            let mut source = failure.as_connector_error().and_then(std::error::Error::source);
+            let mut source = failure.as_connector_error().and_then(Error::source);
             while let Some(inner) = source {
                 text = inner.to_string();
                 source = inner.source();
@@ -174,7 +246,7 @@ fn status<E>(error: &SdkError<E>) -> u16 {
     error.raw_response().map_or(0, |r| r.status().as_u16())
 }
 
-fn fault<E: std::fmt::Debug>(error: &SdkError<E>) -> Fault {
+fn fault<E>(error: &SdkError<E>) -> Fault {
     match status(error) {
         404 => Fault::Missing,
         401 | 403 => Fault::Denied,
@@ -188,9 +260,12 @@ impl Bucket {
     /// # Errors
     /// Never; the key is tried when it is used.
     pub fn own(address: Address, region: &str, access: String, secret: String) -> Result<Self, Report> {
-        let http = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
+        // The own bucket may be anywhere.
+        let resolver = Resolver { may: |_| true };
+        let http = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_with_resolver(resolver);
         let credentials = Credentials::new(access, secret, None, None, "boltzmann");
-        let config = config(&address, region).http_client(http).credentials_provider(credentials).build();
+        let config = config(&address, region).http_client(http).retry_classifier(Unconnected);
+        let config = config.credentials_provider(credentials).build();
         Ok(Bucket { client: Client::from_conf(config), address })
     }
 
@@ -201,8 +276,9 @@ impl Bucket {
     pub fn peer(text: &str, local: bool) -> Result<Self, Report> {
         let address = Address::parse(text)?;
         address.allow(local)?;
+        let may: fn(IpAddr) -> bool = if local { |ip| may_connect(ip, true) } else { |ip| may_connect(ip, false) };
         let http =
-            Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_with_resolver(Resolver { local });
+            Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_with_resolver(Resolver { may });
         let config = config(&address, "us-east-1").http_client(http).interceptor(SmallAnswers);
         let config = match &address.read_key {
             Some(key) => {
@@ -214,22 +290,41 @@ impl Bucket {
         Ok(Bucket { client: Client::from_conf(config), address })
     }
 
-    /// Upload a file, unless the same is there already; whether it was sent.
+    /// Upload a file, unless the same is there already; whether it was sent. A bucket that breaks off or is overloaded is
+    /// tried for half a minute, one where nobody listens for two seconds, one whose name is not found for eleven at most.
     ///
     /// # Errors
     /// Exit code 78 when the bucket refuses the key, 75 when it cannot be reached.
     pub async fn put(&self, key: &str, path: &Path) -> Result<bool, Report> {
         let (bytes, blake3) = files::digest(path)?;
-        let url = self.address.url(key);
-        let head = self.client.head_object().bucket(&self.address.bucket).key(key).send().await;
-        if let Ok(head) = head
-            && head.content_length() == Some(bytes as i64)
-            && head.metadata().and_then(|m| m.get("blake3")) == Some(&blake3.to_string())
-        {
-            return Ok(false);
+        let head = || self.client.head_object().bucket(&self.address.bucket).key(key).send();
+        match tokio::time::timeout(ANSWER_WITHIN, reached(head)).await {
+            Ok(Ok(head))
+                if head.content_length() == Some(bytes as i64)
+                    && head.metadata().and_then(|m| m.get("blake3")) == Some(&blake3.to_string()) =>
+            {
+                return Ok(false);
+            }
+            Ok(Err(error)) if refused(&error) => return Err(self.unwritten(key, &error)),
+            // What it does not answer to a question it may take all the same.
+            _ => {}
         }
+        let send = || self.send(key, path, bytes, blake3);
+        reached(send).await.map(|_| true).map_err(|error| self.unwritten(key, &error))
+    }
+
+    async fn send(
+        &self,
+        key: &str,
+        path: &Path,
+        bytes: u64,
+        blake3: Hash,
+    ) -> Result<PutObjectOutput, SdkError<PutObjectError>> {
         let body = ByteStream::read_from().path(path).buffer_size(BUFFER).build().await;
-        let body = body.map_err(|e| Report::data(format!("cannot read {}: {e}", path.display())))?;
+        let body = match body {
+            Ok(body) => body,
+            Err(error) => return Err(SdkError::construction_failure(error)),
+        };
         let request = self
             .client
             .put_object()
@@ -240,15 +335,22 @@ impl Bucket {
         // The read timeout runs from the first byte sent: a large file on a thin line takes long.
         let patient = TimeoutConfig::builder().read_timeout(Duration::from_secs(30 + bytes / SLOWEST)).build();
         let patient = aws_sdk_s3::Config::builder().timeout_config(patient);
-        request.customize().config_override(patient).send().await.map_err(|error| match status(&error) {
-            401 | 403 => Report::config(format!("cannot write {url}: access denied ({})", status(&error)))
+        request.customize().config_override(patient).send().await
+    }
+
+    /// Why an object was not written, and what to do.
+    fn unwritten<E>(&self, key: &str, error: &SdkError<E>) -> Report {
+        let url = self.address.url(key);
+        match status(error) {
+            401 | 403 => Report::config(format!("cannot write {url}: access denied ({})", status(error)))
                 .hint("the key in BZ_ACCESS_KEY and BZ_SECRET_KEY has to be one that writes this bucket"),
             404 => Report::config(format!("cannot write {url}: there is no such bucket (404)"))
                 .hint("create it, or correct BZ_BUCKET"),
-            _ => Report::again(format!("cannot write {url}: {}", why(&error)))
+            _ if refused(error) => Report::again(format!("cannot write {url}: {}", why(error)))
+                .hint("is BZ_BUCKET right? where nobody answers is tried for seconds only: run the same command again"),
+            _ => Report::again(format!("cannot write {url}: {}", why(error)))
                 .hint("the bucket may be down: the same command sends it again"),
-        })?;
-        Ok(true)
+        }
     }
 
     /// Fetch an object of at most `cap` bytes into a file, which appears only when it is whole.
@@ -370,6 +472,31 @@ impl Bucket {
             Ok(_) => Ok(true),
             Err(error) if status(&error) == 404 => Ok(false),
             Err(error) => Err(fault(&error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_sdk_s3::error::ConnectorError;
+    use std::io;
+
+    #[test]
+    fn nobody_there_is_told_from_what_breaks_off() {
+        let of = |kind: ErrorKind| ConnectorError::io(io::Error::from(kind).into());
+        for (error, absent) in [
+            (of(ErrorKind::ConnectionRefused), true),
+            (of(ErrorKind::NetworkUnreachable), true),
+            (ConnectorError::io(ResolveDnsError::new("no such name").into()), true),
+            // As a connector for TLS wraps it.
+            (ConnectorError::io(io::Error::other(ResolveDnsError::new("no such name")).into()), true),
+            (of(ErrorKind::ConnectionReset), false),
+            (of(ErrorKind::TimedOut), false),
+            (of(ErrorKind::UnexpectedEof), false),
+            (ConnectorError::timeout(io::Error::from(ErrorKind::TimedOut).into()), false),
+        ] {
+            assert_eq!(unconnected(&error), absent, "{error:?}");
         }
     }
 }

@@ -10,8 +10,8 @@ mod bucket;
 pub use address::Address;
 pub use bucket::{Bucket, Fault, Fetched};
 
-use record::{Context, Report};
-use std::future::Future;
+use record::{Code, Context, Report};
+use std::{future::Future, time::Instant};
 
 /// The own bucket and its key.
 #[derive(clap::Args, Clone)]
@@ -25,6 +25,19 @@ pub struct OwnArgs {
 }
 
 impl OwnArgs {
+    /// Where the own bucket is; `None` when nothing says it.
+    ///
+    /// # Errors
+    /// Exit code 78 when it is no bucket's address, or holds a key.
+    pub fn address(&self) -> Result<Option<Address>, Report> {
+        let Some(text) = &self.bucket else { return Ok(None) };
+        let address = Address::parse(text).map_err(|e| Report { code: Code::Config, ..e.at("BZ_BUCKET") })?;
+        if address.read_key.is_some() {
+            return Err(Report::config("BZ_BUCKET holds a key").hint("the own key is BZ_ACCESS_KEY and BZ_SECRET_KEY"));
+        }
+        Ok(Some(address))
+    }
+
     /// The own bucket, to be written with the key in BZ_ACCESS_KEY and BZ_SECRET_KEY.
     ///
     /// # Errors
@@ -34,11 +47,7 @@ impl OwnArgs {
             Report::config(format!("{name} is not set"))
                 .hint("the own bucket is BZ_BUCKET, its key BZ_ACCESS_KEY and BZ_SECRET_KEY; see .env.example")
         };
-        let address = self.bucket.as_deref().ok_or_else(|| missing("BZ_BUCKET"))?;
-        let address = Address::parse(address).map_err(|e| e.at("BZ_BUCKET"))?;
-        if address.read_key.is_some() {
-            return Err(Report::config("BZ_BUCKET holds a key").hint("the own key is BZ_ACCESS_KEY and BZ_SECRET_KEY"));
-        }
+        let address = self.address()?.ok_or_else(|| missing("BZ_BUCKET"))?;
         let secret = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty()).ok_or_else(|| missing(name));
         Bucket::own(address, &self.region, secret("BZ_ACCESS_KEY")?, secret("BZ_SECRET_KEY")?)
     }
@@ -71,6 +80,16 @@ impl Pool {
     /// Run one piece of work to its end.
     pub fn run<T>(&self, work: impl Future<Output = T>) -> T {
         self.runtime.block_on(work)
+    }
+
+    /// The same until a moment, if there is one; `None` when it was not done by then, and is given up.
+    pub fn run_until<T>(&self, until: Option<Instant>, work: impl Future<Output = T>) -> Option<T> {
+        self.runtime.block_on(async {
+            match until {
+                Some(until) => tokio::time::timeout_at(until.into(), work).await.ok(),
+                None => Some(work.await),
+            }
+        })
     }
 
     /// Run all pieces of work side by side, and tell each result as soon as it is there; until all are done, or `stop`
