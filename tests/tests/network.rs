@@ -1,5 +1,5 @@
-//! A real network, end to end: chain, store, two miners, a validator, the very pipelines. Then: every stage of a finished
-//! window again, kills, and peers that are hostile.
+//! A real network, end to end: chain, store, two miners, a validator, the very pipelines, and kills at random. Then:
+//! every stage of a finished window again, and peers that are hostile.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use record::{
@@ -8,11 +8,13 @@ use record::{
 };
 use serde_json::Value;
 use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
-    process::{Child, Command},
-    time::{Duration, Instant},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant, SystemTime},
 };
-use tests::{bins, everything, shows_no_key};
+use tests::{bins, everything, shows_no_key, until};
 
 fn root() -> PathBuf {
     std::fs::canonicalize(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).unwrap()
@@ -24,6 +26,24 @@ struct Network {
 }
 
 const WAIT: Duration = Duration::from_secs(240);
+
+/// Blocks of the demo's windows, and after their end the time for what is revealed.
+const BLOCKS: u64 = 24;
+const REVEAL: u64 = 5;
+
+/// Rolls that a seed gives again: SplitMix64 (Steele, Lea and Flood, 2014).
+struct Dice(u64);
+
+impl Dice {
+    /// A number less than this.
+    fn roll(&mut self, below: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % below
+    }
+}
 
 impl Network {
     fn up(nodes: &[&str]) -> Self {
@@ -58,7 +78,7 @@ impl Network {
         let block = network.status()["block"].as_u64().unwrap();
         let demo = root().join("pipelines/hparams/demo.json");
         let mut hparams: Value = serde_json::from_slice(&std::fs::read(demo).unwrap()).unwrap();
-        hparams["start_window"] = (block / 24 + 1).into();
+        hparams["start_window"] = (block / BLOCKS + 1).into();
         hparams["data"]["manifest"] = manifest["manifest"].clone();
         hparams["data"]["rows_per_page"] = 1.into();
         hparams["data"]["pages_per_window"] = 1.into();
@@ -171,6 +191,125 @@ impl Network {
         }
     }
 
+    fn block(&self) -> u64 {
+        self.status()["block"].as_u64().unwrap()
+    }
+
+    /// Wait for a block, without making it.
+    fn come_to(&self, block: u64) {
+        let since = Instant::now();
+        while self.block() < block {
+            assert!(since.elapsed() < WAIT, "block {block} does not come");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// The processes that a node's settings reached: ids and commands.
+    fn processes(&self, node: &str) -> Vec<(String, String)> {
+        let mark = format!("BZ_ENV={}", self.home(node).join("env").display());
+        let of = |path: PathBuf| {
+            let environment = std::fs::read(path.join("environ")).ok()?;
+            let ours = environment.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes());
+            let line = std::fs::read(path.join("cmdline")).ok()?;
+            let command = Path::new(std::str::from_utf8(line.split(|byte| *byte == 0).next()?).ok()?).file_name()?;
+            // One that has ended and is not yet waited for has no command.
+            ours.then(|| (path.file_name().unwrap().display().to_string(), command.display().to_string()))
+        };
+        std::fs::read_dir("/proc").unwrap().filter_map(|entry| of(entry.unwrap().path())).collect()
+    }
+
+    /// Stop a node's loop and all that it runs, as a power cut would.
+    fn power_cut(&self, node: &str, child: &mut Child) {
+        let _ = child.kill();
+        until("nothing of it runs", || {
+            let left = self.processes(node);
+            left.iter().for_each(|(id, _)| signal(id, "-KILL"));
+            left.is_empty()
+        });
+        let _ = child.wait();
+    }
+
+    /// Kill one of a node's tools, if any runs, and its loop goes on; or the loop itself, which is then started again up
+    /// to window `last`. What was done, in words.
+    fn kill(&self, node: &str, child: &mut Child, last: u64, dice: &mut Dice) -> String {
+        let what = match dice.roll(5) {
+            0 => {
+                self.power_cut(node, child);
+                "all of it"
+            }
+            1 => {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                "the loop alone"
+            }
+            2 => {
+                signal(&child.id().to_string(), "-TERM");
+                let status = child.wait().unwrap();
+                // One that has just begun does not listen yet.
+                assert!(status.code() == Some(143) || status.signal() == Some(15), "{node}: {status:?}");
+                until("the loop takes along what it ran", || self.processes(node).is_empty());
+                "the loop by TERM"
+            }
+            how => {
+                let mut tools = self.processes(node);
+                tools.retain(|(_, command)| command.starts_with("bz-"));
+                if tools.is_empty() {
+                    return format!("{node}: no tool runs");
+                }
+                let (id, command) = &tools[dice.roll(tools.len() as u64) as usize];
+                let name = if how == 3 { "-KILL" } else { "-TERM" };
+                signal(id, name);
+                return format!("{node}: {command} by {name}");
+            }
+        };
+        *child = self.loops(node, "miner", last);
+        format!("{node}: {what}")
+    }
+
+    /// Kill miners from now until a window is over, each twice a window, and say when and how. Which windows each may
+    /// have lost by it: of which less than a quarter was ahead when it was there again. Else none may be lost.
+    fn kill_at_random(
+        &self,
+        miners: &mut BTreeMap<&'static str, Child>,
+        over: u64,
+        last: u64,
+        dice: &mut Dice,
+    ) -> BTreeSet<(&'static str, u64)> {
+        let names: Vec<&'static str> = miners.keys().copied().collect();
+        let mut plan = Vec::new();
+        for window in self.block() / BLOCKS..=over {
+            for name in names.iter().chain(&names) {
+                plan.push((window * BLOCKS + dice.roll(BLOCKS), *name));
+            }
+        }
+        plan.sort_unstable();
+        let now = self.block();
+        plan.retain(|(at, _)| *at > now);
+        let mut may_lose = BTreeSet::new();
+        for (at, name) in plan {
+            self.come_to(at);
+            let begun = self.block();
+            let windows = begun / BLOCKS - 1..=begun / BLOCKS + 1;
+            let has = |window, receipt: &str| self.receipt(name, window, receipt).exists();
+            let was: Vec<_> = windows.map(|window| (window, has(window, "commit"), has(window, "receipt"))).collect();
+            let what = self.kill(name, miners.get_mut(name).unwrap(), last, dice);
+            let there = self.block();
+            println!("block {begun}, {} of window {}: {what}; there again at {there}", begun % BLOCKS, begun / BLOCKS);
+            for (window, committed, revealed) in was {
+                let end = (window + 1) * BLOCKS;
+                let late = match (committed, revealed) {
+                    (_, true) => false,
+                    (true, false) => there >= end && begun <= end + REVEAL,
+                    (false, false) => begun < end && there + BLOCKS / 4 > end,
+                };
+                if late {
+                    may_lose.insert((name, window));
+                }
+            }
+        }
+        may_lose
+    }
+
     fn root_of(&self, node: &str, window: u64) -> Option<String> {
         let path = self.home(node).join("states").join(window.to_string()).join("state.json");
         path.exists().then(|| read(&path)["root"].as_str().unwrap().to_string())
@@ -188,32 +327,46 @@ fn read(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-/// Stop a loop and the stages that it runs, as a power cut would.
-fn kill_hard(child: &mut Child) {
-    let _ = Command::new("pkill").args(["-9", "-P", &child.id().to_string()]).status();
-    let _ = child.kill();
-    let _ = child.wait();
+/// Send a signal to a process that may have ended by itself.
+fn signal(id: &str, name: &str) {
+    let _ = Command::new("kill").args([name, id]).stderr(Stdio::null()).status();
+}
+
+/// What lies in a folder and was never finished.
+fn unfinished(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if path.file_name().unwrap().as_encoded_bytes().starts_with(b".part-") {
+            found.push(path);
+        } else if path.is_dir() {
+            found.extend(unfinished(&path));
+        }
+    }
+    found
 }
 
 #[test]
 fn a_network_trains_survives_kills_and_every_stage_can_be_run_again() {
-    let network = Network::up(&["validator", "miner-a", "miner-b"]);
+    let nanos = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_nanos().into();
+    let seed: u64 = std::env::var("TEST_SEED").map_or_else(|_| nanos(), |seed| seed.parse().unwrap());
+    println!("TEST_SEED={seed} draws the same kills again");
+    let nodes = ["validator", "miner-a", "miner-b"];
+    let network = Network::up(&nodes);
     let first = network.start_window();
-    let last = first + 3;
+    let last = first + 4;
     let mut validator = network.loops("validator", "validator", last);
-    let mut a = network.loops("miner-a", "miner", last);
-    let mut b = network.loops("miner-b", "miner", last);
+    let loops = nodes[1..].iter().map(|name| (*name, network.loops(name, "miner", last)));
+    let mut miners: BTreeMap<&str, Child> = loops.collect();
 
     // The first window goes through undisturbed.
     network.wait_for(&network.receipt("validator", first, "weights"));
     let scores = network.records("validator", first, "scores", "score");
     let good = scores.iter().filter(|s| s["score"].as_f64().unwrap_or(0.0) > 0.99).count();
     assert_eq!(good, 2, "both miners reproduce: {scores:?}");
-    assert_eq!(network.root_of("validator", first), network.root_of("miner-a", first));
 
     // The chain breaks down under everybody, while commitments are fetched, and comes back: nobody loses the window.
     network.wait_for(&network.receipt("validator", first + 1, "commits.part"));
-    let before = network.status()["block"].as_u64().unwrap();
+    let before = network.block();
     network.kill_chain();
     network.start_chain();
     network.wait_for(&network.receipt("validator", first + 1, "weights"));
@@ -223,22 +376,38 @@ fn a_network_trains_survives_kills_and_every_stage_can_be_run_again() {
 
     // Kill the chain, a miner, and the validator, and start them again.
     network.kill_chain();
-    kill_hard(&mut a);
-    kill_hard(&mut validator);
+    network.power_cut("miner-a", miners.get_mut("miner-a").unwrap());
+    network.power_cut("validator", &mut validator);
     let (_, error, code) = network.shell("miner-b", "bz-window --window now");
     assert_eq!(code, 75, "{error}");
     network.start_chain();
-    assert!(network.status()["block"].as_u64().unwrap() >= before, "no block is lost");
+    assert!(network.block() >= before, "no block is lost");
     validator = network.loops("validator", "validator", last);
-    a = network.loops("miner-a", "miner", last);
+    miners.insert("miner-a", network.loops("miner-a", "miner", last));
+
+    // From here on miners are killed at random; the last window is left to them.
+    let may_lose = network.kill_at_random(&mut miners, last - 1, last, &mut Dice(seed));
     network.wait_for(&network.receipt("validator", last, "weights"));
-    for child in [&mut validator, &mut a, &mut b] {
+    for child in miners.values_mut().chain([&mut validator]) {
         child.wait().unwrap();
     }
     for window in first..=last {
-        let roots: Vec<_> =
-            ["validator", "miner-a", "miner-b"].iter().filter_map(|n| network.root_of(n, window)).collect();
-        assert!(roots.windows(2).all(|pair| pair[0] == pair[1]), "window {window}: {roots:?}");
+        let root = |node: &&str| {
+            let root = network.root_of(node, window);
+            root.unwrap_or_else(|| panic!("{node} has no state of window {window}, TEST_SEED={seed}"))
+        };
+        let roots: Vec<String> = nodes.iter().map(root).collect();
+        assert!(roots.iter().all(|root| *root == roots[0]), "window {window}, TEST_SEED={seed}: {roots:?}");
+        let deltas = network.records("validator", window, "pulled", "delta");
+        for name in miners.keys() {
+            let delta = deltas.iter().rfind(|delta| delta["hotkey"] == network.hotkey(name));
+            let came = delta.is_some_and(|delta| delta["status"] == "ok");
+            let lost = format!("{name} lost window {window}, TEST_SEED={seed}: {delta:?}");
+            assert!(came || may_lose.contains(&(*name, window)), "{lost}");
+        }
+    }
+    for node in nodes {
+        assert_eq!(unfinished(&network.home(node)), Vec::<PathBuf>::new(), "TEST_SEED={seed}");
     }
     let paid: Vec<Value> = network.records("validator", last, "weights", "weights");
     let sum: f64 = paid[0]["weights"].as_array().unwrap().iter().map(|w| w.as_f64().unwrap()).sum();
@@ -248,6 +417,7 @@ fn a_network_trains_survives_kills_and_every_stage_can_be_run_again() {
     the_debugging_pipes_work(&network, first);
     hostile_peers_are_named(&network, last);
     thread_counts_give_one_root(&network, first);
+    uploads_are_bounded_and_shown_without_secrets(&network, first);
     nobody_shows_a_key(&network, &["validator", "miner-a", "miner-b"]);
 }
 
@@ -320,7 +490,9 @@ fn stages_give_the_same_bytes(network: &Network, window: u64) {
     );
     let (out, error, code) = network.shell("miner-a", &line);
     assert_eq!(code, 0, "{error}");
-    assert!(out.lines().all(|l| serde_json::from_str::<Value>(l).unwrap()["uploaded"] == false), "{out}");
+    let uploaded: Vec<Value> =
+        out.lines().map(|l| serde_json::from_str::<Value>(l).unwrap()["uploaded"].clone()).collect();
+    assert_eq!(uploaded, [false, false], "{out}");
     // The validator's stages.
     let folder = network.home("validator").join("windows").join(window.to_string());
     let line = format!(
@@ -329,6 +501,7 @@ fn stages_give_the_same_bytes(network: &Network, window: u64) {
     );
     let (out, error, code) = network.shell("validator", &line);
     assert_eq!(code, 0, "{out} {error}");
+    assert!(out.lines().next().unwrap().trim().parse::<u64>().unwrap() > 0, "there are scores: {out}");
     let accept = network.records("validator", window, "state", "accept").remove(0);
     let line = format!("bz-score accept < {}/scores | grep '\"type\":\"accept\"'", folder.display());
     let (out, error, code) = network.shell("validator", &line);
@@ -466,8 +639,57 @@ fn hostile_peers_are_named(network: &Network, window: u64) {
     }
     std::fs::write(stored("miner-a", &a), &honest).unwrap();
     // Nobody writes another's bucket.
-    let (_, error, code) = network.shell("miner-a", &format!("export BZ_BUCKET=${{BZ_BUCKET%miner-a}}miner-b; bz-delta make < $BZ_HOME/windows/{window}/receipt | bz-push --force"));
+    let (_, error, code) = network.shell("miner-a", &format!("export BZ_BUCKET=${{BZ_BUCKET%miner-a}}miner-b; bz-delta make < $BZ_HOME/windows/{window}/receipt | bz-push"));
     assert!(code == 78 && error.contains("access denied (403)"), "{code} {error}");
+}
+
+/// A dry run sends nothing and shows no key; who does not answer is not waited for; what others signed goes by
+/// `--mirror`.
+fn uploads_are_bounded_and_shown_without_secrets(network: &Network, window: u64) {
+    let receipt = network.receipt("miner-a", window, "receipt").display().to_string();
+    let run = network.records("miner-a", window, "receipt", "run").remove(0)["run"].as_str().unwrap().to_string();
+    let stored =
+        network.path(&format!("buckets/miner-a/{run}/{window}/{}/delta.safetensors", network.hotkey("miner-a")));
+    let kept = std::fs::read(&stored).unwrap();
+    std::fs::remove_file(&stored).unwrap();
+    let (out, error, code) = network.shell("miner-a", &format!("bz-push -n < {receipt} | tail -n 3 | grep '\"push\"'"));
+    let pushes: Vec<Value> = out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert!(code == 0 && pushes.len() == 2 && !stored.exists(), "{out} {error}");
+    for push in &pushes {
+        let url = push["url"].as_str().unwrap();
+        assert!(push["type"] == "push" && push["uploaded"] == false, "{out}");
+        assert!(url.starts_with("http://127.0.0.1:") && url.contains("/miner-a/"), "{url}");
+    }
+    for flag in ["-n", "-v", "-n -v"] {
+        let line = format!("export BZ_BUCKET=http://KEYID:SECRETKEY@127.0.0.1:9/bucket; bz-push {flag} < {receipt}");
+        let (out, error, code) = network.shell("miner-a", &line);
+        assert!(code == 78 && error.contains("BZ_BUCKET holds a key") && error.contains("hint: "), "{flag}: {error}");
+        assert!(!(out + &error).contains("SECRETKEY"), "{flag}");
+    }
+    // Nobody listens; somebody listens, and does not answer.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for (address, flags, words) in [
+        (closed, "", "Connection refused"),
+        (silent.local_addr().unwrap(), "--within 1", "not done within 1 s: 0 of 2 objects are there"),
+    ] {
+        let since = Instant::now();
+        let line = format!("export BZ_BUCKET=http://{address}/bucket; bz-push {flags} < {receipt}");
+        let (_, error, code) = network.shell("miner-a", &line);
+        assert!(code == 75 && error.contains(words) && error.contains("hint: "), "{code} {error}");
+        assert!(since.elapsed() < Duration::from_secs(8), "{:?}", since.elapsed());
+    }
+    let (_, error, code) = network.shell("miner-a", &format!("bz-push < {receipt}"));
+    assert!(code == 0 && std::fs::read(&stored).unwrap() == kept, "{error}");
+    // A miner that followed a state keeps it for others when it is told to.
+    let base = network.records("miner-a", window + 1, "commit", "state");
+    let followed = base.iter().rfind(|state| state["by"] == network.hotkey("validator")).unwrap();
+    let mirrored = network.path(&format!("buckets/miner-a/{run}/{}/state.json", followed["window"]));
+    let commit = network.receipt("miner-a", window + 1, "commit").display().to_string();
+    for (flag, there) in [("", false), ("--mirror -v", true)] {
+        let (_, error, code) = network.shell("miner-a", &format!("bz-push {flag} < {commit}"));
+        assert!(code == 0 && mirrored.exists() == there, "{flag}: {error}");
+    }
 }
 
 /// Two nodes with 1 and 2 threads replay the run to the same root.
@@ -557,7 +779,7 @@ fn a_false_publisher_is_passed_over_and_one_that_is_gone_replaced() {
     forger.publish(first + 5, Some(before), first + 1, Hash([6; 32]), accepted);
 
     network.wait_for(&network.receipt("validator-last", first + 4, "weights"));
-    kill_hard(&mut honest);
+    network.power_cut("validator", &mut honest);
     network.wait_for(&network.receipt("validator-last", last, "weights"));
     for child in &mut loops {
         child.wait().unwrap();
