@@ -107,6 +107,19 @@ impl WalletArgs {
         Ok(key)
     }
 
+    /// The public coldkey for a tool that may open it; and the coldkey, where nothing else tells whose it is: so its password
+    /// is asked for once, and never in vain.
+    ///
+    /// # Errors
+    /// As [`WalletArgs::public`] and [`WalletArgs::open_coldkey`].
+    pub fn account(&self) -> Result<(Hotkey, Option<Signer>), Report> {
+        if self.folder().join("coldkeypub.txt").exists() {
+            return Ok((self.public_coldkey()?, None));
+        }
+        let signer = self.open_coldkey()?;
+        Ok((signer.hotkey(), Some(signer)))
+    }
+
     fn public_path(&self) -> PathBuf {
         self.folder().join("hotkeys").join(format!("{}pub.txt", self.hotkey))
     }
@@ -346,12 +359,16 @@ mod tests {
             assert!(report.error.contains("there is no") && report.error.contains("tells whose key"), "{report}");
         }
         assert!(wallet.public().unwrap_err().to_string().contains("bz-chain whoami"));
+        let (account, opened) = wallet.account().unwrap();
+        assert_eq!((account, opened.unwrap().hotkey()), (cold, cold));
         // What may open it writes it, once; so does what was killed before it could.
         assert_eq!((wallet.write_public().unwrap(), wallet.public().unwrap()), (key, key));
         std::fs::set_permissions(&hot, std::fs::Permissions::from_mode(0o000)).unwrap();
         assert_eq!(wallet.write_public().unwrap(), key, "no key is opened where the public half is there");
         wallet.create().unwrap();
         assert_eq!(wallet.public_coldkey().unwrap(), cold);
+        let (account, opened) = wallet.account().unwrap();
+        assert!(account == cold && opened.is_none());
         for content in ["", "{}", "[]", "{\"ss58Address\":\"5x\"}", "{\"ss58Address\":7}"] {
             std::fs::write(&path, content).unwrap();
             assert_eq!(wallet.public().unwrap_err().code, record::Code::Config, "{content}");
