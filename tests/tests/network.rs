@@ -229,8 +229,8 @@ impl Network {
         let _ = child.wait();
     }
 
-    /// Kill one of a node's tools, if any runs, and its loop goes on; or the loop itself, which is then started again up
-    /// to window `last`. What was done, in words.
+    /// Kill one of a node's tools, if any runs, and its loop goes on; or the loop itself, which is then started again
+    /// up to window `last`. What was done, in words.
     fn kill(&self, node: &str, child: &mut Child, last: u64, dice: &mut Dice) -> String {
         let what = match dice.roll(5) {
             0 => {
@@ -737,8 +737,8 @@ impl Forger<'_> {
     }
 }
 
-/// The validator with the most stake publishes what is false, and the next one takes its place; then that one goes away,
-/// and the last one goes on from what it mirrored.
+/// The validator with the most stake publishes what is false, and the next one takes its place; then that one goes
+/// away, and the last one goes on from what it mirrored.
 #[test]
 fn a_false_publisher_is_passed_over_and_one_that_is_gone_replaced() {
     let network = Network::up(&["validator-false", "validator", "validator-last", "miner"]);

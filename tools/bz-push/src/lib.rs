@@ -1,8 +1,8 @@
 //! Upload to the own bucket what the stream has of ours: commitment, delta, state.
 //!
 //! Objects: `{run}/{window}/{hotkey}/commit.json`, `…/delta.safetensors`; a validator's also `{run}/hparams.json`,
-//! `{run}/deltas/{blake3}`, `{run}/{window}/state.json`, the record last, so that who reads it finds what it names. With
-//! `--mirror` it sends the states of others too: a network whose publisher goes away keeps what it published.
+//! `{run}/deltas/{blake3}`, `{run}/{window}/state.json`, the record last, so that who reads it finds what it names.
+//! With `--mirror` it sends the states of others too: a network whose publisher goes away keeps what it published.
 
 use record::{
     Hash, Hotkey, Report, Stream, Uid, Window,
@@ -153,8 +153,8 @@ impl Sender<'_> {
             .hint("the same command goes on from there")
     }
 
-    /// Our states before one of ours that were made here and never reached the bucket, oldest first: without them nobody
-    /// gets from what is published to the new one.
+    /// Our states before one of ours that were made here and never reached the bucket, oldest first: without them
+    /// nobody gets from what is published to the new one.
     fn unpublished(&self, state: &State, target: Option<&(Pool, Bucket)>) -> Result<Vec<State>, Report> {
         let mut missing = Vec::new();
         let Some((pool, bucket)) = target else { return Ok(missing) };

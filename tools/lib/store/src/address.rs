@@ -141,7 +141,8 @@ impl Address {
     }
 }
 
-/// Whether a peer's bucket may be at this address: on the public internet, or on this machine's loopback when the run is.
+/// Whether a peer's bucket may be at this address: on the public internet, or on this machine's loopback when the run
+/// is.
 pub fn may_connect(ip: IpAddr, local: bool) -> bool {
     // An IPv4 address in IPv6 clothes is that IPv4 address.
     let ip = match ip {
@@ -168,7 +169,8 @@ pub fn may_connect(ip: IpAddr, local: bool) -> bool {
         }
         IpAddr::V6(v6) => {
             let first = v6.segments()[0];
-            // Global unicast is 2000::/3; 2002::/16 and 64:ff9b::/96 hide an IPv4 address, 2001:db8::/32 is for documents.
+            // Global unicast is 2000::/3; 2002::/16 and 64:ff9b::/96 hide an IPv4 address, 2001:db8::/32 is for
+            // documents.
             (first & 0xe000) == 0x2000
                 && first != 0x2002
                 && !(first == 0x2001 && v6.segments()[1] < 0x0200)

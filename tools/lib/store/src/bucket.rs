@@ -39,7 +39,8 @@ use std::{
 
 /// Attempts at one request that breaks off, is slow or is answered with 5xx: half a minute.
 const ATTEMPTS: u32 = 6;
-/// Pauses between the attempts to reach an own bucket where nobody listens, or whose name is unknown: two seconds in all.
+/// Pauses between the attempts to reach an own bucket where nobody listens, or whose name is unknown: two seconds in
+/// all.
 const PAUSES: [Duration; 2] = [Duration::from_millis(400), Duration::from_millis(1200)];
 /// A name is looked up within this time.
 const LOOKUP_WITHIN: Duration = Duration::from_secs(3);
@@ -290,8 +291,9 @@ impl Bucket {
         Ok(Bucket { client: Client::from_conf(config), address })
     }
 
-    /// Upload a file, unless the same is there already; whether it was sent. A bucket that breaks off or is overloaded is
-    /// tried for half a minute, one where nobody listens for two seconds, one whose name is not found for eleven at most.
+    /// Upload a file, unless the same is there already; whether it was sent. A bucket that breaks off or is overloaded
+    /// is tried for half a minute, one where nobody listens for two seconds, one whose name is not found for eleven at
+    /// most.
     ///
     /// # Errors
     /// Exit code 78 when the bucket refuses the key, 75 when it cannot be reached.

@@ -1,5 +1,5 @@
-//! Buckets that answer without end, late, with errors or not at all: time and memory stay bounded, and the verdict is the
-//! status.
+//! Buckets that answer without end, late, with errors or not at all: time and memory stay bounded, and the verdict is
+//! the status.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::{

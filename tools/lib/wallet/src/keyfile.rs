@@ -1,7 +1,7 @@
 //! What is in a key file, in each of the forms that Bittensor's wallet libraries write.
 //!
-//! Source: `serialized_keypair_to_keyfile_data` and its reverse in bittensor-wallet 4 and bittensor-core 0.1, and the keyfile of
-//! the older Python package.
+//! Source: `serialized_keypair_to_keyfile_data` and its reverse in bittensor-wallet 4 and bittensor-core 0.1, and the
+//! keyfile of the older Python package.
 
 use record::{Hotkey, Report};
 use schnorrkel::{ExpansionMode, Keypair, MiniSecretKey, SecretKey};
@@ -10,9 +10,9 @@ use serde_json::{Value, value::RawValue};
 use subxt_signer::{SecretUri, sr25519};
 use zeroize::Zeroizing;
 
-/// The fields of a key file that are read. The secrets are what stands in the file itself: nothing copies them. Which of
-/// them are there depends on what the key was made from: a mnemonic, a seed, a URI. Older libraries write null for what is
-/// not.
+/// The fields of a key file that are read. The secrets are what stands in the file itself: nothing copies them. Which
+/// of them are there depends on what the key was made from: a mnemonic, a seed, a URI. Older libraries write null for
+/// what is not.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Fields<'a> {
@@ -26,7 +26,8 @@ struct Fields<'a> {
     secret_phrase: Option<&'a RawValue>,
 }
 
-/// The public half of a key, as `coldkeypub.txt` and `HOTKEYpub.txt` hold it; a secret that stands beside it is passed over.
+/// The public half of a key, as `coldkeypub.txt` and `HOTKEYpub.txt` hold it; a secret that stands beside it is passed
+/// over.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Public {
@@ -63,7 +64,8 @@ impl Pair {
     }
 }
 
-/// The key that a file holds, if it is the one of the file's address. What is wrong with it is said without a word of it.
+/// The key that a file holds, if it is the one of the file's address. What is wrong with it is said without a word of
+/// it.
 pub(crate) fn pair(bytes: &[u8]) -> Result<Pair, Report> {
     let none = || Report::config("not a Bittensor key file");
     let text = std::str::from_utf8(bytes).map_err(|_| none())?.trim();
@@ -106,8 +108,8 @@ fn is_sr25519(kind: &Value) -> bool {
     }
 }
 
-/// What a field says, if anything. One that is written with escapes is refused: it would have to be copied to be read, and
-/// no library writes it so.
+/// What a field says, if anything. One that is written with escapes is refused: it would have to be copied to be read,
+/// and no library writes it so.
 fn secret<'a>(name: &str, raw: Option<&'a RawValue>) -> Result<Option<&'a str>, Report> {
     let Some(raw) = raw else { return Ok(None) };
     match raw.get().strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {

@@ -107,8 +107,8 @@ impl WalletArgs {
         Ok(key)
     }
 
-    /// The public coldkey for a tool that may open it; and the coldkey, where nothing else tells whose it is: so its password
-    /// is asked for once, and never in vain.
+    /// The public coldkey for a tool that may open it; and the coldkey, where nothing else tells whose it is: so its
+    /// password is asked for once, and never in vain.
     ///
     /// # Errors
     /// As [`WalletArgs::public`] and [`WalletArgs::open_coldkey`].
@@ -232,8 +232,8 @@ impl WalletArgs {
 /// A process that holds a key leaves no core dump.
 fn no_core_dump() {
     let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
-    // Where the system refuses, the key is used all the same: its limits are the operator's. A core that goes to a program
-    // is not held by the limit, but by the second.
+    // Where the system refuses, the key is used all the same: its limits are the operator's. A core that goes to a
+    // program is not held by the limit, but by the second.
     let _ = rustix::process::setrlimit(rustix::process::Resource::Core, none);
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
 }

@@ -1,4 +1,5 @@
-//! Secrets are read into room that is there from the start, and wiped when dropped: a buffer that grows leaves copies behind.
+//! Secrets are read into room that is there from the start, and wiped when dropped: a buffer that grows leaves copies
+//! behind.
 
 use std::io::{self, Read};
 use zeroize::Zeroizing;
