@@ -35,5 +35,5 @@ stage weights "bz-score fold --window $W $(printf %q "$BZ_HOME")/windows | bz-se
 # Mirror the states of others that were followed: what they published stays when they go. Not worth a window's end: the loop says how
 # long it may take.
 for followed in base state; do
-  stage $followed-mirror "timeout -k 5 ${BZ_SPARE_S:-60} bz-push < $Q/$followed" || :
+  stage $followed-mirror "bz-push --mirror --within ${BZ_SPARE_S:-60} < $Q/$followed" || :
 done

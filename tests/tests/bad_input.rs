@@ -71,13 +71,13 @@ fn streams_that_are_wrong() {
         let (name, args) = (words.next().unwrap(), words.collect::<Vec<_>>());
         node.refuses(name, &args, "nonsense\n", 65, "not a JSON object");
         node.refuses(name, &args, "[1,2]\n", 65, "not a JSON object");
-        node.refuses(name, &args, "{\"a\":1}\n", 65, "no `type`");
+        node.refuses(name, &args, "{\"a\":1}\n", 65, "missing field `type`");
         node.refuses(name, &args, "{\"type\":\"begin\",\"tool\":\"bz-x\"}\n", 65, "bz-x began it and did not end it");
         node.refuses(name, &args, &format!("{{\"type\":\"{}", "x".repeat(5 << 20)), 65, "longer than");
     }
     node.refuses("bz-pages", &[], "{\"type\":\"window\",\"window\":1}\n", 65, "missing field `run`");
     node.refuses("bz-pages", &[], "", 65, "no `window` record");
-    node.refuses("bz-pages", &[], "{\"type\":\"window\",\"window\":-1}\n", 65, "invalid number");
+    node.refuses("bz-pages", &[], "{\"type\":\"window\",\"window\":-1}\n", 65, "invalid value");
     let weights = "{\"type\":\"weights\",\"window\":1,\"uids\":[],\"hotkeys\":[],\"weights\":[]}\n";
     node.refuses("bz-setweights", &[], weights, 65, "not closed by an `end`");
     node.refuses("bz-push", &[], &format!("{RUN}\n"), 65, "not closed by an `end`");
@@ -132,7 +132,7 @@ fn files_that_are_damaged() {
     std::fs::write(&file, 10_000_000_000u64.to_le_bytes()).unwrap();
     node.refuses("bz-delta", &["show", name], "", 65, "claims a header of 10000000000 bytes");
     std::fs::write(&file, [&2u64.to_le_bytes()[..], b"{}"].concat()).unwrap();
-    node.refuses("bz-delta", &["show", name], "", 65, "`boltzmann`");
+    node.refuses("bz-delta", &["show", name], "", 65, "the metadata has 0 keys");
     node.refuses("bz-state", &["verify", "none"], "", 65, "cannot open");
     let pages = json!({"type": "pages", "window": 1, "uid": 0, "role": "own", "pages": [], "path": name, "bytes": 10,
         "blake3": "00".repeat(32), "tokens": 1});

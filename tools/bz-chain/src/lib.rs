@@ -59,7 +59,7 @@ enum Action {
     Doctor,
     /// Print what the subnet is set to
     Hyperparameters,
-    /// Who am I on this subnet?
+    /// Who am I on this subnet? Writes the hotkey's public half beside it, where none is there
     Whoami,
 }
 
@@ -71,6 +71,8 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     // What is wrong on this machine is said before the chain is asked.
     let hotkey = match args.command {
         Action::Hyperparameters => None,
+        // The one command that opens a hotkey to know whose it is, and writes that down for all the others.
+        Action::Whoami => Some(args.wallet.write_public()?),
         _ => Some(args.wallet.public()?),
     };
     let chain = Chain::connect(&args.chain)?;
@@ -124,7 +126,7 @@ fn register(
         Some(limit) => limit,
     };
     // Nobody is asked for a password in vain.
-    let account = wallet.public_coldkey()?;
+    let (account, opened) = wallet.account()?;
     let free = chain.balance(account)?;
     if free < price {
         return Err(Report::no(format!("the coldkey {account} has {free} TAO, a place costs {price}"))
@@ -138,7 +140,7 @@ fn register(
     }
     // What the coldkey would sign is held against Subtensor's own numbers before its password is asked for, too.
     chain.call_bytes(&call)?;
-    let cold = wallet.open_coldkey()?;
+    let cold = opened.map_or_else(|| wallet.open_coldkey(), Ok)?;
     let sign = |message: &[u8]| cold.sign(message);
     let sent = chain.submit(&call, &Signer { account: cold.hotkey(), sign: &sign })?;
     (record.registered, record.tx, record.block) = (true, Some(sent.tx), sent.block);

@@ -49,8 +49,9 @@ pub struct Args {
 }
 
 const HELP: &str = "\
-Sources: a folder of text files, .jsonl, .jsonl.zst, .parquet. `index` writes its manifest.json, whose hash is the
-run's data.manifest.
+Sources: a folder of Parquet, JSON lines (.jsonl .ndjson .json, each also .gz or .zst), or text in UTF-8 by its ending
+(.txt .md .rs …). What is not known is refused by name; hidden files are left out, and a README.md beside tables is.
+`index` writes its manifest.json, whose hash is the run's data.manifest.
 
 Roles: own (the wallet's, or --uid's), audit (of peers whose delta is ok), random (nobody's own, the same for all),
 given (--page, from any source: held-out text).
@@ -71,7 +72,7 @@ enum Action {
         /// The source's name
         #[arg(long, default_value = "text")]
         name: String,
-        /// Field or column of the text in .jsonl and .parquet
+        /// Field or column of the text in JSON lines and Parquet
         #[arg(long, default_value = "text")]
         field: String,
         /// Folder of the text

@@ -198,9 +198,22 @@ fn hash_of(chain: &Chain, block: u64) -> Result<Hash, Report> {
     chain.block_hash(block)?.ok_or_else(|| Report::again(format!("the node does not know block {block}")))
 }
 
+/// Who this node is, if its wallet tells: who only looks needs none.
+fn own(args: &Args) -> Option<Hotkey> {
+    args.wallet
+        .public()
+        .inspect_err(|report| {
+            // A wallet that is there and does not tell whose it is would pass for none.
+            if args.wallet.hotkey_path().exists() {
+                record::cli::note("bz-window", report);
+            }
+        })
+        .ok()
+}
+
 /// The peers as they are now, and with --watch each one again when something about it changes.
 fn subnet(args: &Args, chain: &Chain, stream: &mut Stream<'_>) -> Result<(), Report> {
-    let own: Option<Hotkey> = args.wallet.told().ok();
+    let own = own(args);
     let mut seen: BTreeMap<Uid, Peer> = BTreeMap::new();
     loop {
         let block = chain.finalized()?;
@@ -218,8 +231,7 @@ fn subnet(args: &Args, chain: &Chain, stream: &mut Stream<'_>) -> Result<(), Rep
 }
 
 fn peers(args: &Args, chain: &Chain, view: (u64, Hash), stream: &mut Stream<'_>) -> Result<(), Report> {
-    // Who only looks needs no wallet.
-    let own: Option<Hotkey> = args.wallet.told().ok();
+    let own = own(args);
     let found = chain.peers_at(view.0, view.1, own).or_else(|early| {
         // A node keeps the states of some hundred blocks; only then an old window's peers are asked of the last one.
         if !Chain::forgotten(&early) {

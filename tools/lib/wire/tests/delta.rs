@@ -826,3 +826,13 @@ fn one_value_that_is_surely_right_is_not_the_work_of_all() {
     };
     assert!(cosine(&honest) > 0.9 && cosine(&lazy) < 0.1, "{} {}", cosine(&honest), cosine(&lazy));
 }
+
+#[test]
+fn what_a_run_is_checked_with_is_the_cap_of_a_delta() {
+    for name in ["demo", "tiny", "124m", "350m", "boltzmann", "bistro"] {
+        let path = format!("{}/../../../pipelines/hparams/{name}.json", env!("CARGO_MANIFEST_DIR"));
+        let hparams: record::Hparams = record::files::read_json(std::path::Path::new(&path)).unwrap();
+        let reckoned = record::feasible::delta_bytes(&hparams.model, &hparams.codec);
+        assert_eq!(delta::size_cap(&Layout::new(&hparams.model), &hparams.codec), reckoned, "{name}");
+    }
+}
