@@ -576,7 +576,7 @@ fn a_full_disk_and_one_that_cannot_be_written_are_told_apart() {
     });
     if skipped {
         // Past the capture of the test harness, which shows what fails alone.
-        writeln!(std::io::stderr(), "skipped: this machine allows no mount namespace (unshare -m): no full disk")
+        writeln!(&mut std::io::stderr(), "skipped: this machine allows no mount namespace (unshare -m): no full disk")
             .unwrap();
     }
 }

@@ -1,6 +1,6 @@
 //! A real network, end to end: chain, store, two miners, a validator, the very pipelines, and kills at random. Then:
 //! every stage of a finished window again, and peers that are hostile.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr)]
 
 use record::{
     Hash, Window,
@@ -294,7 +294,7 @@ impl Network {
             let was: Vec<_> = windows.map(|window| (window, has(window, "commit"), has(window, "receipt"))).collect();
             let what = self.kill(name, miners.get_mut(name).unwrap(), last, dice);
             let there = self.block();
-            println!("block {begun}, {} of window {}: {what}; there again at {there}", begun % BLOCKS, begun / BLOCKS);
+            eprintln!("block {begun}, {} of window {}: {what}; there again at {there}", begun % BLOCKS, begun / BLOCKS);
             for (window, committed, revealed) in was {
                 let end = (window + 1) * BLOCKS;
                 let late = match (committed, revealed) {

@@ -102,7 +102,7 @@ fn every_level_of_the_processor_trains_alike() {
                 continue;
             }
             // Past the capture of the test harness, which shows what fails alone.
-            writeln!(std::io::stderr(), "skipped: this machine has no {level}").unwrap();
+            writeln!(&mut std::io::stderr(), "skipped: this machine has no {level}").unwrap();
             let mut command = tool("bz-train", &home);
             let out = with_input(
                 {
@@ -123,7 +123,7 @@ fn parallel(folder: &Path) -> Option<std::path::PathBuf> {
     if Command::new("parallel").arg("--version").output().is_ok_and(|out| out.status.success()) {
         return None;
     }
-    writeln!(std::io::stderr(), "skipped: GNU parallel itself is not here; xargs runs the shards in its place")
+    writeln!(&mut std::io::stderr(), "skipped: GNU parallel itself is not here; xargs runs the shards in its place")
         .unwrap();
     let bin = folder.join("bin");
     std::fs::create_dir(&bin).unwrap();

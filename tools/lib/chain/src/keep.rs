@@ -322,7 +322,7 @@ mod tests {
     }
 
     fn block(number: u64) -> Block {
-        let time_ms = (number % 7 != 0).then_some(number * 12_000);
+        let time_ms = (!number.is_multiple_of(7)).then_some(number * 12_000);
         Block { number, hash: record::draw::derive("test", &number.to_le_bytes()), time_ms }
     }
 

@@ -79,7 +79,7 @@ fn too_many(error: &Error) -> bool {
     match error {
         // HTTP's own code, EIP-1474's, and one that providers use. What a pool says of a transaction has codes above
         // 1000.
-        Error::User(UserError { code, .. }) if matches!(code, 429 | -32005 | -32029) => true,
+        Error::User(UserError { code: 429 | -32005 | -32029, .. }) => true,
         Error::User(UserError { code, message, .. }) => *code < 0 && says(message, &WORDS),
         Error::Client(error) => error.to_string().contains("status code: 429"),
         _ => false,

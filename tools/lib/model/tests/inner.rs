@@ -148,7 +148,7 @@ fn the_same_inputs_give_the_same_bytes() {
     for level in Level::ALL {
         if !level.here() {
             // Past the capture of the test harness, which shows what fails alone.
-            writeln!(std::io::stderr(), "skipped: this machine has no {}", level.name()).unwrap();
+            writeln!(&mut std::io::stderr(), "skipped: this machine has no {}", level.name()).unwrap();
             continue;
         }
         let alone = updates_of(level, "1");

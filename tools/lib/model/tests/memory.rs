@@ -94,7 +94,7 @@ fn a_step_takes_about_what_it_is_said_to_need() {
     for level in Level::ALL {
         if !level.here() {
             // Past the capture of the test harness, which shows what fails alone.
-            writeln!(std::io::stderr(), "skipped: this machine has no {}", level.name()).unwrap();
+            writeln!(&mut std::io::stderr(), "skipped: this machine has no {}", level.name()).unwrap();
             continue;
         }
         for (place, (model, how, length, micro_batch)) in cases.into_iter().enumerate() {
