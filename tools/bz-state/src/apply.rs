@@ -18,7 +18,7 @@ use wire::{
 
 /// How states are made here.
 #[derive(Clone, Copy)]
-pub(crate) struct How {
+pub(crate) struct Mode {
     /// Say what would be made, and write nothing.
     pub dry_run: bool,
     /// Look at every byte of what is there, and make it again where it is damaged.
@@ -27,60 +27,60 @@ pub(crate) struct How {
     pub keep: usize,
 }
 
-struct Maker<'a> {
+struct States<'a> {
     common: &'a Common,
     hparams: Hparams,
     layout: Layout,
     run: Hash,
-    how: How,
+    mode: Mode,
     /// The state that was made last: the next one is made from it, and a dry run has it nowhere else.
     held: RefCell<Option<(State, Values)>>,
 }
 
 /// `bz-state apply`.
-pub(crate) fn apply(common: &Common, wallet: &WalletArgs, how: How, stream: &mut Stream<'_>) -> Result<(), Report> {
+pub(crate) fn apply(common: &Common, wallet: &WalletArgs, mode: Mode, stream: &mut Stream<'_>) -> Result<(), Report> {
     let inputs = stream.read()?;
-    let maker = Maker::new(common, how, &inputs)?;
+    let states = States::new(common, mode, &inputs)?;
     let window = inputs.window()?;
     if let Some(accept) = inputs.last::<Accept>()? {
-        let state = maker.decide(&accept, wallet, &inputs, window.reveal)?;
+        let state = states.decide(&accept, wallet, &inputs, window.reveal)?;
         stream.emit(&state)?;
     } else {
         let published: Vec<State> = inputs.all()?;
-        maker.follow_all(&published, stream)?;
+        states.follow_all(&published, stream)?;
         if published.is_empty() {
-            stream.emit(&maker.present(window.window)?)?;
+            stream.emit(&states.present(window.window)?)?;
         }
     }
-    maker.prune()
+    states.prune()
 }
 
 /// `bz-state carry`.
-pub(crate) fn carry(common: &Common, wallet: &WalletArgs, how: How, stream: &mut Stream<'_>) -> Result<(), Report> {
+pub(crate) fn carry(common: &Common, wallet: &WalletArgs, mode: Mode, stream: &mut Stream<'_>) -> Result<(), Report> {
     let inputs = stream.read()?;
-    let maker = Maker::new(common, how, &inputs)?;
+    let states = States::new(common, mode, &inputs)?;
     let window = inputs.window()?.window;
     // What others published meanwhile comes first: a validator that was away does not roll the network back.
-    maker.follow_all(&inputs.all::<State>()?, stream)?;
-    if let Ok(here) = maker.present(window) {
+    states.follow_all(&inputs.all::<State>()?, stream)?;
+    if let Ok(here) = states.present(window) {
         return stream.emit(&here);
     }
-    let newest = common.home().states().into_iter().rfind(|w| *w < window && state::record_of(&maker.dir(*w)).is_ok());
-    let held = maker.held.borrow().as_ref().map(|(state, _)| state.window);
-    let base = newest.max(held).unwrap_or(maker.hparams.start_window);
+    let newest = common.home().states().into_iter().rfind(|w| *w < window && state::record_of(&states.dir(*w)).is_ok());
+    let held = states.held.borrow().as_ref().map(|(state, _)| state.window);
+    let base = newest.max(held).unwrap_or(states.hparams.start_window);
     let signer = wallet.open()?;
-    let made = maker.make(base, window, &[], None, &|_| None, &signer)?;
+    let made = states.make(base, window, &[], None, &|_| None, &signer)?;
     stream.emit(&made)
 }
 
-impl<'a> Maker<'a> {
-    fn new(common: &'a Common, how: How, inputs: &Inputs) -> Result<Self, Report> {
+impl<'a> States<'a> {
+    fn new(common: &'a Common, mode: Mode, inputs: &Inputs) -> Result<Self, Report> {
         let (hparams, run) = common.run(inputs)?;
         let layout = Layout::new(&hparams.model);
-        if !how.dry_run {
+        if !mode.dry_run {
             crate::remember(common, &inputs.need("bz-window")?)?;
         }
-        Ok(Maker { common, hparams, layout, run, how, held: RefCell::default() })
+        Ok(States { common, hparams, layout, run, mode, held: RefCell::default() })
     }
 
     fn dir(&self, window: Window) -> PathBuf {
@@ -89,11 +89,11 @@ impl<'a> Maker<'a> {
 
     /// Remove old states, and what killed processes left.
     fn prune(&self) -> Result<(), Report> {
-        if self.how.dry_run {
+        if self.mode.dry_run {
             return Ok(());
         }
         self.common.home().sweep()?;
-        state::prune(&self.common.home(), self.how.keep)
+        state::prune(&self.common.home(), self.mode.keep)
     }
 
     /// The record of a state that is here; with --force, of one whose every byte is what its record says.
@@ -102,7 +102,7 @@ impl<'a> Maker<'a> {
         if let Some((state, _)) = held.as_ref().filter(|(state, _)| state.window == window) {
             return Ok(state.clone());
         }
-        if self.how.force {
+        if self.mode.force {
             return Ok(state::load_checked(&self.dir(window), &self.hparams, &self.layout, self.run)?.0);
         }
         state::record_of(&self.dir(window))
@@ -113,12 +113,12 @@ impl<'a> Maker<'a> {
         if window != self.hparams.start_window {
             return self.here(window).map_err(|e| e.hint("bz-pull --state fetches what leads to it"));
         }
-        if self.how.dry_run && self.here(window).is_err() {
+        if self.mode.dry_run && self.here(window).is_err() {
             let (values, state) = crate::first_state(&self.hparams, self.run, None)?;
             *self.held.borrow_mut() = Some((state.clone(), values));
             return Ok(state);
         }
-        let again = self.how.force && self.here(window).is_err();
+        let again = self.mode.force && self.here(window).is_err();
         crate::init(self.common, &self.hparams, self.run, None, &self.dir(window), again)
     }
 
@@ -233,7 +233,7 @@ impl<'a> Maker<'a> {
         let path = self.common.home().refused(record.window, by, id);
         let error =
             format!("the state of window {} that {by} signed ({}) is false: {}", record.window, record.root, why.error);
-        if self.how.dry_run {
+        if self.mode.dry_run {
             return Report::no(error);
         }
         let noted = files::write_json(&path, &serde_json::json!({"record": record, "reason": why.error}));
@@ -351,7 +351,7 @@ impl<'a> Maker<'a> {
 
     /// Keep a state and its record.
     fn save(&self, base: Window, values: Values, record: &State) -> Result<State, Report> {
-        if self.how.dry_run {
+        if self.mode.dry_run {
             *self.held.borrow_mut() = Some((record.clone(), values));
             return Ok(record.clone());
         }

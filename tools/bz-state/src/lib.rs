@@ -120,12 +120,12 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
             stream.emit(&init(&args.common, &hparams, run, from.as_deref(), &dir, force.force)?)
         }
         Action::Apply { wallet, keep, dry, force } => {
-            let how = apply::How { dry_run: dry.dry_run, force: force.force, keep: *keep as usize };
-            apply::apply(&args.common, wallet, how, stream)
+            let mode = apply::Mode { dry_run: dry.dry_run, force: force.force, keep: *keep as usize };
+            apply::apply(&args.common, wallet, mode, stream)
         }
         Action::Carry { wallet, dry } => {
-            let how = apply::How { dry_run: dry.dry_run, force: false, keep: usize::MAX };
-            apply::carry(&args.common, wallet, how, stream)
+            let mode = apply::Mode { dry_run: dry.dry_run, force: false, keep: usize::MAX };
+            apply::carry(&args.common, wallet, mode, stream)
         }
         Action::Verify { paths } => verify(&args.common, paths, stream),
         Action::Show { path } => show(&args.common, path),
