@@ -435,7 +435,7 @@ const READERS: [&str; 18] = [
     "bz-delta commit",
     "bz-delta make",
     "bz-delta check",
-    "bz-delta sum -o x",
+    "bz-delta sum --parts 1 -o x",
     "bz-score",
     "bz-score accept",
     "bz-score fold",
@@ -673,9 +673,16 @@ fn parts_of_one_gradient_are_summed_where_it_is_said() {
     let pages = node.stage("bz-pages --uid 0", &node.input(false));
     let trained = node.stage("bz-train --device cpu", &pages);
     let was = node.snapshot();
-    node.stage("bz-delta sum -n -o sum.safetensors", &trained);
+    node.stage("bz-delta sum --parts 1 -n -o sum.safetensors", &trained);
     assert_eq!(changed(&was, &node.snapshot()), Vec::<PathBuf>::new());
-    let sum = node.stage("bz-delta sum -o sum.safetensors", &trained);
+    let sum = node.stage("bz-delta sum --parts 1 -o sum.safetensors", &trained);
     assert!(node.folder.path().join("sum.safetensors").exists() && sum.contains("\"path\":\"sum.safetensors\""));
-    refused("bz-delta sum", &node.run("bz-delta sum", &trained), 2, "--output");
+    refused("bz-delta sum", &node.run("bz-delta sum --parts 1", &trained), 2, "--output");
+    // A part that did not come, or came twice.
+    let record = trained.lines().find(|line| line.starts_with("{\"type\":\"train\"")).unwrap();
+    let twice = format!("{record}\n{record}\n");
+    for (count, input) in [("2", &trained), ("2", &twice), ("1", &twice)] {
+        let line = format!("bz-delta sum --parts {count} -o other.safetensors");
+        refused("bz-delta sum", &node.run(&line, input), 65, "--parts");
+    }
 }

@@ -1,8 +1,9 @@
 //! The validator's side: every byte of what was pulled is checked, and one bad peer costs no other its place.
 
 use record::{
-    Hash, Report, Stream,
+    Code, Hash, Report, Stream,
     cli::Common,
+    files,
     records::{Commit, Delta},
 };
 use wire::{Layout, delta, state};
@@ -29,6 +30,8 @@ pub(crate) fn check(common: &Common, stream: &mut Stream<'_>) -> Result<(), Repo
             (None, _) => Err(Report::data("the record names no file")),
             (_, None) => Err(Report::data("it was not committed to in time")),
             (Some(path), Some(commit)) => {
+                // What was fetched and is gone since is no fault of the peer either.
+                std::fs::metadata(path).map_err(|e| files::io_report("read", path, &e))?;
                 let expected = delta::Expected {
                     run,
                     window: window.window,
@@ -47,8 +50,8 @@ pub(crate) fn check(common: &Common, stream: &mut Stream<'_>) -> Result<(), Repo
                 pulled.codec = Some(checked.meta.codec.name.clone());
                 pulled.base = Some(checked.meta.base);
             }
-            // Our own disk or memory is no fault of the peer.
-            Err(report) if report.code == record::Code::Again => return Err(report),
+            // Our own disk or memory is no fault of the peer. A panic of ours over its bytes is: no other's bytes bring it out.
+            Err(report) if matches!(report.code, Code::Again | Code::Config) => return Err(report),
             Err(report) => {
                 pulled.status = "invalid".into();
                 pulled.reason = Some(report.error);

@@ -6,7 +6,7 @@ mod show;
 
 use record::{
     Report, Stream,
-    cli::{Common, DryRun, Force, Output},
+    cli::{Common, DryRun, Make},
 };
 use std::path::PathBuf;
 use wallet::WalletArgs;
@@ -29,7 +29,7 @@ Examples:
   jq -r 'select(.type==\"delta\" and .uid==9) | [.status,.reason] | @tsv' checked
   bz-delta show windows/120/delta.safetensors                           what is in a file?
   bz-delta diff a.safetensors b.safetensors | jq .cosine                are they alike?
-  cat part-a part-b | bz-delta sum -o whole.safetensors                 join the parts of one gradient
+  cat part-a part-b | bz-delta sum --parts 2 -o whole.safetensors       join the parts of one gradient
 
 FORMAT.md in tools/lib/wire has the file's every byte.
 See also: bz-train, bz-push, bz-pull, bz-score";
@@ -54,6 +54,9 @@ enum Action {
     Check,
     /// Join the parts of one update, where that is exact
     Sum {
+        /// So many parts there are: fewer would be a fraction of the update
+        #[arg(long, value_name = "N")]
+        parts: usize,
         #[command(flatten)]
         dry: DryRun,
         /// Where to write the sum
@@ -74,18 +77,6 @@ enum Action {
     },
 }
 
-/// Of the commands that make a file of our own.
-#[derive(clap::Args)]
-#[group(skip)]
-pub(crate) struct Make {
-    #[command(flatten)]
-    dry: DryRun,
-    #[command(flatten)]
-    output: Output,
-    #[command(flatten)]
-    force: Force,
-}
-
 /// Run the tool.
 ///
 /// # Errors
@@ -95,7 +86,7 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
         Action::Commit { wallet, make } => own::commit(&args.common, wallet, make, stream),
         Action::Make { wallet, make } => own::make(&args.common, wallet, make, stream),
         Action::Check => check::check(&args.common, stream),
-        Action::Sum { dry, output } => show::sum(&args.common, output, *dry, stream),
+        Action::Sum { parts, dry, output } => show::sum(&args.common, output, *parts, *dry, stream),
         Action::Show { path } => show::show(&args.common, path, stream),
         Action::Diff { a, b } => show::diff(&args.common, [a, b], stream),
     }

@@ -1,9 +1,8 @@
 //! The miner's side: commit to the own update, then reveal what was drawn.
 
-use crate::Make;
 use record::{
     Hash, Hparams, Report, Stream, Window,
-    cli::{Common, check_file, note},
+    cli::{Common, Make, check_file, note},
     files,
     records::{Commit, Delta, Peer, Train, WindowRecord},
     stream::Inputs,
@@ -131,7 +130,7 @@ pub(crate) fn commit(common: &Common, wallet: &WalletArgs, how: &Make, stream: &
     let path = how.output.file(1, || folder().join("commit.json"))?;
     // A stage that is run again keeps its signature, so that what was uploaded stays as it is.
     if path.exists()
-        && !how.force.force
+        && !how.force()
         && let Ok(before) = files::read_json::<Commit>(&path)
         && before.commitment == commitment
         && before.hotkey == own.signer.hotkey()
@@ -152,7 +151,7 @@ pub(crate) fn commit(common: &Common, wallet: &WalletArgs, how: &Make, stream: &
         unseen: false,
     };
     made.signature = own.signer.sign_hex(&commit::commit_message(&made)?);
-    if !how.dry.dry_run {
+    if !how.dry_run() {
         files::write_json(&path, &made)?;
     }
     stream.emit(&Commit { path: Some(path), ..made })
@@ -178,9 +177,9 @@ pub(crate) fn make(common: &Common, wallet: &WalletArgs, how: &Make, stream: &mu
         commitment: None,
         reveal,
     };
-    let done = path.exists() && !how.force.force && delta::Delta::open(&path, &own.layout, &expected).is_ok();
+    let done = path.exists() && !how.force() && delta::Delta::open(&path, &own.layout, &expected).is_ok();
     if !done {
-        let mut left = own.left(common, how.dry.dry_run)?;
+        let mut left = own.left(common, how.dry_run())?;
         let made = own.made(common, left.as_mut())?;
         let root = made.content().root(&own.layout, &own.hparams.codec)?;
         if let Some(before) = inputs.last::<Commit>()?
@@ -191,14 +190,14 @@ pub(crate) fn make(common: &Common, wallet: &WalletArgs, how: &Make, stream: &mu
         }
         let codec = &own.hparams.codec;
         let sign = |message: &[u8]| own.signer.sign(message);
-        if how.dry.dry_run {
+        if how.dry_run() {
             note("bz-delta", format!("{} would be written", path.display()));
             return Ok(());
         }
         let which = (own.train.uid, codec, reveal);
         delta::make(&path, made.content(), &own.layout, &own.binding(root), which, sign)?;
         keep(left, common, &own)?;
-    } else if own.hparams.codec.is_sparse() && !how.dry.dry_run && !common.home().feedback(own.next()).exists() {
+    } else if own.hparams.codec.is_sparse() && !how.dry_run() && !common.home().feedback(own.next()).exists() {
         // It was killed between the two.
         let mut left = own.left(common, false)?;
         own.made(common, left.as_mut())?;

@@ -1,13 +1,17 @@
 //! For people: what is in a delta, and the sum of parts.
 
 use record::{
-    Report, Stream,
+    Hash, Report, Stream,
     cli::{Common, DryRun, check_file, print_record},
+    draw::derive,
     files,
     records::Train,
 };
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 use wire::{
     Layout, TILE,
     delta::{self, Delta},
@@ -122,7 +126,13 @@ fn alike(name: &str, [dot, a, b, in_a, in_b, in_both]: [f64; 6]) -> Value {
 }
 
 /// `bz-delta sum`: exact only for one gradient.
-pub(crate) fn sum(common: &Common, output: &Path, dry: DryRun, stream: &mut Stream<'_>) -> Result<(), Report> {
+pub(crate) fn sum(
+    common: &Common,
+    output: &Path,
+    count: usize,
+    dry: DryRun,
+    stream: &mut Stream<'_>,
+) -> Result<(), Report> {
     let inputs = stream.read()?;
     let hparams = common.hparams()?;
     if hparams.inner.optimizer != "sgd" || hparams.inner.steps != 1 || hparams.inner.clip > 0.0 {
@@ -137,18 +147,31 @@ pub(crate) fn sum(common: &Common, output: &Path, dry: DryRun, stream: &mut Stre
     let Some(head) = trains.first().cloned() else {
         return Err(Report::data("the input has no `train` record").hint("it comes from bz-train"));
     };
+    let distinct = |of: fn(&Train) -> Option<Hash>| trains.iter().map(of).collect::<BTreeSet<_>>().len();
+    if trains.len() != count || distinct(|train| train.blake3) != count || distinct(|train| Some(train.pages)) != count
+    {
+        return Err(Report::data(format!(
+            "the input has {} `train` records of {} pages, --parts says {count}",
+            trains.len(),
+            distinct(|train| Some(train.pages))
+        ))
+        .hint("each part once: a part that is missing or there twice would give another update"));
+    }
     let mut parts = Vec::with_capacity(trains.len());
     for train in &trains {
         let (Some(path), Some(hash)) = (&train.path, train.blake3) else {
             return Err(Report::data(format!("a part of uid {} is {}", train.uid, train.status)));
         };
-        if train.base != head.base || train.window != head.window {
-            return Err(Report::data("the parts are not of one window and state"));
+        if (train.base, train.window, train.uid, &train.role) != (head.base, head.window, head.uid, &head.role) {
+            return Err(Report::data("the parts are not of one window, state and uid"));
         }
         check_file(path, train.bytes, hash)?;
         parts.push((Update::open(path, &layout)?, train.tokens));
     }
     let tokens = trains.iter().map(|t| t.tokens).sum();
+    // Of all parts, in their order.
+    let pages: Vec<u8> = trains.iter().flat_map(|train| train.pages.0).collect();
+    let head = Train { pages: if count == 1 { head.pages } else { derive("boltzmann pages v1", &pages) }, ..head };
     if dry.dry_run {
         return stream.emit(&Train { path: None, bytes: 0, blake3: None, tokens, ..head });
     }

@@ -121,7 +121,7 @@ fn revealed(
         })?,
     };
     let layout = Layout::new(&hparams.model);
-    let delta = Delta::open(path, &layout, &expected).map_err(|e| e.at(path.display()))?;
+    let delta = wire::contain(|| Delta::open(path, &layout, &expected)).map_err(|e| e.at(path.display()))?;
     let values = delta.whole();
     let values: BTreeMap<_, _> = layout.tensors.iter().map(|t| t.name.as_str()).zip(&values).collect();
     Params::of(&hparams.model, |name, shape| Ok(Tensor::from_slice(values[name]).view(shape).to_device(device)))

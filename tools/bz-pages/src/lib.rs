@@ -3,7 +3,7 @@
 use corpus::{Manifest, Source, Tokens, pages, source};
 use record::{
     Hash, Hparams, Permutation, Report, Stream, Uid, Window,
-    cli::{Common, DryRun, Force, Output, Shard, check_file, note, print_record},
+    cli::{Common, DryRun, Make, Shard, check_file, note, print_record},
     files,
     records::{Delta, Pages, Peer, WindowRecord},
     stream::Inputs,
@@ -18,11 +18,7 @@ pub struct Args {
     #[command(flatten)]
     common: Common,
     #[command(flatten)]
-    dry: DryRun,
-    #[command(flatten)]
-    output: Output,
-    #[command(flatten)]
-    force: Force,
+    make: Make,
     #[command(subcommand)]
     command: Option<Action>,
     /// Whose pages
@@ -229,7 +225,7 @@ impl Work<'_> {
     fn write(&self, stream: &mut Stream<'_>, uid: Uid, pages: &[u64], count: usize) -> Result<(), Report> {
         let role = self.args.role.name();
         let folder = || self.args.common.home().window(self.window.window);
-        let path = self.args.output.file(count, || folder().join(format!("pages-{role}-{uid}.safetensors")))?;
+        let path = self.args.make.output.file(count, || folder().join(format!("pages-{role}-{uid}.safetensors")))?;
         let asked = Asked {
             run: self.run,
             window: self.window.window,
@@ -241,7 +237,7 @@ impl Work<'_> {
             most: self.most() as u64,
         };
         let kept = path.with_extension("json");
-        if !self.args.force.force
+        if !self.args.make.force()
             && let Some(done) = finished(&kept, &path, &asked)
         {
             return stream.emit(&done);
@@ -261,7 +257,7 @@ impl Work<'_> {
             blake3: blake3::hash(&packed).into(),
             tokens: packer.tokens(),
         };
-        if !self.args.dry.dry_run {
+        if !self.args.make.dry_run() {
             files::write_atomic(&path, |file| std::io::Write::write_all(file, &packed))?;
             files::write_json(&kept, &Made { asked, made: made.clone() })?;
         }

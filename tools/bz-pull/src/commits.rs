@@ -27,7 +27,7 @@ type Why = (&'static str, String);
 /// `bz-pull --commits`.
 pub(crate) fn pull(context: &Context<'_>, stream: &mut Stream<'_>) -> Result<(), Report> {
     let folder = context.common.home().window(context.window.window).join("fetched");
-    files::create_dir(&folder)?;
+    files::writable_dir(&folder)?;
     let reasons: Reasons = Arc::default();
     let (mut open, mut work) = (BTreeMap::new(), Vec::new());
     let pause = Duration::from_millis(if context.local { 300 } else { 3000 });

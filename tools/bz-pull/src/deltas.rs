@@ -25,7 +25,7 @@ pub(crate) fn pull(context: &Context<'_>, inputs: &Inputs, stream: &mut Stream<'
     })?;
     let commits = inputs.latest(window, |c: &Commit| (c.window, c.hotkey))?;
     let folder = context.common.home().window(window).join("fetched");
-    files::create_dir(&folder)?;
+    files::writable_dir(&folder)?;
     let cap = delta::size_cap(&Layout::new(&context.hparams.model), &context.hparams.codec);
     // Half of the time to the state block, so that a slow bucket does not cost the state its time.
     let blocks = context.window.state_block.saturating_sub(context.window.deadline_block);

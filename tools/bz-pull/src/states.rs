@@ -444,7 +444,8 @@ impl<'a> Publishers<'a> {
             // A bucket of this run that has no hparams yet is not elsewhere.
             Some(runs) if !runs.is_empty() && !runs.contains(&context.run) => {
                 let runs: Vec<String> = runs.iter().take(8).map(Hash::to_string).collect();
-                Report::config(format!("no validator is on run {}; they are on {}", context.run, runs.join(", ")))
+                // Of a run that begins nobody has published anything yet: no reason for a loop to end.
+                Report::no(format!("no validator is on run {} yet; they are on {}", context.run, runs.join(", ")))
                     .hint("hparams.json names the run: a validator's bucket has its own under RUN/hparams.json")
             }
             _ => Report::no(format!("nobody published a state for window {}", context.window.window))

@@ -68,9 +68,9 @@ pub(crate) fn carry(common: &Common, wallet: &WalletArgs, mode: Mode, stream: &m
     let newest = common.home().states().into_iter().rfind(|w| *w < window && state::record_of(&states.dir(*w)).is_ok());
     let held = states.held.borrow().as_ref().map(|(state, _)| state.window);
     let base = newest.max(held).unwrap_or(states.hparams.start_window);
-    let signer = wallet.open()?;
-    let made = states.make(base, window, &[], None, &|_| None, &signer)?;
-    stream.emit(&made)
+    let (before, root, values) = states.made(base, window, &[], None, &|_| None)?;
+    let record = states.signed(&before, window, root, &[], None, &wallet.open()?)?;
+    stream.emit(&states.save(base, values, &record)?)
 }
 
 impl<'a> States<'a> {
@@ -130,19 +130,36 @@ impl<'a> States<'a> {
         inputs: &Inputs,
         reveal: Option<Hash>,
     ) -> Result<State, Report> {
-        let next = Window(accept.window.0 + 1);
-        if let Ok(before) = self.here(next)
+        let next = Window(accept.window.0.saturating_add(1));
+        let mut signed = None;
+        if let Ok(before) = state::record_of(&self.dir(next)).or_else(|_| self.here(next))
             && before.by == Some(wallet.public()?)
         {
-            // Never two records by one signer for one window.
-            return Ok(before);
+            // Never two records by one signer for one window: what is damaged is made again as it was signed.
+            if !self.mode.force || self.here(next).is_ok() {
+                return Ok(before);
+            }
+            if before.accepted != accept.accepted {
+                let error =
+                    format!("the state of window {next} that this wallet signed has another list than the input");
+                return Err(Report::no(error).hint("--force makes it again from the scores that it was made of"));
+            }
+            signed = Some(before);
         }
         let deltas = inputs.latest(accept.window, |d: &Delta| (d.window, d.uid))?;
         let path_of = |entry: &Accepted| {
             deltas.get(&entry.uid).filter(|d| d.blake3 == Some(entry.blake3)).and_then(|d| d.path.clone())
         };
-        let signer = wallet.open()?;
-        self.make(accept.window, next, &accept.accepted, reveal, &path_of, &signer)
+        let (base, root, values) = self.made(accept.window, next, &accept.accepted, reveal, &path_of)?;
+        let record = match signed {
+            Some(record) if record.root == root => State { path: None, ..record },
+            Some(record) => {
+                return Err(Report::data(format!("the deltas give root {root}, its record says {}", record.root))
+                    .hint("a delta of that list was changed since"));
+            }
+            None => self.signed(&base, next, root, &accept.accepted, reveal, &wallet.open()?)?,
+        };
+        self.save(accept.window, values, &record)
     }
 
     /// Published states, oldest first; a long way does not fill the disk.
@@ -201,6 +218,9 @@ impl<'a> States<'a> {
                 self.save(base, values, &State { path: None, ..record.clone() })
             }
             Ok((root, _)) => Err(self.refuse(record, &Report::no(format!("the accepted deltas give root {root}")))),
+            // What was fetched and went away, and a panic of ours, say nothing of the record.
+            Err(why) if files.iter().any(|(path, _)| !path.exists()) => Err(Report::again(why.error)),
+            Err(why) if why.code == Code::Bug => Err(Report::again(why.error).hint("please report it")),
             Err(why) if matches!(why.code, Code::No | Code::Data) => Err(self.refuse(record, &why)),
             Err(why) => Err(why),
         }
@@ -243,26 +263,38 @@ impl<'a> States<'a> {
         })
     }
 
-    /// The next state from a list of our own.
-    fn make(
+    /// The next state's root and values from a list of our own, and the record that it is made from.
+    fn made(
         &self,
         base: Window,
         next: Window,
         accepted: &[Accepted],
         reveal: Option<Hash>,
         path_of: &dyn Fn(&Accepted) -> Option<PathBuf>,
-        signer: &Signer,
-    ) -> Result<State, Report> {
+    ) -> Result<(State, Hash, Values), Report> {
         let (before, values) = self.load(base)?;
         let files = self.files(accepted, path_of)?;
         let deltas = self.opened(&files, &before, reveal)?;
         let (root, values) = self.next(base, next, values, &deltas)?;
+        Ok((before, root, values))
+    }
+
+    /// The record of a state of our own.
+    fn signed(
+        &self,
+        before: &State,
+        next: Window,
+        root: Hash,
+        accepted: &[Accepted],
+        reveal: Option<Hash>,
+        signer: &Signer,
+    ) -> Result<State, Report> {
         let mut record = State {
             window: next,
             run: self.run,
             root,
             prev: Some(before.root),
-            prev_window: Some(base),
+            prev_window: Some(before.window),
             path: None,
             accepted: accepted.to_vec(),
             reveal,
@@ -270,7 +302,7 @@ impl<'a> States<'a> {
             signature: None,
         };
         record.signature = Some(signer.sign_hex(&commit::state_message(&record)?));
-        self.save(base, values, &record)
+        Ok(record)
     }
 
     /// A state that is here; the first state is made from the seed, wherever it is asked for first.

@@ -5,7 +5,7 @@ mod import;
 
 use record::{
     Hash, Hparams, Report, Stream,
-    cli::{Common, DryRun, Force, Output, note, print_record},
+    cli::{Common, DryRun, Force, Make, note, print_record},
     files,
     records::{Run, State},
 };
@@ -47,11 +47,7 @@ enum Action {
         #[arg(long, value_name = "DIR")]
         from: Option<PathBuf>,
         #[command(flatten)]
-        dry: DryRun,
-        #[command(flatten)]
-        output: Output,
-        #[command(flatten)]
-        force: Force,
+        make: Make,
     },
     /// Print `model` and `init_model` of a Hugging Face model directory, for the hparams of a run that begins with it
     Hparams {
@@ -105,19 +101,19 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
             let hash = state::model_hash(&Layout::new(&model), &values);
             print_record("hparams", &serde_json::json!({"model": model, "init_model": hash}))
         }
-        Action::Init { from, dry, output, force } => {
+        Action::Init { from, make } => {
             let inputs = stream.read()?;
             let record: Run = inputs.need("bz-window")?;
             let (hparams, run) = args.common.run(&inputs)?;
-            if !dry.dry_run {
+            if !make.dry_run() {
                 remember(&args.common, &record)?;
             }
-            let dir = output.folder(|| args.common.home().state(hparams.start_window));
-            if dry.dry_run {
+            let dir = make.output.folder(|| args.common.home().state(hparams.start_window));
+            if make.dry_run() {
                 let (_, state) = first_state(&hparams, run, from.as_deref())?;
                 return stream.emit(&state);
             }
-            stream.emit(&init(&args.common, &hparams, run, from.as_deref(), &dir, force.force)?)
+            stream.emit(&init(&args.common, &hparams, run, from.as_deref(), &dir, make.force())?)
         }
         Action::Apply { wallet, keep, dry, force } => {
             let mode = apply::Mode { dry_run: dry.dry_run, force: force.force, keep: *keep as usize };

@@ -9,7 +9,7 @@ mod run;
 use model::{How, device};
 use record::{
     Report, Stream, Window,
-    cli::{Common, DryRun, Force, Output, Shard, check_file, note},
+    cli::{Common, Make, Shard, check_file, note},
     files,
     records::{Pages, State, Train},
 };
@@ -26,11 +26,7 @@ pub struct Args {
     #[command(flatten)]
     common: Common,
     #[command(flatten)]
-    dry: DryRun,
-    #[command(flatten)]
-    output: Output,
-    #[command(flatten)]
-    force: Force,
+    make: Make,
     /// Where to run
     #[arg(long, env = "BZ_DEVICE", default_value = "auto", value_parser = ["auto", "cpu", "cuda"])]
     device: String,
@@ -98,7 +94,7 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     let mut loaded: Option<Loaded> = None;
     let count = work.len();
     for (place, pages) in work.into_iter().enumerate() {
-        let path = args.output.file(count, || update_path(&args, &pages))?;
+        let path = args.make.output.file(count, || update_path(&args, &pages))?;
         let (dir, state) = state_dir(&args, pages.window)?;
         if let Some(done) = finished(&path, &args, &pages, &state)? {
             stream.emit(&done)?;
@@ -142,7 +138,7 @@ fn update_path(args: &Args, pages: &Pages) -> PathBuf {
 /// The record of an update that is there already, of these pages and this state.
 fn finished(path: &Path, args: &Args, pages: &Pages, state: &State) -> Result<Option<Train>, Report> {
     let record = path.with_extension("json");
-    if args.force.force || !record.exists() || !path.exists() {
+    if args.make.force() || !record.exists() || !path.exists() {
         return Ok(None);
     }
     // A record that cannot be read, of an older version or damaged, is no reason to lose the window: it is trained again.

@@ -180,7 +180,7 @@ impl Run<'_> {
         })?;
         drop(progress);
         let writing = Instant::now();
-        let (written, status) = match (&trained.update, args.dry.dry_run) {
+        let (written, status) = match (&trained.update, args.make.dry_run()) {
             (Some(update), false) => (Some(data::write(path, update)?), "ok"),
             (Some(_), true) => (None, "ok"),
             (None, _) => (None, "nonfinite"),

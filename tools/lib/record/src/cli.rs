@@ -4,7 +4,7 @@ use crate::{Code, Context, Hash, Home, Hparams, Report, Stream, files, records::
 use clap::{Args, Parser};
 use std::{
     io::{IsTerminal, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
 };
 
@@ -63,10 +63,30 @@ impl Output {
     pub fn folder(&self, own: impl FnOnce() -> PathBuf) -> PathBuf {
         self.output.clone().unwrap_or_else(own)
     }
+}
 
-    /// The path that was named.
-    pub fn given(&self) -> Option<&Path> {
-        self.output.as_deref()
+/// Of commands that make one file, once.
+#[derive(Args, Clone, Debug, Default)]
+#[group(skip)]
+pub struct Make {
+    #[command(flatten)]
+    dry: DryRun,
+    /// Where it is made.
+    #[command(flatten)]
+    pub output: Output,
+    #[command(flatten)]
+    force: Force,
+}
+
+impl Make {
+    /// Whether nothing is written.
+    pub fn dry_run(&self) -> bool {
+        self.dry.dry_run
+    }
+
+    /// Whether it is made though it is there.
+    pub fn force(&self) -> bool {
+        self.force.force
     }
 }
 

@@ -133,6 +133,15 @@ pub fn io_report(what: &str, path: &Path, error: &io::Error) -> Report {
     }
 }
 
+/// Make a folder, and see that files can be written there: what stands against it is known before others are asked for
+/// what would be kept in it.
+///
+/// # Errors
+/// When the file system refuses.
+pub fn writable_dir(path: &Path) -> Result<(), Report> {
+    part_beside(&path.join("x")).map(drop)
+}
+
 /// Make a folder and those above it.
 ///
 /// # Errors
@@ -247,7 +256,11 @@ fn write_mode(path: &Path, mode: u32, fill: impl FnOnce(&mut File) -> io::Result
     fill(part.as_file_mut()).and_then(|()| persist(part, path, mode)).map_err(|e| io_report("write", path, &e))
 }
 
-fn persist(part: tempfile::NamedTempFile, path: &Path, mode: u32) -> io::Result<()> {
+/// Put what was written beside its place to its place, with this mode, so that it survives a loss of power.
+///
+/// # Errors
+/// When the file system refuses.
+pub fn persist(part: tempfile::NamedTempFile, path: &Path, mode: u32) -> io::Result<()> {
     part.as_file().sync_all()?;
     let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
     part.as_file().set_permissions(mode)?;

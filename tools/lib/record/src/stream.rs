@@ -5,7 +5,7 @@ use crate::{
     records::{Record, WindowRecord},
 };
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value, json, value::RawValue};
 use std::{
     io::{BufRead, Read, Write},
     time::Instant,
@@ -15,6 +15,8 @@ use std::{
 /// are needed for, so a tool holds what it read once, and one parsed record.
 const LINE_CAP: u64 = 4 << 20;
 const INPUT_CAP: u64 = 128 << 20;
+/// The most records: each takes some 150 bytes beside its text.
+const RECORDS_CAP: u64 = 1 << 20;
 
 /// One tool's end of the pipe.
 pub struct Stream<'a> {
@@ -47,10 +49,18 @@ struct Line {
 
 /// What the frame is made of: all else of a line is parsed where it is used.
 #[derive(Deserialize)]
-struct Head {
+struct Head<'a> {
     #[serde(rename = "type")]
     kind: String,
-    tool: Option<String>,
+    /// A word in what frames a stream; elsewhere it may be anything.
+    #[serde(borrow)]
+    tool: Option<&'a RawValue>,
+}
+
+impl Head<'_> {
+    fn tool(&self) -> Option<String> {
+        serde_json::from_str(self.tool?.get()).ok()
+    }
 }
 
 /// The frame of a stream, as its lines go by.
@@ -174,7 +184,11 @@ impl<'a> Stream<'a> {
             let head = head(number, text)?;
             inputs.any = true;
             self.read += 1;
-            frame.next(&head.kind, head.tool)?;
+            if self.read > RECORDS_CAP {
+                return Err(Report::data(format!("the input has more than {RECORDS_CAP} records"))
+                    .hint("split it by window with jq"));
+            }
+            frame.next(&head.kind, head.tool())?;
             match head.kind.as_str() {
                 "begin" => {}
                 "end" => {
@@ -237,7 +251,7 @@ pub fn line_of<R: Record>(record: &R) -> Result<String, Report> {
 }
 
 /// The parts of a line that the frame needs.
-fn head(number: usize, text: &str) -> Result<Head, Report> {
+fn head(number: usize, text: &str) -> Result<Head<'_>, Report> {
     // An array would be taken for the fields of a structure in their order.
     if !text.starts_with('{') {
         return Err(Report::data(format!("line {number} of the input is not a JSON object"))
@@ -304,7 +318,7 @@ impl Inputs {
     /// Whether the stream went through this tool.
     pub fn passed(&self, tool: &str) -> bool {
         let by = |line: &&Line| {
-            serde_json::from_str::<Head>(&line.text).is_ok_and(|head| head.tool.as_deref() == Some(tool))
+            serde_json::from_str::<Head>(&line.text).is_ok_and(|head| head.tool().as_deref() == Some(tool))
         };
         self.records.iter().filter(|line| line.kind == "step").any(|line| by(&line))
     }

@@ -379,8 +379,7 @@ impl Bucket {
         // Given up or broken, what is left of a download is of no use: it goes with the value.
         let mut part = files::part_beside(path).map_err(|report| Fault::Disk(report.to_string()))?;
         let fetched = self.download(key, cap, part.as_file_mut(), &disk).await?;
-        part.as_file().sync_all().map_err(disk)?;
-        part.persist(path).map_err(|e| disk(e.error))?;
+        files::persist(part, path, 0o644).map_err(disk)?;
         Ok(fetched)
     }
 

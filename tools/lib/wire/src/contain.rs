@@ -3,7 +3,7 @@
 //! No bytes make a decoder panic that we know of; where some do, a validator must not lose its window to the peer that
 //! found them.
 
-use record::Report;
+use record::{Code, Report};
 use std::{
     any::Any,
     cell::Cell,
@@ -31,7 +31,7 @@ static PLACE: Mutex<Option<String>> = Mutex::new(None);
 /// A panic that is not unwound (`panic = "abort"`, no stack, no memory) ends the process all the same.
 ///
 /// # Errors
-/// What the work returns; exit code 65 when it panics, with the panic's message and place, and that it is a bug of
+/// What the work returns; exit code 101 when it panics, with the panic's message and place, and that it is a bug of
 /// ours.
 pub fn contain<T>(work: impl FnOnce() -> Result<T, Report>) -> Result<T, Report> {
     static HOOK: Once = Once::new();
@@ -45,7 +45,8 @@ pub fn contain<T>(work: impl FnOnce() -> Result<T, Report>) -> Result<T, Report>
     drop(inside);
     result.unwrap_or_else(|panic| {
         let place = PLACE.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
-        Err(Report::data(format!("a bug of this program, which its bytes bring out: {} ({place})", message(&*panic)))
+        let error = format!("a bug of this program, which its bytes bring out: {} ({place})", message(&*panic));
+        Err(Report::new(Code::Bug, error)
             .hint("the other peers are none the worse; please keep that file, and report it"))
     })
 }
