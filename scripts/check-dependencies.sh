@@ -62,9 +62,10 @@ fi
 
 # serde reads numbers inside flattened and untagged forms through a value of its own, which cannot hold them once any crate of the
 # build asks for `arbitrary_precision`: then a record does not read back. Allowed: where no number passes. clap's `command(flatten)`
-# is another thing.
+# is another thing. Whole files are searched, since an attribute may go over several lines.
 allowed=''
-found=$(grep -rnE 'serde\(([^)]*[ ,(])?(flatten|untagged)' --include='*.rs' tools/*/src tools/lib/*/src | cut -d: -f1 | sort -u)
+form='\bserde\s*\((?:[^()]|(\((?:[^()]|(?1))*\)))*?(?<![\w"])(?:flatten|untagged)(?![\w"])'
+found=$(grep -rlPz "$form" --include='*.rs' tools/*/src tools/lib/*/src) || [ $? -eq 1 ] || no 'the sources cannot be searched'
 for file in $found; do
   case " $allowed " in *" $file "*) ;; *) no "$file: serde's flatten or untagged, where numbers may pass" ;; esac
 done
