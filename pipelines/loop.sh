@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Window after window: loop.sh miner|validator [LAST]. One loop a node. TERM and INT end it with all that it runs, and its status
 # is 143 or 130; a kill loses at most the running stage. What it ends with by itself: 0 after window LAST; 75 another loop runs
-# here; 78 a setting, or three windows in a row without a place, a permit or weights; 2 and others, what a stage ended with.
+# here; 78 a setting, or three windows in a row without a place, or two epochs of windows without a permit or weights; 2 and
+# others, what a stage ended with.
 set -u
 . "$(dirname "$0")/settings.sh"
 . "$here/journal.sh"
@@ -74,18 +75,30 @@ trap 'end 143' TERM
 trap 'end 130' INT
 trap 'end 129' HUP
 
-if [ "${BZ_FOLLOW:-yes}" != no ]; then
-  # A loop that is killed takes its follower along.
-  setpriv=$(command -v setpriv) && setpriv="$setpriv --pdeathsig TERM"
+# A loop that is killed takes its follower along.
+setpriv=$(command -v setpriv) && setpriv="$setpriv --pdeathsig TERM"
+follow() {
   $setpriv setsid "$here/follow.sh" 3>&- 9>&- &
   follower=$!
-fi
+}
+# followed: a follower that is gone is started again, unless it ended with what trying again does not change.
+followed() {
+  local status
+  [ -n "$follower" ] && ! kill -0 "$follower" 2>/dev/null || return 0
+  wait "$follower"
+  status=$?
+  follower=
+  case $status in 2 | 78) return 0 ;; esac
+  say "the follower of the chain is gone, with status $status: it is started again"
+  follow
+}
+[ "${BZ_FOLLOW:-yes}" = no ] || follow
 
-# look: the window of this moment and its last block; how long a block takes, by the fastest seen; what the subnet gives this
-# node, and what stands before that. Where the chain does not say, all stays as it was.
-current='' block='' block_ms=0 looked_ms='' earns='' standing=''
+# look: the window of this moment and its last block; how long a block takes; what the subnet gives this node, and what stands
+# before that. Where the chain does not say, all stays as it was.
+current='' block='' block_ms=0 first_block='' first_ms='' earns='' standing=''
 look() {
-  local status now_ms before=$block each seen
+  local status now_ms seen
   run bz-window >"$BZ_HOME/now"
   status=$?
   [ $status -eq 0 ] || return $status
@@ -98,11 +111,13 @@ look() {
        elif $role == "validator" and ($own.permit | not) then "no validator permit (bz-chain doctor)"
        else "" end] | @tsv' "$BZ_HOME/now") && [[ $seen =~ ^[0-9]+$'\t'[0-9]+$'\t' ]] || return 75
   IFS=$'\t' read -r current block earns standing <<<"$seen"
-  if [ -n "$before" ] && [ "$block" -gt "$before" ]; then
-    each=$(((now_ms - looked_ms) / (block - before)))
-    [ $block_ms -gt 0 ] && [ $block_ms -le $each ] || block_ms=$each
+  # Over ten blocks at least: two looks on either side of a block, or finality that catches up, say nothing. From a look that is
+  # a window old at most, in blocks, so that what went wrong once does not stay.
+  if [ -n "$first_block" ]; then
+    [ $((block - first_block)) -lt 10 ] || block_ms=$(((now_ms - first_ms) / (block - first_block)))
+    [ $((block - first_block)) -ge 10 ] && [ $((block - first_block)) -ge "$blocks" ] || return 0
   fi
-  looked_ms=$now_ms
+  first_block=$block first_ms=$now_ms
 }
 
 folder() { echo "$BZ_HOME/windows/$1"; }
@@ -173,10 +188,24 @@ happened() {
   fi 2>/dev/null
 }
 
-# counted W STATUS: windows in a row in which nothing can be earned. What they lack is said in each, and after three the loop ends.
-idle=0 last_idle='' idle_windows=3
+# epochs: two of them, in windows, three at least. A permit is given, and weights count, at an epoch's end.
+tempo='' epochs_windows=3
+epochs() {
+  # Asked until it is had; meanwhile it is the main net's.
+  if [ -z "$tempo" ]; then
+    run bz-chain hyperparameters >"$BZ_HOME/hyperparameters"
+    tempo=$(jq -rs 'map(select(.type == "hyperparameters")) | last.tempo' "$BZ_HOME/hyperparameters" 2>/dev/null)
+    [[ $tempo =~ ^[1-9][0-9]{0,6}$ ]] || tempo=
+  fi
+  epochs_windows=$(((2 * ${tempo:-360} + blocks - 1) / blocks))
+  [ $epochs_windows -ge 3 ] || epochs_windows=3
+}
+
+# counted W STATUS: windows in a row in which nothing can be earned. What they lack is said in each. Without a place the loop
+# ends after three; without a permit or weights, once two epochs have not changed that.
+idle=0 last_idle='' idle_for=''
 counted() {
-  local why=$standing
+  local why=$standing lacks idle_windows=3
   if [ -z "$why" ] && [ "$role" = validator ] && [ -s "$(folder "$1")/state" ] && [ ! -s "$(folder "$1")/weights" ]; then
     case $2 in 1 | 78) why='no weights were set (bz-chain doctor)' ;; esac
   fi
@@ -184,22 +213,25 @@ counted() {
     idle=0
     return 1
   fi
+  case $why in *'no place'*) lacks=place ;; *) lacks=epoch; epochs; idle_windows=$epochs_windows ;; esac
+  [ "$idle_for" = $lacks ] || idle=0 last_idle=''
+  idle_for=$lacks
   [ "$last_idle" = "$1" ] || idle=$((idle + 1))
   last_idle=$1
   say "window $1 earns nothing: $why; $idle of $idle_windows windows in a row"
   [ $idle -lt $idle_windows ] || end 78
 }
 
-# pause: before the same again: 2 s, 4 s, up to a minute, but no more than an eighth of a window.
+# pause: before the same again: 2 s, 4 s, up to a minute, but no more than an eighth of a window, where that is more than 2 s.
 failures=0
 pause() {
   local seconds=$((failures < 5 ? 2 << failures : 60)) eighth=$((block_ms * blocks / 8000))
-  [ $block_ms -eq 0 ] || [ $seconds -le $eighth ] || seconds=$((eighth > 0 ? eighth : 1))
+  [ $block_ms -eq 0 ] || [ $seconds -le $eighth ] || seconds=$((eighth > 2 ? eighth : 2))
   failures=$((failures + 1))
   run sleep $seconds
 }
 
-fresh='' told=''
+fresh='' told='' watched=''
 while :; do
   look
   status=$?
@@ -212,6 +244,8 @@ while :; do
   fi
   choose
   if [ -n "$last" ] && [ "$W" -gt "$last" ]; then end 0; fi
+  [ "$watched" = "$W" ] || followed
+  watched=$W
   # What is not worth a window's end has a quarter of a window, and a minute at most.
   quarter=$((block_ms * blocks / 4000 + 1))
   finished=$([ ! -s "$(folder "$W")/$done" ] || echo yes)

@@ -4,13 +4,17 @@
 . "$(dirname "${BASH_SOURCE[0]}")/settings.sh"
 
 # enter W: the folder of a window is made, named by D (and Q, quoted for a command), and locked: stages that outlived a
-# killed loop end first.
+# killed loop end first, for an hour at most: more than any window has.
 enter() {
   case $1 in '' | *[!0-9]*) die 2 "'$1' is no window's number" "$(basename "$0") 120" ;; esac
   D=$BZ_HOME/windows/$1
   Q=$(printf %q "$D")
   mkdir -p "$D" || exit 78
-  exec 8>"$D/lock" && flock 8 || exit 78
+  exec 8>"$D/lock" || exit 78
+  if ! flock -n 8; then
+    echo "$(basename "$0"): another process is at window $1: it is waited for" >&2
+    flock -w 3600 8 || die 75 "another process is still at window $1" "fuser -v $Q/lock names it"
+  fi
   # Nobody writes here now: what killed stages had begun goes.
   find "$D" -name '.part-*' -type f -delete
 }

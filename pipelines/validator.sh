@@ -33,7 +33,9 @@ esac
 stage weights "bz-score fold --window $W $(printf %q "$BZ_HOME")/windows | bz-setweights" || exit
 
 # Mirror the states of others that were followed: what they published stays when they go. Not worth a window's end: the loop says how
-# long it may take.
+# long both may take.
+mirrored=$((SECONDS + ${BZ_SPARE_S:-60}))
 for followed in base state; do
-  stage $followed-mirror "bz-push --mirror --within ${BZ_SPARE_S:-60} < $Q/$followed" || :
+  left=$((mirrored - SECONDS))
+  stage $followed-mirror "bz-push --mirror --within $((left > 0 ? left : 1)) < $Q/$followed" || :
 done

@@ -10,14 +10,19 @@ use std::{
 use tests::{program, root, text, until};
 
 /// Every tool: writes its name down, does what a file of its name says, and passes its input on. `bz-window` alone says
-/// that it is the window in the file `window`; ten blocks are a window.
+/// that it is the window in the file `window`, at the block in the file `block`, if any; ten blocks are a window.
 const STUB: &str = r#"#!/usr/bin/env bash
 name=${0##*/}
-if [ "$name $*" = 'bz-window --follow' ]; then exec sleep 987; fi
+if [ "$name $*" = 'bz-window --follow' ]; then
+  echo follow >>"$STUBS/followers"
+  [ ! -f "$STUBS/follow" ] || . "$STUBS/follow"
+  exec sleep 987
+fi
 if [ "$name" = bz-window ] && [ $# -eq 0 ]; then
   [ ! -f "$STUBS/away" ] || exit 75
   W=$(cat "$STUBS/window") permit=$(cat "$STUBS/permit")
-  echo '{"type":"window","window":'$W',"block":'$((W * 10 + 1))',"deadline_block":'$((W * 10 + 15))'}'
+  block=$(cat "$STUBS/block" 2>/dev/null || echo $((W * 10 + 1)))
+  echo '{"type":"window","window":'$W',"block":'$block',"deadline_block":'$((W * 10 + 15))'}'
   [ "$permit" = none ] || echo '{"type":"peer","self":true,"incentive":0.125,"dividends":0.5,"permit":'$permit'}'
   exit 0
 fi
@@ -31,7 +36,8 @@ trap '' PIPE
 cat 2>/dev/null || exit 0
 "#;
 
-const TOOLS: [&str; 9] = ["window", "pull", "state", "pages", "train", "delta", "push", "score", "setweights"];
+const TOOLS: [&str; 10] =
+    ["window", "pull", "state", "pages", "train", "delta", "push", "score", "setweights", "chain"];
 
 struct Node {
     folder: tempfile::TempDir,
@@ -145,6 +151,7 @@ fn a_killed_loop_leaves_its_stage_and_no_follower_and_the_next_one_goes_on() {
     // The next loop waits for that stage; once it is gone, the window is done.
     node.write("stubs/bz-train", "");
     let next = node.loop_of("miner").arg("7").spawn().unwrap();
+    until("it says so", || node.read("home/log").contains("miner.sh: another process is at window 7"));
     signal(&stage[0], "-TERM");
     let out = next.wait_with_output().unwrap();
     assert!(out.status.success(), "{}", text(&out.stderr));
@@ -155,16 +162,8 @@ fn a_killed_loop_leaves_its_stage_and_no_follower_and_the_next_one_goes_on() {
 #[test]
 fn what_was_away_is_tried_again_ever_later_and_said_once() {
     let node = Node::new();
-    // Three times no luck; blocks that take minutes are no reason to hurry.
-    node.write(
-        "stubs/bz-train",
-        "echo 'bz-train: no luck' >&2; date +%s%3N >>\"$STUBS/at\"; [ $(wc -l <\"$STUBS/at\") -gt 3 ] || exit 75",
-    );
-    let out = node.until_7("miner");
-    assert!(out.status.success(), "{}", text(&out.stderr));
-    let at: Vec<i64> = node.read("stubs/at").lines().map(|line| line.parse().unwrap()).collect();
-    let pauses: Vec<i64> = at.windows(2).map(|pair| pair[1] - pair[0]).collect();
-    assert_eq!(pauses.len(), 3);
+    // Three times no luck. A block each time says nothing of how long blocks take, and is no reason to hurry.
+    let (out, pauses) = three_failures(&node, 1);
     assert!(pauses[0] >= 2000 && pauses[1] >= 4000 && pauses[2] >= 8000 && pauses[2] < 16_000, "{pauses:?}");
     let log = node.read("home/log");
     for words in ["bz-train: no luck", "failed with status 75", "status 75; the same again"] {
@@ -172,6 +171,62 @@ fn what_was_away_is_tried_again_ever_later_and_said_once() {
     }
     assert!(log.contains("window 7: 0 kB sent; incentive 0.125"), "{log}");
     assert_eq!(log, text(&out.stderr), "a terminal sees what the log has");
+    // Ten windows each time: an eighth of one is no time at all, and two seconds are waited.
+    let (_, pauses) = three_failures(&Node::new(), 100);
+    assert!(pauses.iter().all(|pause| (2000..4000).contains(pause)), "{pauses:?}");
+}
+
+/// A miner whose training fails three times, while the chain goes on by so many blocks each time; and its pauses, in ms.
+fn three_failures(node: &Node, blocks: u32) -> (Output, Vec<i64>) {
+    let train = "echo 'bz-train: no luck' >&2; date +%s%3N >>\"$STUBS/at\"; times=$(wc -l <\"$STUBS/at\")\n";
+    let chain = format!("echo $((71 + {blocks} * times)) >\"$STUBS/block\"; [ $times -gt 3 ] || exit 75");
+    node.write("stubs/bz-train", &format!("{train}{chain}"));
+    let out = node.until_7("miner");
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let at: Vec<i64> = node.read("stubs/at").lines().map(|line| line.parse().unwrap()).collect();
+    assert_eq!(at.len(), 4);
+    (out, at.windows(2).map(|pair| pair[1] - pair[0]).collect())
+}
+
+#[test]
+fn a_follower_that_is_gone_is_started_again_in_the_next_window() {
+    let next = "echo $(($(cat \"$STUBS/window\") + 1)) >\"$STUBS/window\"";
+    // Windows take long enough for a follower to end in.
+    let mut node = Node::new();
+    node.write("stubs/bz-train", &format!("{next}; sleep 1"));
+    node.write("stubs/follow", "[ $(wc -l <\"$STUBS/followers\") -gt 1 ] || exit 0");
+    let out = node.loop_of("miner").arg("10").output().unwrap();
+    let log = text(&out.stderr);
+    assert!(out.status.success() && log.matches("it is started again").count() == 1, "{log}");
+    assert_eq!(node.read("stubs/followers").lines().count(), 2, "{log}");
+    assert_eq!(node.processes(), []);
+    // One that cannot follow is left alone.
+    node = Node::new();
+    node.write("stubs/bz-train", &format!("{next}; sleep 1"));
+    node.write("stubs/follow", "exit 78");
+    let out = node.loop_of("miner").arg("9").output().unwrap();
+    let log = text(&out.stderr);
+    assert!(out.status.success() && log.contains("the tools ask a node themselves"), "{log}");
+    assert!(!log.contains("it is started again"), "{log}");
+    assert_eq!(node.read("stubs/followers").lines().count(), 1, "{log}");
+}
+
+#[test]
+fn both_mirrors_have_one_deadline() {
+    let node = Node::new();
+    let push = "[ \"$1\" != --mirror ] || { echo \"$3\" >>\"$STUBS/within\"; sleep 2.1; }";
+    node.write("stubs/bz-push", push);
+    let out = program(&root().join("pipelines/validator.sh"))
+        .arg("7")
+        .env("PATH", format!("{}:{}", node.path("bin").display(), std::env::var("PATH").unwrap()))
+        .env("BZ_ENV", node.path("env"))
+        .env("BZ_SPARE_S", "9")
+        .env("STUBS", node.path("stubs"))
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let within: Vec<u64> = node.read("stubs/within").lines().map(|line| line.parse().unwrap()).collect();
+    assert!(within.len() == 2 && within[0] >= 8 && (1..=within[0] - 2).contains(&within[1]), "{within:?}");
 }
 
 #[test]
@@ -222,28 +277,40 @@ fn bad_data_is_made_again_once_and_then_left() {
 #[test]
 fn who_can_earn_nothing_is_told_in_each_window_and_then_stopped() {
     let next = "echo $(($(cat \"$STUBS/window\") + 1)) >\"$STUBS/window\"";
-    for (role, permit, stub, script, words) in [
-        ("validator", "false", "bz-setweights", next.to_string(), "no validator permit"),
-        ("validator", "true", "bz-setweights", format!("{next}; exit 1"), "no weights were set"),
-        ("miner", "none", "bz-pages", format!("{next}; exit 78"), "no place in the subnet"),
+    // What changes with an epoch has two of them: of 21 blocks, and ten blocks are a window; never less than three windows.
+    for (role, permit, stub, script, words, tempo, most) in [
+        ("validator", "false", "bz-setweights", next.to_string(), "no validator permit", 21, 5),
+        ("validator", "true", "bz-setweights", format!("{next}; exit 1"), "no weights were set", 21, 5),
+        ("validator", "false", "bz-setweights", next.to_string(), "no validator permit", 4, 3),
+        ("miner", "none", "bz-pages", format!("{next}; exit 78"), "no place in the subnet", 21, 3),
     ] {
         let node = Node::new();
         node.write("stubs/permit", permit);
+        node.write("stubs/bz-chain", &format!("echo '{{\"type\":\"hyperparameters\",\"tempo\":{tempo}}}'"));
         node.write(&format!("stubs/{stub}"), &script);
         let out = node.loop_of(role).arg("20").output().unwrap();
         let log = text(&out.stderr);
         assert_eq!(out.status.code(), Some(78), "{log}");
-        for window in 7..=9 {
-            let count = window - 6;
+        for count in 1..=most {
+            let window = count + 6;
             let said = log.lines().any(|line| {
                 line.contains(&format!("window {window} earns nothing"))
                     && line.contains(words)
-                    && line.ends_with(&format!("{count} of 3 windows in a row"))
+                    && line.ends_with(&format!("{count} of {most} windows in a row"))
             });
             assert!(said, "{role}, {permit}: {log}");
         }
         assert_eq!(node.processes(), []);
+        let asked = node.read("stubs/calls").matches("bz-chain hyperparameters").count();
+        assert_eq!(asked, usize::from(role == "validator"));
     }
+    // Where the tempo cannot be had, an epoch has 360 blocks.
+    let node = Node::new();
+    node.write("stubs/permit", "false");
+    node.write("stubs/bz-chain", "exit 75");
+    let out = node.until_7("validator");
+    let log = text(&out.stderr);
+    assert!(out.status.success() && log.contains("1 of 72 windows in a row"), "{log}");
     // A setting that is wrong ends it at once.
     let node = Node::new();
     node.write("stubs/bz-pages", "exit 78");
