@@ -4,7 +4,7 @@
 . "$(dirname "${BASH_SOURCE[0]}")/settings.sh"
 
 # enter W: the folder of a window is made, named by D (and Q, quoted for a command), and locked: stages that outlived a
-# killed loop end first, for an hour at most: more than any window has.
+# killed loop end first; after an hour that is given up, to be tried again.
 enter() {
   case $1 in '' | *[!0-9]*) die 2 "'$1' is no window's number" "$(basename "$0") 120" ;; esac
   D=$BZ_HOME/windows/$1
