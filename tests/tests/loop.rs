@@ -176,7 +176,7 @@ fn what_was_away_is_tried_again_ever_later_and_said_once() {
     assert!(pauses.iter().all(|pause| (2000..4000).contains(pause)), "{pauses:?}");
 }
 
-/// A miner whose training fails three times, while the chain goes on by so many blocks each time; and its pauses, in ms.
+/// A miner whose training fails three times, while the chain goes on by so many blocks each time; its pauses, in ms.
 fn three_failures(node: &Node, blocks: u32) -> (Output, Vec<i64>) {
     let train = "echo 'bz-train: no luck' >&2; date +%s%3N >>\"$STUBS/at\"; times=$(wc -l <\"$STUBS/at\")\n";
     let chain = format!("echo $((71 + {blocks} * times)) >\"$STUBS/block\"; [ $times -gt 3 ] || exit 75");
@@ -277,7 +277,7 @@ fn bad_data_is_made_again_once_and_then_left() {
 #[test]
 fn who_can_earn_nothing_is_told_in_each_window_and_then_stopped() {
     let next = "echo $(($(cat \"$STUBS/window\") + 1)) >\"$STUBS/window\"";
-    // What changes with an epoch has two of them: of 21 blocks, and ten blocks are a window; never less than three windows.
+    // What changes with an epoch has two of them: of 21 blocks, and ten blocks are a window; three windows at least.
     for (role, permit, stub, script, words, tempo, most) in [
         ("validator", "false", "bz-setweights", next.to_string(), "no validator permit", 21, 5),
         ("validator", "true", "bz-setweights", format!("{next}; exit 1"), "no weights were set", 21, 5),
