@@ -34,7 +34,7 @@ pub struct Args {
     /// Version key, where the subnet asks for one [default: fold.version_key of hparams.json, or 0]
     #[arg(long, value_name = "N")]
     version_key: Option<u64>,
-    /// Set them within so many blocks of the epoch's end, not before [default: a window and 20]
+    /// Set them within so many blocks of the epoch's end, not before [default: two windows and 20]
     #[arg(long, value_name = "BLOCKS")]
     margin: Option<u64>,
     /// Where the subnet hides weights until later: how [default: timelock where the chain has a beacon, else hash]
@@ -57,8 +57,9 @@ const HELP: &str = "\
 Reads a `weights` record. Before anything is signed, the chain is asked: is this hotkey a validator, is it time, has
 every uid still the hotkey that was scored? Too early is no error: exit 0, `submitted` false, and the `reason`.
 
-The chain counts the last weights before an epoch, and keeps each in its log. So they are set once in an epoch, late: in
-the last run that is sure to come in time, when a window and 20 blocks or less are left. --margin says otherwise.
+The chain counts the last weights before an epoch, and keeps each in its log. So they are set once in an epoch, late:
+when two windows and 20 blocks or less are left, so that a window that is passed over leaves a second chance. --margin
+says otherwise. Without a hparams.json no window is known: they are set at once, with version key 0; -v says so.
 
 Where the subnet takes weights by commit and reveal only, they are committed to: encrypted to a round of the chain's
 beacon, at which the chain reveals them itself; or by a hash, and then what was committed is kept in $BZ_HOME/sealed and
@@ -109,6 +110,8 @@ pub(crate) struct Validator<'a> {
     args: &'a Args,
     chain: &'a Chain,
     rules: &'a weights::Rules,
+    /// What the run says; `None` where there is no such file.
+    hparams: Option<&'a Hparams>,
     hotkey: Hotkey,
     setter: Setter<'a>,
 }
@@ -146,16 +149,25 @@ impl Refusal {
 pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     let inputs = stream.read()?;
     let record = if args.reveal { None } else { Some(asked(&args, &inputs)?) };
+    let hparams = match hparams(&args) {
+        // What is due is revealed in any case: its time ends.
+        Err(report) if args.reveal => {
+            record::cli::note("bz-setweights", &report);
+            None
+        }
+        found => found?,
+    };
     let hotkey = args.wallet.public()?;
     // A dry run writes nothing, not even the lock's folder.
     let _lock = if args.dry.dry_run { None } else { Some(sealed::lock(&args)?) };
-    let chain = Chain::connect(&args.chain)?;
+    let chain = Chain::open(&args.chain, &args.common.home())?;
     if chain.subnet.netuid == 0 {
         return Err(Report::no("the root network takes no weights").hint("--netuid or BZ_NETUID"));
     }
     let rules = chain.weight_rules(hotkey)?;
     let setter = Setter { wallet: &args.wallet, chain: &chain, signer: OnceCell::new() };
-    let validator = Validator { args: &args, chain: &chain, rules: &rules, hotkey, setter };
+    let hparams = hparams.as_ref();
+    let validator = Validator { args: &args, chain: &chain, rules: &rules, hparams, hotkey, setter };
     let mut lost = None;
     if args.reveal || !args.dry.dry_run {
         lost = sealed::reveal_due(&validator, |record| stream.emit(record))?;
@@ -167,6 +179,20 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
         }
         None => Ok(()),
     }
+}
+
+/// What the run says. It decides when weights are set, and by which rules: a file that is named, or is there, has to be
+/// good. Where there is none at all, nothing is known of windows.
+fn hparams(args: &Args) -> Result<Option<Hparams>, Report> {
+    let path = args.common.hparams_path();
+    if path == args.common.home().hparams() && matches!(path.try_exists(), Ok(false)) {
+        if !args.reveal {
+            let what = "weights are set at once, with version key 0, unless --margin and --version-key say otherwise";
+            args.common.say("bz-setweights", format!("there is no {}: {what}", path.display()));
+        }
+        return Ok(None);
+    }
+    args.common.hparams().map(Some).map_err(|report| Report { code: record::Code::Config, ..report })
 }
 
 /// The weights that the input asks for, good in themselves.
@@ -207,9 +233,8 @@ impl Validator<'_> {
         record.values_u16 =
             record.uids.iter().map(|uid| uids.iter().position(|u| u == uid).map_or(0, |at| values[at])).collect();
         record.submitted = false;
-        let hparams = args.common.hparams().ok();
-        let key = version_key(args, hparams.as_ref());
-        let refusal = refusal(args, hparams.as_ref(), rules, (&record, &uids, key), lost);
+        let key = version_key(args, self.hparams);
+        let refusal = refusal(args, self.hparams, rules, (&record, &uids, key), lost);
         record.reason = refusal.as_ref().map(|refusal| refusal.reason.clone());
         if let Some(refusal) = &refusal {
             record::cli::note("bz-setweights", format!("not set: {}", refusal.reason));
@@ -233,10 +258,16 @@ impl Validator<'_> {
         if let Some(sealed) = &plan.keep {
             sealed::keep(args, sealed, self.hotkey, chain, &record)?;
         }
-        if let Some(moment) = plan.moment {
-            timelocked::keep(args, chain, self.hotkey, moment, (&uids, &values))?;
+        let begin = |moment| timelocked::begin(args, chain, self.hotkey, moment, (&uids, &values));
+        let begun = plan.moment.map(begin).transpose()?;
+        let sent = self.setter.send(&plan.call);
+        if let Some(begun) = begun {
+            match &sent {
+                Err(report) if !Chain::may_be_in(report) => begun.refused(),
+                _ => begun.sent(args, chain, rules, self.hotkey),
+            }
         }
-        let sent = self.setter.send(&plan.call)?;
+        let sent = sent?;
         (record.tx, record.block, record.submitted) = (Some(sent.tx), sent.block, true);
         // They are in, whatever can be read back: the record says so before anything else can fail.
         match look(chain, &plan, self.hotkey, (&uids, &values), &sent) {
@@ -327,6 +358,13 @@ fn version_key(args: &Args, hparams: Option<&Hparams>) -> u64 {
     args.version_key.or(hparams.and_then(|hparams| hparams.fold.version_key)).unwrap_or(0)
 }
 
+/// Within so many blocks of an epoch's end they are set: a run a window comes twice in that time. Where no window is
+/// known, none can be waited for.
+fn margin(given: Option<u64>, hparams: Option<&Hparams>) -> u64 {
+    let default = || hparams.map_or(u64::MAX, |hparams| hparams.clock.blocks.saturating_mul(2).saturating_add(SAFETY));
+    given.unwrap_or_else(default)
+}
+
 /// What stands between these weights and the chain, if anything. `lost` is from when on the chain should have opened
 /// the last commit, where it did not: then they are not for the end of the epoch.
 fn refusal(
@@ -373,11 +411,26 @@ fn refusal(
             rules.last_update, rules.block
         )));
     }
-    let margin =
-        args.margin.unwrap_or_else(|| hparams.map_or(0, |hparams| hparams.clock.blocks).saturating_add(SAFETY));
-    let from = rules.early_in_epoch(margin).filter(|_| lost.is_none() && !args.force.force)?;
+    let from = rules.early_in_epoch(margin(args.margin, hparams)).filter(|_| lost.is_none() && !args.force.force)?;
     Some(Refusal::for_now(format!(
         "too early: the last weights of an epoch count, they are set from block {from} on, it is {}",
         rules.block
     )))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use record::files;
+    use std::path::Path;
+
+    #[test]
+    fn a_window_that_is_passed_over_leaves_a_second_chance() {
+        let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../pipelines/hparams/demo.json");
+        let demo: Hparams = files::read_json(&demo).unwrap();
+        assert_eq!(margin(None, Some(&demo)), 2 * demo.clock.blocks + SAFETY);
+        assert_eq!(margin(Some(5), Some(&demo)), 5);
+        assert_eq!((margin(None, None), margin(Some(5), None)), (u64::MAX, 5), "at once");
+    }
 }

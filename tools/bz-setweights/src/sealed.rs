@@ -197,7 +197,7 @@ fn reveal(validator: &Validator<'_>, kept: &Kept) -> Result<(Weights, Option<Ref
         Some(Refusal {
             reason: format!("they were committed with the version key {ours}, the subnet asks for {theirs} now"),
             // The next ones have the run's own.
-            lasting: version_key(args, args.common.hparams().ok().as_ref()) < theirs,
+            lasting: version_key(args, validator.hparams) < theirs,
         })
     } else {
         let only_self = rules.uid.is_some_and(|own| kept.sealed.uids == [own.0]);

@@ -44,6 +44,10 @@ pub struct Sent {
 
 /// A transaction that came into no block within so many never will.
 const GOOD_FOR: u64 = 64;
+/// Stands in a hint where a call may be in the chain although there is no [`Sent`].
+const NOT_KNOWN: &str = "whether it went in is not known";
+/// The pool's code for what it has already.
+const ON_ITS_WAY: u16 = 1013;
 /// A chain makes a block every 12 s and finalizes a few later.
 const FINAL_WITHIN: Duration = Duration::from_secs(180);
 
@@ -250,10 +254,11 @@ fn not_taken(what: &str, mut report: Report) -> Report {
             // Before it stand the call and the address of the node.
             let reason = report.error.split_once(": ").map_or(report.error.as_str(), |(_, reason)| reason);
             let reason = reason.trim().trim_end_matches(&format!("({code})")).trim_end();
-            say(what, words, &format!("pool code {code}; the node: {reason}"))
+            let said = say(what, words, &format!("pool code {code}; the node: {reason}"));
+            if code == ON_ITS_WAY { said.hint(format!("{NOT_KNOWN} yet: bz-chain doctor shows it")) } else { said }
         }
         None => {
-            report.hints.push("whether it went in is not known: the same command looks before it signs again".into());
+            report.hints.push(format!("{NOT_KNOWN}: the same command looks before it signs again"));
             report
         }
     }
@@ -266,6 +271,11 @@ impl Chain {
     /// Exit code 1 when the chain refuses the call, 75 when it cannot be reached, or refuses it for now.
     pub fn submit(&self, call: &Call, signer: &Signer<'_>) -> Result<Sent, Report> {
         self.submit_as(call, signer, None)
+    }
+
+    /// Whether the call of which an error of [`Chain::submit`] tells may be in the chain, or come into it.
+    pub fn may_be_in(report: &Report) -> bool {
+        report.hints.iter().any(|hint| hint.starts_with(NOT_KNOWN))
     }
 
     /// The same with a nonce of the caller's, so that several of one account can wait for one block.
@@ -293,7 +303,7 @@ impl Chain {
         let done = self.runtime.block_on(async { tokio::time::timeout(FINAL_WITHIN, final_within).await });
         let unknown = |report: Report| {
             report
-                .hint("whether it went in is not known: bz-chain doctor shows it")
+                .hint(format!("{NOT_KNOWN}: bz-chain doctor shows it"))
                 .hint("the same command looks before it signs again")
         };
         match done {
