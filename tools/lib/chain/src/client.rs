@@ -81,8 +81,22 @@ pub(crate) fn number_of(header: &Value) -> Option<u64> {
     u64::from_str_radix(header.get("number")?.as_str()?.trim_start_matches("0x"), 16).ok()
 }
 
+/// What stands before all that a node said, and all that befell a connection, in an error of the client's layers.
+const OF_A_NODE: [&str; 2] = ["User error: ", "RPC error: "];
+/// The hint of an error that is none of a node: our own reading of what it sent has failed.
+const READ_HERE: &str = "bz-chain doctor shows what can be read of this chain";
+
+/// A question that came to nothing, and whether the node or its connection is at fault, or what was made of its answer.
+fn failed(what: &str, url: &str, error: impl std::fmt::Display) -> Report {
+    let error = error.to_string();
+    let of_a_node = OF_A_NODE.iter().any(|words| error.contains(words));
+    let hint = if of_a_node { "a node that is behind or was restarted answers again later" } else { READ_HERE };
+    Report::again(format!("{what}, from {url}: {}", plain(error))).hint(hint)
+}
+
 /// Whether an error says that bytes of the chain are not what the metadata says, or not what this suite reads: entries
-/// that are gone or have other keys or another type.
+/// that are gone or have other keys or another type. Only what our own layers say counts: a node, or a gateway before
+/// it, may say anything.
 pub(crate) fn undecodable(report: &Report) -> bool {
     const WORDS: [&str; 8] = [
         "decod",
@@ -95,7 +109,9 @@ pub(crate) fn undecodable(report: &Report) -> bool {
         "Cannot encode storage key",
     ];
     crate::storage::is_foreign(report)
-        || report.code == Code::Again && WORDS.iter().any(|words| report.error.contains(words))
+        || report.code == Code::Again
+            && report.hints.iter().any(|hint| hint == READ_HERE)
+            && WORDS.iter().any(|words| report.error.contains(words))
 }
 
 fn reach(runtime: &tokio::runtime::Runtime, link: &Link, url: &str) -> Result<Hash, Report> {
@@ -222,8 +238,7 @@ impl Chain {
     ) -> Result<T, Report> {
         match self.until_stopped(async { tokio::time::timeout(GIVE_UP, answer).await })? {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(Report::again(format!("{what}, from {}: {}", self.url, plain(error)))
-                .hint("a node that is behind or was restarted answers again later")),
+            Ok(Err(error)) => Err(failed(what, &self.url, error)),
             Err(_) => Err(unreachable(&self.url, format!("no answer to {what}"))),
         }
     }
@@ -373,16 +388,17 @@ impl Chain {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use record::Context;
-    use subxt::error::{DecodeError, StorageError, StorageKeyError, StorageValueError};
+    use subxt::{
+        error::{BackendError, DecodeError, StorageError, StorageKeyError, StorageValueError},
+        rpcs::UserError,
+    };
 
     /// The words are those of other crates: this holds them against what these say.
     #[test]
     fn what_does_not_decode_is_told_from_what_does_not_answer() {
-        let of = |error: &dyn std::fmt::Display| {
-            let failed: Result<(), String> = Err(plain(error));
-            failed.again("Keys").unwrap_err()
-        };
+        let of = |error: &dyn std::fmt::Display| failed("Keys", "wss://node.example.org", error);
+        let said = |message: &str| Error::User(UserError { code: -32603, message: message.into(), data: None });
+        let broken = || Error::Client("cannot decode the answer".into());
         let pallet = || "SubtensorModule".to_string();
         let out_of_range =
             DecodeError::new(subxt::ext::scale_decode::error::ErrorKind::NumberOutOfRange { value: "70000".into() });
@@ -401,6 +417,11 @@ mod tests {
             of(&"the background task closed; restart required"),
             of(&"State already discarded for block 7 (4003)"),
             of(&"no answer"),
+            // What a gateway says is not what the chain has, whatever its words are.
+            of(&said("cannot decode the upstream's answer: Error at block 7")),
+            of(&StorageError::CannotFetchValue(BackendError::from(said("decoding failed")))),
+            of(&broken()),
+            of(&StorageError::StreamFailure(BackendError::from(broken()))),
             Report::data("cannot decode a file"),
         ] {
             assert!(!undecodable(&report), "{report}");
