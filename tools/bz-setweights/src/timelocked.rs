@@ -9,7 +9,10 @@ use chain::{
 };
 use record::{Code, Hash, Hotkey, Report, Uid, cli::note, files};
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 /// Files that stay for a hotkey and a mechanism of a subnet, the newest: one an epoch waits, and Subtensor's longest
 /// reveal period is a hundred epochs.
@@ -35,11 +38,17 @@ struct Commit {
     weights: Vec<(u16, u16)>,
 }
 
-impl Commit {
-    fn is_due(&self, rules: &Rules) -> bool {
-        let waits = rules.timelocked.iter().any(|commit| commit.round == self.round);
-        rules.block >= self.reveal_block && !waits
-    }
+/// A commit, and its file.
+type Kept = (PathBuf, Commit);
+
+/// The commits that the chain should have opened by a block, and the others, each in their order; `waiting` are the
+/// rounds of those that it still has. One that is due is so however many newer ones wait.
+fn due(all: Vec<Kept>, block: u64, waiting: &BTreeSet<u64>) -> (Vec<Kept>, Vec<Kept>) {
+    all.into_iter().partition(|(_, commit)| block >= commit.reveal_block && !waiting.contains(&commit.round))
+}
+
+fn waiting(rules: &Rules) -> BTreeSet<u64> {
+    rules.timelocked.iter().map(|commit| commit.round).collect()
 }
 
 /// How the names of all files of a hotkey in a subnet begin.
@@ -97,16 +106,16 @@ impl Begun {
     pub(crate) fn sent(self, args: &Args, chain: &Chain, rules: &Rules, hotkey: Hotkey) {
         said(settle(&self.0));
         let own = self.0.with_extension(TIMELOCKED);
-        let others: Vec<(PathBuf, Commit)> = match kept(args, chain, hotkey) {
+        let others: Vec<Kept> = match kept(args, chain, hotkey) {
             Ok(all) => all.into_iter().filter(|(path, _)| *path != own).collect(),
             Err(report) => {
                 said(Err(report));
                 Vec::new()
             }
         };
-        let (due, waiting): (Vec<_>, Vec<_>) = others.into_iter().partition(|(_, commit)| commit.is_due(rules));
-        let too_many = (waiting.len() + 1).saturating_sub(MOST);
-        for (path, _) in due.iter().chain(waiting.iter().take(too_many)) {
+        let (due, later) = due(others, rules.block, &waiting(rules));
+        let too_many = (later.len() + 1).saturating_sub(MOST);
+        for (path, _) in due.iter().chain(later.iter().take(too_many)) {
             said(remove(path));
         }
     }
@@ -119,7 +128,7 @@ fn said(done: Result<(), Report>) {
 }
 
 /// All that lies there for this hotkey and subnet of this chain, the oldest first.
-fn kept(args: &Args, chain: &Chain, hotkey: Hotkey) -> Result<Vec<(PathBuf, Commit)>, Report> {
+fn kept(args: &Args, chain: &Chain, hotkey: Hotkey) -> Result<Vec<Kept>, Report> {
     let folder = sealed::folder(args);
     let entries = match std::fs::read_dir(&folder) {
         Ok(entries) => entries,
@@ -159,7 +168,7 @@ fn kept(args: &Args, chain: &Chain, hotkey: Hotkey) -> Result<Vec<(PathBuf, Comm
 /// are gone with it: the chain has no more than the newest weights.
 pub(crate) fn lost(args: &Args, chain: &Chain, rules: &Rules, hotkey: Hotkey) -> Result<Option<u64>, Report> {
     let (true, Some(uid)) = (rules.commit_reveal, rules.uid) else { return Ok(None) };
-    let mut due: Vec<_> = kept(args, chain, hotkey)?.into_iter().filter(|(_, commit)| commit.is_due(rules)).collect();
+    let (mut due, _) = due(kept(args, chain, hotkey)?, rules.block, &waiting(rules));
     let Some((path, newest)) = due.pop() else { return Ok(None) };
     if !args.dry.dry_run {
         due.iter().try_for_each(|(path, _)| remove(path))?;
@@ -178,4 +187,33 @@ pub(crate) fn lost(args: &Args, chain: &Chain, rules: &Rules, hotkey: Hotkey) ->
         ),
     );
     Ok(Some(newest.reveal_block))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With a reveal period of two epochs a newer commit waits while an older one is opened, or is not.
+    #[test]
+    fn a_commit_is_judged_while_newer_ones_wait() {
+        let commit = |round: u64, reveal_block: u64| Commit {
+            genesis: Hash([1; 32]),
+            netuid: 3,
+            mechanism: 0,
+            hotkey: Hotkey([2; 32]),
+            round,
+            reveal_block,
+            weights: vec![(0, u16::MAX)],
+        };
+        let all = || vec![1, 2, 3].into_iter().map(|n| (PathBuf::new(), commit(n, 60 + 40 * n))).collect::<Vec<_>>();
+        let at = |block: u64, waiting: &[u64]| {
+            let rounds = |kept: Vec<Kept>| kept.into_iter().map(|(_, commit)| commit.round).collect::<Vec<_>>();
+            let (due, later) = due(all(), block, &waiting.iter().copied().collect());
+            (rounds(due), rounds(later))
+        };
+        assert_eq!(at(99, &[1, 2, 3]), (vec![], vec![1, 2, 3]));
+        assert_eq!(at(110, &[2, 3]), (vec![1], vec![2, 3]));
+        assert_eq!(at(110, &[1, 2, 3]), (vec![], vec![1, 2, 3]), "its round is late");
+        assert_eq!(at(150, &[3]), (vec![1, 2], vec![3]), "the newest is the last of them");
+    }
 }
