@@ -293,7 +293,7 @@ fn a_subnet_that_does_not_exist_is_found_before_anything_is_signed() {
             assert!(out.stdout.is_empty(), "{args:?}");
         }
     }
-    // What can be listed by everybody is committed, what cannot is not, and a dry run only shows it.
+    // What can be read by everybody is committed, what cannot is not, and a dry run only shows it.
     let own =
         vera.peers("0").into_iter().find(|peer| peer["uid"] == 1).unwrap()["bucket"].as_str().unwrap().to_string();
     let bucket = |args: &[&str]| {
@@ -308,11 +308,26 @@ fn a_subnet_that_does_not_exist_is_found_before_anything_is_signed() {
     assert!(code == Some(0) && record["submitted"] == true && record["bucket"] == own, "{record} {error}");
     let wrong = format!("{own}-typo");
     let (_, error, code) = bucket(&[&wrong]);
-    assert!(code == Some(1) && error.contains("others cannot list"), "{code:?} {error}");
+    assert!(code == Some(1) && error.contains("others cannot read"), "{code:?} {error}");
     let (_, error, code) = bucket(&["https//s3.example.org/vera"]);
     assert!(code == Some(65) && error.contains("no bucket's address"), "{code:?} {error}");
     let (record, error, code) = bucket(&["--untried", &wrong]);
     assert!(code == Some(0) && record["readable"] == false, "{record} {error}");
+    // A key that everybody will see is tried, too: one that writes this bucket is not committed, one that only reads is.
+    network.run(&["join", "wanda"]);
+    let keys: Value = serde_json::from_slice(&std::fs::read(network.0.join("keys.json")).unwrap()).unwrap();
+    let name = own.rsplit('/').next().unwrap();
+    let with_key = |writes: bool| {
+        let keys = keys.as_object().unwrap();
+        let (id, key) = keys.iter().find(|(_, key)| (key["bucket"] == name) == writes).unwrap();
+        own.replacen("://", &format!("://{id}:{}@", key["secret"].as_str().unwrap()), 1)
+    };
+    let (_, error, code) = bucket(&["--with-key", &with_key(true)]);
+    assert!(code == Some(78) && error.contains("the key in the address writes"), "{code:?} {error}");
+    let files = everything(&network.0.join("buckets").join(name));
+    assert!(!files.contains("a trial, to be removed"), "it was removed again");
+    let (record, error, code) = bucket(&["--with-key", &with_key(false)]);
+    assert!(code == Some(0) && record["submitted"] == true, "{code:?} {record} {error}");
 }
 
 #[test]

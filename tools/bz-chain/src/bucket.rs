@@ -1,8 +1,10 @@
-//! Say on the chain where the bucket is, after it was tried as others will: without any key of ours.
+//! Say on the chain where the bucket is, after it was tried as others will: without any key of ours, and with the one in
+//! the address, which must not write.
 
 use crate::records::Committed;
 use chain::{Chain, Signer};
 use record::{Hotkey, Report, Stream, cli::DryRun};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use store::{Address, Bucket, Fault, Pool};
 use wallet::WalletArgs;
 
@@ -15,7 +17,7 @@ pub(crate) struct BucketArgs {
     /// The address holds a key that only reads, and everybody may see it
     #[arg(long)]
     with_key: bool,
-    /// Commit it though others cannot list it at this moment
+    /// Commit it though others cannot read it at this moment
     #[arg(long)]
     untried: bool,
     #[command(flatten)]
@@ -40,22 +42,49 @@ fn fit_to_publish(text: &str, with_key: bool, own_keys: &[String]) -> Result<Add
     Ok(address)
 }
 
-/// What others see of the bucket.
-fn seen(text: &str, local: bool) -> Result<Result<(), Fault>, Report> {
-    let bucket = Bucket::peer(text, local)?;
-    Ok(Pool::new()?.run(bucket.folders("")).map(drop))
+/// The name of an object that nobody has.
+fn nobodys() -> String {
+    // The keys of a hash table are drawn by the system, anew for each.
+    let drawn = || RandomState::new().build_hasher().finish();
+    format!("bz-chain-trial-{:016x}{:016x}", drawn(), drawn())
 }
 
-/// What to do about a bucket that others cannot list.
+/// What others see of the bucket: whether they may read objects, and why they cannot list it, where they cannot.
+fn seen(pool: &Pool, bucket: &Bucket) -> Result<Option<Fault>, Fault> {
+    pool.run(bucket.offers(&nobodys()))?;
+    match pool.run(bucket.folders("")) {
+        Ok(_) => Ok(None),
+        // In a bucket that is not there is no object, too.
+        Err(Fault::Missing) => Err(Fault::Missing),
+        Err(fault) => Ok(Some(fault)),
+    }
+}
+
+/// That the key in an address, which everybody will see, does not write.
+fn only_reads(pool: &Pool, bucket: &Bucket, shown: &str) -> Result<(), Report> {
+    match pool.run(bucket.lets_write(&nobodys())) {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(Report::config(format!("the key in the address writes {shown}: everybody could write it"))
+            .hint(
+                "make a key that may only read this bucket (s3:GetObject, s3:ListBucket), or commit it without a key",
+            )),
+        Err(fault) => {
+            Err(Report::again(format!("whether the key in the address writes {shown} is not known: {fault}"))
+                .hint("is the address right, and the store up?"))
+        }
+    }
+}
+
+/// What to do about a bucket that others cannot read.
 fn unreadable(shown: &str, fault: &Fault) -> Report {
-    let text = format!("others cannot list {shown}: {fault}");
+    let text = format!("others cannot read {shown}: {fault}");
     let report = match fault {
         Fault::Unreachable(_) | Fault::Disk(_) => Report::again(text),
         Fault::Denied | Fault::Missing | Fault::TooLarge(_) => Report::no(text),
     };
     let report = match fault {
         Fault::Denied => {
-            report.hint("let everybody list and read it (s3:ListBucket, s3:GetObject), or add a read-only key")
+            report.hint("let everybody read and list it (s3:GetObject, s3:ListBucket), or add a read-only key")
         }
         Fault::Missing => report.hint("is the name right, and the bucket made?"),
         Fault::Unreachable(_) | Fault::Disk(_) | Fault::TooLarge(_) => {
@@ -81,14 +110,26 @@ pub(crate) fn run(
             .hint("register it first: bz-chain register"));
     }
     let call = chain.bucket_call(&args.address)?;
-    let readable = match seen(&args.address, chain.is_localnet()?)? {
-        Ok(()) => true,
+    let (pool, bucket) = (Pool::new()?, Bucket::peer(&args.address, chain.is_localnet()?)?);
+    let note = |text: String| record::cli::note("bz-chain", text);
+    let (readable, there) = match seen(&pool, &bucket) {
+        Ok(None) => (true, true),
+        Ok(Some(fault)) => {
+            note(format!("others can read {shown}, and cannot list it: {fault}; s3:ListBucket lets them"));
+            (true, true)
+        }
         Err(fault) if args.untried => {
-            record::cli::note("bz-chain", format!("others cannot list {shown}: {fault}"));
-            false
+            note(format!("others cannot read {shown}: {fault}"));
+            (false, !matches!(fault, Fault::Missing | Fault::Unreachable(_)))
         }
         Err(fault) => return Err(unreadable(&shown, &fault)),
     };
+    match (address.has_key(), args.dry.dry_run) {
+        (false, _) => {}
+        (true, true) => note("a dry run does not try whether the key in the address writes".into()),
+        (true, false) if there => only_reads(&pool, &bucket, &shown)?,
+        (true, false) => note("whether the key in the address writes was not tried".into()),
+    }
     let mut record = Committed {
         hotkey,
         netuid: chain.subnet.netuid,

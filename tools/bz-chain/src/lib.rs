@@ -39,8 +39,8 @@ which everybody then sees, or the 128 characters of Templar; or a bare name at A
 A limit is held by the chain, in the block that takes the place; a chain that cannot hold one is refused.
 The password of an encrypted coldkey is asked for on a terminal, or read from --password-file: a file of mode 600, or
 /dev/fd/N of a shell's redirection.
-Exit codes: 1 the answer is no, a place costs more than the limit, others cannot read the bucket; 78 no such subnet, or
-a chain of another form.
+Exit codes: 1 the answer is no, a place costs more than the limit, others cannot read the bucket; 78 no such subnet, a
+chain of another form, a key in the address that writes.
 See also: bz-window, bz-setweights, bz-localnet join";
 
 #[derive(clap::Subcommand)]

@@ -57,7 +57,7 @@ pub(crate) struct Committed {
     pub(crate) netuid: u16,
     /// Where it is, without a key.
     pub(crate) bucket: String,
-    /// Whether others can list it, as far as that was tried.
+    /// Whether others can read it, as far as that was tried.
     pub(crate) readable: Option<bool>,
     pub(crate) submitted: bool,
     pub(crate) tx: Option<Hash>,

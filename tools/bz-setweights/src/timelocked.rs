@@ -205,7 +205,7 @@ mod tests {
             reveal_block,
             weights: vec![(0, u16::MAX)],
         };
-        let all = || vec![1, 2, 3].into_iter().map(|n| (PathBuf::new(), commit(n, 60 + 40 * n))).collect::<Vec<_>>();
+        let all = || (1..=3).map(|n| (PathBuf::new(), commit(n, 60 + 40 * n))).collect::<Vec<_>>();
         let at = |block: u64, waiting: &[u64]| {
             let rounds = |kept: Vec<Kept>| kept.into_iter().map(|(_, commit)| commit.round).collect::<Vec<_>>();
             let (due, later) = due(all(), block, &waiting.iter().copied().collect());

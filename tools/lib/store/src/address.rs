@@ -58,6 +58,11 @@ fn shown(text: &str) -> String {
 }
 
 impl Address {
+    /// Whether its owner published a key with it.
+    pub fn has_key(&self) -> bool {
+        self.read_key.is_some()
+    }
+
     /// Read an address.
     ///
     /// # Errors

@@ -462,6 +462,42 @@ impl Bucket {
         Ok(names.map(|p| p.trim_end_matches('/').to_string()).collect())
     }
 
+    /// Whether an object could be fetched, asked as those who fetch ask: nothing of it is read. A store that may not say
+    /// what is absent denies it.
+    ///
+    /// # Errors
+    /// When the bucket says no, or does not answer.
+    pub async fn offers(&self, key: &str) -> Result<bool, Fault> {
+        let request = self.client.get_object().bucket(&self.address.bucket).key(key);
+        let answer = tokio::time::timeout(ANSWER_WITHIN, request.send()).await;
+        match answer.map_err(|_| Fault::Unreachable("no answer in time".into()))? {
+            Ok(_) => Ok(true),
+            Err(error) if status(&error) == 404 => Ok(false),
+            Err(error) => Err(fault(&error)),
+        }
+    }
+
+    /// Whether the bucket lets this key write: a small object is put, and removed again where it lets that, too.
+    ///
+    /// # Errors
+    /// When the bucket is not there, or does not answer.
+    pub async fn lets_write(&self, key: &str) -> Result<bool, Fault> {
+        let body = ByteStream::from_static(b"a trial, to be removed\n");
+        let request = self.client.put_object().bucket(&self.address.bucket).key(key).body(body);
+        let answer = tokio::time::timeout(ANSWER_WITHIN, request.send()).await;
+        match answer.map_err(|_| Fault::Unreachable("no answer in time".into()))? {
+            Ok(_) => {
+                // That it writes is known; a bucket that does not let it remove anything keeps a small object.
+                let request = self.client.delete_object().bucket(&self.address.bucket).key(key);
+                let _ = tokio::time::timeout(ANSWER_WITHIN, request.send()).await;
+                Ok(true)
+            }
+            // Denied, or a store that only reads.
+            Err(error) if matches!(status(&error), 401 | 403 | 405 | 501) => Ok(false),
+            Err(error) => Err(fault(&error)),
+        }
+    }
+
     /// Whether an object is there.
     ///
     /// # Errors
