@@ -1,5 +1,6 @@
 //! The follower: one process a node that hears every finalized block and writes the chain's facts down, so that the
-//! other tools of the node ask no one. With several nodes it writes what they agree on.
+//! other tools of the node ask no one. With several nodes it writes the hashes and the peers that they
+//! agree on; a block's time and the metadata are one node's.
 
 use crate::{
     client::{Chain, number_of, plain, prefixed, unreachable},
@@ -7,7 +8,7 @@ use crate::{
     facts::{self, Block},
     keep::{self, Identity, Keeper, Now},
 };
-use record::{Code, Context, Hash, Home, Hparams, Report, Window};
+use record::{Code, Context, Hash, Home, Hparams, Report, Window, records::Peer};
 use serde_json::Value;
 use std::{
     collections::BTreeSet,
@@ -95,7 +96,9 @@ impl Chain {
     /// # Errors
     /// Exit code 78 when the folder is of another chain or subnet.
     pub fn would_follow(&self, home: &Home) -> Result<Option<u64>, Report> {
-        Ok(keep::check(&facts::folder(home), &self.identity()?)?.map(|head| head.number))
+        let head = keep::check(&facts::folder(home), &self.identity()?)?;
+        // What other nodes told is dropped.
+        Ok(head.filter(|head| head.nodes == self.nodes).map(|head| head.number))
     }
 
     fn identity(&self) -> Result<Identity, Report> {
@@ -126,6 +129,17 @@ impl Chain {
         self.runtime.block_on(async move { listen() }).again("cannot listen to signals")?;
         let _ = self.stop.set(told);
         Ok(())
+    }
+
+    /// The peers at a block, of this number and hash, as each node tells them that has it.
+    fn peers_of_each(&self, number: u64, block: Hash) -> Result<Vec<(String, Result<Vec<Peer>, Report>)>, Report> {
+        let all = self.until_stopped(self.link.all_hashes(number))?;
+        let have = all.iter().enumerate().filter(|(_, told)| **told == Some(Some(block)));
+        let each = have.map(|(place, _)| {
+            let _held = self.link.hold_to(place);
+            (self.link.shown(place), self.decoded(block, || self.peers(block, None)))
+        });
+        Ok(each.collect())
     }
 
     /// The chain's clock at several blocks; `None` where the node has forgotten it.
@@ -320,8 +334,10 @@ impl Follower<'_> {
                 self.without_peers.insert(start);
                 continue;
             };
-            match self.chain.peers_at(start, block.hash, None) {
-                Ok(peers) => self.keeper.peers(start, block.hash, peers)?,
+            match self.agreed_peers(start, block.hash) {
+                Ok(Some(peers)) => self.keeper.peers(start, block.hash, peers)?,
+                // A tool that needs them asks for itself.
+                Ok(None) => drop(self.without_peers.insert(start)),
                 // The subnet may be younger than that window, or the node's memory shorter.
                 Err(report) if Chain::forgotten(&report) || (report.code == Code::Config && window != newest) => {
                     self.without_peers.insert(start);
@@ -331,6 +347,28 @@ impl Follower<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The peers at a block on which all nodes agree that tell them; `None`, and said, where they do not. A hash that
+    /// they agree on binds none of them to what it says of that block.
+    fn agreed_peers(&self, number: u64, block: Hash) -> Result<Option<Vec<Peer>>, Report> {
+        if self.chain.link.nodes() < 2 {
+            return self.chain.peers_at(number, block, None).map(Some);
+        }
+        let (mut first, mut failed) = (None::<(String, Vec<Peer>)>, None);
+        for (node, told) in self.chain.peers_of_each(number, block)? {
+            match (told, &first) {
+                (Ok(peers), None) => first = Some((node, peers)),
+                (Ok(peers), Some((_, theirs))) if peers == *theirs => {}
+                (Ok(_), Some((other, _))) => {
+                    (self.say)(format!("{node} and {other} tell other peers of block {number}: none are kept"));
+                    return Ok(None);
+                }
+                (Err(report), _) => failed = Some(report),
+            }
+        }
+        let nobody = || Report::again(format!("no node tells the peers of block {number}"));
+        first.map(|(_, peers)| Some(peers)).ok_or_else(|| failed.unwrap_or_else(nobody))
     }
 
     fn write_head(&self) -> Result<(), Report> {

@@ -5,7 +5,7 @@ use crate::facts::{
     Block, Head, PeersAt, SEGMENT, blocks_path, head_path, lock_path, metadata_path, now_ms, numbered, peers_path,
     read_blocks,
 };
-use record::{Code, Context, Hash, Report, files, records::Peer};
+use record::{Code, Context, Hash, Report, cli::note, files, records::Peer};
 use std::{
     collections::BTreeSet,
     fs::{File, OpenOptions, TryLockError},
@@ -91,7 +91,15 @@ impl Keeper {
     pub(crate) fn begin(folder: &Path, identity: Identity) -> Result<Self, Report> {
         files::create_dir(folder)?;
         let lock = lock(folder)?;
-        let head = check(folder, &identity)?;
+        let mut head = check(folder, &identity)?;
+        if head.as_ref().is_some_and(|head| head.nodes != identity.nodes) {
+            // Other nodes agreed on those. The head goes on naming these nodes until all of it is gone.
+            note("chain", format!("{} is what other nodes told: it is written anew", folder.display()));
+            for place in ["blocks", "peers"] {
+                drop_folder(&folder.join(place))?;
+            }
+            head = None;
+        }
         let [blocks, peers, metadata] = ["blocks", "peers", "metadata"].map(|name| folder.join(name));
         for place in [folder, blocks.as_path(), peers.as_path(), metadata.as_path()] {
             files::create_dir(place)?;
@@ -285,6 +293,13 @@ fn lock(folder: &Path) -> Result<File, Report> {
 
 fn remove(path: &Path) -> Result<(), Report> {
     match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(files::io_report("remove", path, &e)),
+        _ => Ok(()),
+    }
+}
+
+fn drop_folder(path: &Path) -> Result<(), Report> {
+    match std::fs::remove_dir_all(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(files::io_report("remove", path, &e)),
         _ => Ok(()),
     }
@@ -511,9 +526,26 @@ mod tests {
             assert!(report.error.contains(&other.genesis.to_string()), "{report}");
         }
         assert_eq!(std::fs::read(head_path(&folder(&home))).unwrap(), before);
-        // The same chain by other nodes is the same.
-        drop(Keeper::begin(&folder(&home), Identity { nodes: Hash([1; 32]), ..identity() }).unwrap());
         drop(begin(&home));
+    }
+
+    #[test]
+    fn what_other_nodes_told_is_dropped() {
+        let root = tempfile::tempdir().unwrap();
+        let home = Home(root.path().into());
+        let mut keeper = begin(&home);
+        keeper.append(&blocks(40..50)).unwrap();
+        keeper.peers(40, block(40).hash, Vec::new()).unwrap();
+        keeper.head(now(49)).unwrap();
+        drop(keeper);
+        assert_eq!(begin(&home).last(), Some(block(49)), "the same nodes told it");
+        let others = Identity { nodes: Hash([1; 32]), ..identity() };
+        let keeper = Keeper::begin(&folder(&home), others).unwrap();
+        assert!(keeper.last().is_none() && !keeper.has_peers(40));
+        assert!(keeper.block(45).unwrap().is_none() && !peers_path(&folder(&home), 40).exists());
+        drop(keeper);
+        // Nor do they come back with the nodes.
+        assert_eq!(begin(&home).last(), None);
     }
 
     #[test]

@@ -47,7 +47,21 @@ pub(crate) struct Link {
     nodes: Vec<Node>,
     /// Which one is asked.
     place: AtomicUsize,
+    /// The one node that is asked while a [`Held`] lives, else [`NONE`].
+    held: AtomicUsize,
     genesis: OnceLock<Hash>,
+}
+
+/// No node's place.
+const NONE: usize = usize::MAX;
+
+/// While it lives, one node is asked, once each time, and no other in its place.
+pub(crate) struct Held<'a>(&'a Link);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.held.store(NONE, Ordering::SeqCst);
+    }
 }
 
 /// A node, connected when it is first needed and again whenever that is needed.
@@ -125,7 +139,8 @@ impl Link {
     /// answers.
     pub(crate) fn new(urls: Vec<String>, genesis: Option<Hash>) -> Self {
         let nodes = urls.into_iter().map(|url| Node { url, open: Mutex::default() }).collect();
-        Link { nodes, place: AtomicUsize::new(0), genesis: genesis.map(OnceLock::from).unwrap_or_default() }
+        let genesis = genesis.map(OnceLock::from).unwrap_or_default();
+        Link { nodes, place: AtomicUsize::new(0), held: AtomicUsize::new(NONE), genesis }
     }
 
     /// Connect now; the hash of the chain's first block. Each address is tried once, since who starts wants to know at
@@ -156,7 +171,17 @@ impl Link {
         self.genesis.get().copied().ok_or_else(|| gone("it has no first block"))
     }
 
-    fn shown(&self, place: usize) -> String {
+    /// Ask this node only, until what is returned is dropped.
+    pub(crate) fn hold_to(&self, place: usize) -> Held<'_> {
+        self.held.store(place, Ordering::SeqCst);
+        Held(self)
+    }
+
+    fn held(&self) -> Option<usize> {
+        Some(self.held.load(Ordering::SeqCst)).filter(|place| *place != NONE)
+    }
+
+    pub(crate) fn shown(&self, place: usize) -> String {
         self.nodes.get(place).map_or_else(String::new, |node| shown(&node.url))
     }
 
@@ -307,9 +332,29 @@ impl Link {
         Ok(rpc)
     }
 
+    /// One attempt at one node, within the time of a question to every node.
+    async fn attempt_at<T>(
+        &self,
+        place: usize,
+        work: impl AsyncFnOnce(RpcClient) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let asked = async {
+            let (number, rpc) = self.connection_to(place).await?;
+            let result = work(rpc).await.map_err(with_reason);
+            if result.as_ref().is_err_and(lost) {
+                self.forget(place, number).await;
+            }
+            result
+        };
+        timeout(SIDE_ANSWER_WITHIN, asked).await.unwrap_or_else(|_| Err(gone("no answer")))
+    }
+
     /// One attempt on the connection of this moment, which is given up when it is at fault. One that asks for patience
     /// is kept, and the next node is asked meanwhile, where there is one.
     async fn attempt<T>(&self, work: impl AsyncFnOnce(RpcClient) -> Result<T, Error>) -> Result<T, Error> {
+        if let Some(place) = self.held() {
+            return self.attempt_at(place, work).await;
+        }
         let (place, number, rpc) = self.connection().await?;
         let result = timeout(ANSWER_WITHIN, work(rpc)).await.unwrap_or_else(|_| Err(gone("no answer")));
         let result = result.map_err(with_reason);
@@ -357,7 +402,13 @@ impl RpcClientT for Link {
             let params = params.clone();
             self.attempt(async move |rpc| rpc.request_raw(method, params).await)
         };
-        Box::pin(async move { attempt.retry(pauses()).when(tried_again(method)).notify(say).await })
+        Box::pin(async move {
+            attempt
+                .retry(pauses())
+                .when(move |error: &Error| self.held().is_none() && tried_again(method)(error))
+                .notify(say)
+                .await
+        })
     }
 
     fn subscribe_raw<'a>(
@@ -370,7 +421,13 @@ impl RpcClientT for Link {
             let params = params.clone();
             self.attempt(async move |rpc| rpc.subscribe_raw(sub, params, unsub).await)
         };
-        Box::pin(async move { attempt.retry(pauses()).when(tried_again(sub)).notify(say).await })
+        Box::pin(async move {
+            attempt
+                .retry(pauses())
+                .when(move |error: &Error| self.held().is_none() && tried_again(sub)(error))
+                .notify(say)
+                .await
+        })
     }
 }
 
