@@ -1,6 +1,6 @@
 //! The follower: one process a node that hears every finalized block and writes the chain's facts down, so that the
-//! other tools of the node ask no one. With several nodes it writes the hashes and the peers that they
-//! agree on; a block's time and the metadata are one node's.
+//! other tools of the node ask no one. With several nodes it writes the hashes and the peers on which those agree that
+//! answer; a block's time and the metadata are one node's.
 
 use crate::{
     client::{Chain, number_of, plain, prefixed, unreachable},
@@ -337,7 +337,9 @@ impl Follower<'_> {
             match self.agreed_peers(start, block.hash) {
                 Ok(Some(peers)) => self.keeper.peers(start, block.hash, peers)?,
                 // A tool that needs them asks for itself.
-                Ok(None) => drop(self.without_peers.insert(start)),
+                Ok(None) => {
+                    self.without_peers.insert(start);
+                }
                 // The subnet may be younger than that window, or the node's memory shorter.
                 Err(report) if Chain::forgotten(&report) || (report.code == Code::Config && window != newest) => {
                     self.without_peers.insert(start);
@@ -357,14 +359,20 @@ impl Follower<'_> {
         }
         let (mut first, mut failed) = (None::<(String, Vec<Peer>)>, None);
         for (node, told) in self.chain.peers_of_each(number, block)? {
-            match (told, &first) {
-                (Ok(peers), None) => first = Some((node, peers)),
-                (Ok(peers), Some((_, theirs))) if peers == *theirs => {}
-                (Ok(_), Some((other, _))) => {
+            let peers = match told {
+                Ok(peers) => peers,
+                Err(report) => {
+                    failed = Some(report);
+                    continue;
+                }
+            };
+            if let Some((other, theirs)) = &first {
+                if *theirs != peers {
                     (self.say)(format!("{node} and {other} tell other peers of block {number}: none are kept"));
                     return Ok(None);
                 }
-                (Err(report), _) => failed = Some(report),
+            } else {
+                first = Some((node, peers));
             }
         }
         let nobody = || Report::again(format!("no node tells the peers of block {number}"));

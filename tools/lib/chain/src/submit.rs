@@ -463,6 +463,11 @@ mod tests {
         assert!(report.error.contains("Custom error: 6"), "{report}");
         let report = said("x, from ws://127.0.0.1:9944: the connection is closed");
         assert!(report.code == Code::Again && report.hints.iter().any(|hint| hint.contains("not known")), "{report}");
+        assert!(Chain::may_be_in(&report), "{report}");
+        let on_its_way = said("x, from ws://127.0.0.1:9944: Transaction is already imported (1013)");
+        assert!(Chain::may_be_in(&on_its_way), "{on_its_way}");
+        let refused = said("x, from ws://127.0.0.1:9944: Invalid Transaction: Custom error: 6 (1010)");
+        assert!(!Chain::may_be_in(&refused), "{refused}");
     }
 
     #[test]
