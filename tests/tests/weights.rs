@@ -313,7 +313,7 @@ fn a_subnet_that_does_not_exist_is_found_before_anything_is_signed() {
     assert!(code == Some(65) && error.contains("no bucket's address"), "{code:?} {error}");
     let (record, error, code) = bucket(&["--untried", &wrong]);
     assert!(code == Some(0) && record["readable"] == false, "{record} {error}");
-    // A key that everybody will see is tried, too: one that writes this bucket is not committed, one that only reads is.
+    // A key that everybody will see is tried: one that writes this bucket is not committed, one that only reads is.
     network.run(&["join", "wanda"]);
     let keys: Value = serde_json::from_slice(&std::fs::read(network.0.join("keys.json")).unwrap()).unwrap();
     let name = own.rsplit('/').next().unwrap();

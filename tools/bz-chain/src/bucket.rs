@@ -1,5 +1,5 @@
-//! Say on the chain where the bucket is, after it was tried as others will: without any key of ours, and with the one in
-//! the address, which must not write.
+//! Say on the chain where the bucket is, after it was tried as others will: without any key of ours, and with the
+//! one in the address, which must not write.
 
 use crate::records::Committed;
 use chain::{Chain, Signer};
@@ -44,7 +44,7 @@ fn fit_to_publish(text: &str, with_key: bool, own_keys: &[String]) -> Result<Add
 
 /// The name of an object that nobody has.
 fn nobodys() -> String {
-    // The keys of a hash table are drawn by the system, anew for each.
+    // The system draws what a hash table's hashes begin with.
     let drawn = || RandomState::new().build_hasher().finish();
     format!("bz-chain-trial-{:016x}{:016x}", drawn(), drawn())
 }

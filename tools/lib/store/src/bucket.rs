@@ -462,8 +462,8 @@ impl Bucket {
         Ok(names.map(|p| p.trim_end_matches('/').to_string()).collect())
     }
 
-    /// Whether an object could be fetched, asked as those who fetch ask: nothing of it is read. A store that may not say
-    /// what is absent denies it.
+    /// Whether an object could be fetched, asked as those who fetch ask: nothing of it is read. A store that may not
+    /// say what is absent denies it.
     ///
     /// # Errors
     /// When the bucket says no, or does not answer.
