@@ -616,7 +616,7 @@ fn each_exit_code_has_its_cause() {
     let node = Node::new(|_| ());
     let (window, over) = (node.input(false), node.input(true));
     let empty = tempfile::tempdir().unwrap();
-    let cases: [(&str, &str, i32, &str); 12] = [
+    let cases: [(&str, &str, i32, &str); 15] = [
         ("bz-pages --role given", &window, 2, "--page"),
         ("bz-score fold --last 0", &window, 2, "--last"),
         ("bz-delta check", &window, 1, "is not over"),
@@ -628,6 +628,9 @@ fn each_exit_code_has_its_cause() {
         ("bz-pages", &window.replace("\"self\":true", "\"self\":false"), 78, "is no peer"),
         ("bz-push", &window, 65, "not closed"),
         ("bz-window --network ws://127.0.0.1:1", "", 75, "cannot reach the chain"),
+        ("bz-delta show text", "", 65, "a folder stands where the file belongs"),
+        ("bz-state --threads 100000 show x", "", 2, "cores"),
+        ("bz-train --threads 100000 --device cpu", "", 2, "cores"),
         ("bz-state verify --hparams nowhere.json x", &window, 78, "nowhere.json"),
     ];
     for (line, input, code, words) in cases {
@@ -637,6 +640,11 @@ fn each_exit_code_has_its_cause() {
             code => refused(line, &out, code, words),
         }
     }
+    // Whether a run can meet its clock is asked before it has a subnet.
+    let preset = tests::root().join("pipelines/hparams/124m.json");
+    let out = program(&bins().join("bz-window")).args(["--check", "--hparams"]).arg(preset).output().unwrap();
+    assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
+    framed("bz-window --check", &text(&out.stdout));
     // Another run's hparams: the answer is no.
     node.stage("bz-state init", &window);
     let mut other: Value = serde_json::from_slice(&std::fs::read(node.home.join("hparams.json")).unwrap()).unwrap();
@@ -645,6 +653,37 @@ fn each_exit_code_has_its_cause() {
     std::fs::write(&path, other.to_string()).unwrap();
     let line = format!("bz-state verify --hparams {} {}", path.display(), node.home.join("states/0").display());
     refused(&line, &node.run(&line, ""), 1, "are of run");
+}
+
+#[test]
+fn a_state_is_mended_as_it_was_signed() {
+    let node = Node::new(|_| ());
+    let mut accept = String::new();
+    stages(&node, |stage| {
+        if stage.line == "bz-state apply" {
+            accept = stage.input.clone();
+        }
+    });
+    let state = node.home.join("states/1");
+    let verify = format!("bz-state verify {}", state.display());
+    let record = || serde_json::from_slice::<Value>(&std::fs::read(state.join("state.json")).unwrap()).unwrap();
+    let root = record()["root"].clone();
+    let mut forged = record();
+    forged["signature"] = "00".repeat(64).into();
+    for (file, content) in
+        [("state.json", forged.to_string()), ("config.json", "junk".into()), ("config.json", "{}".into())]
+    {
+        std::fs::write(state.join(file), content).unwrap();
+        assert_eq!(node.run(&verify, &node.input(false)).status.code(), Some(1), "{file}");
+        node.stage("bz-state apply --force", &accept);
+        node.stage(&verify, &node.input(false));
+        assert_eq!(record()["root"], root);
+    }
+    // Another list of the same window is never signed beside the first.
+    std::fs::write(state.join("config.json"), "junk").unwrap();
+    let other = accept.replace("\"weight_u16\":65535", "\"weight_u16\":1");
+    assert_ne!(other, accept);
+    refused("bz-state apply", &node.run("bz-state apply --force", &other), 1, "has another list");
 }
 
 #[test]

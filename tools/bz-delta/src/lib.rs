@@ -28,7 +28,7 @@ Examples:
   bz-delta check < pulled > checked                                     signature, commitment, shapes, proof
   jq -r 'select(.type==\"delta\" and .uid==9) | [.status,.reason] | @tsv' checked
   bz-delta show windows/120/delta.safetensors                           what is in a file?
-  bz-delta diff a.safetensors b.safetensors | jq .cosine                are they alike?
+  bz-delta diff a.safetensors b.safetensors | jq .cosine                are they alike? (topk, dct, dense)
   cat part-a part-b | bz-delta sum --parts 2 -o whole.safetensors       join the parts of one gradient
 
 FORMAT.md in tools/lib/wire has the file's every byte.

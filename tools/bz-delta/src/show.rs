@@ -10,7 +10,9 @@ use record::{
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
+    fs::File,
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
 };
 use wire::{
     Layout, TILE,
@@ -183,11 +185,12 @@ pub(crate) fn sum(
 /// A file that is read by mapping it: a named one as it is, the input as a copy that is removed with the value.
 enum Spooled<'a> {
     Named(&'a Path),
-    Input(tempfile::NamedTempFile),
+    /// A file without a name, which a kill leaves nothing of, and where the kernel shows it.
+    Input(File, PathBuf),
 }
 
-/// The most of an input that is copied, in bytes: the largest delta of the known runs is a tenth of it.
-const SPOOL_CAP: u64 = 16 << 30;
+/// The most of an input that is copied, in bytes: more than any delta of the known runs.
+const SPOOL_CAP: u64 = 4 << 30;
 
 impl<'a> Spooled<'a> {
     fn of(path: &'a Path, stream: &mut Stream<'_>) -> Result<Self, Report> {
@@ -195,20 +198,21 @@ impl<'a> Spooled<'a> {
             return Ok(Spooled::Named(path));
         }
         let refused = |e: std::io::Error| files::io_report("copy the input into", &std::env::temp_dir(), &e);
-        let mut copy = tempfile::NamedTempFile::new().map_err(refused)?;
+        let mut copy = tempfile::tempfile().map_err(refused)?;
         let input = stream.take_input();
         let input = input.ok_or_else(|| Report::usage("the input is a terminal").hint("bz-delta show - < FILE"))?;
         let mut input = std::io::Read::take(input, SPOOL_CAP + 1);
         if std::io::copy(&mut input, &mut copy).map_err(refused)? > SPOOL_CAP {
             return Err(Report::data(format!("the input is longer than {SPOOL_CAP} bytes")).hint("name the file"));
         }
-        Ok(Spooled::Input(copy))
+        let path = format!("/proc/self/fd/{}", copy.as_raw_fd()).into();
+        Ok(Spooled::Input(copy, path))
     }
 
     fn path(&self) -> &Path {
         match self {
             Spooled::Named(path) => path,
-            Spooled::Input(copy) => copy.path(),
+            Spooled::Input(_, path) => path,
         }
     }
 }

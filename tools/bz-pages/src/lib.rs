@@ -106,8 +106,14 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     if let Some(Action::Index { name, field, data, dry }) = &args.command {
         let manifest = Manifest::index(data, name, field)?;
         let bytes = manifest.bytes();
+        let path = data.join(source::MANIFEST);
+        if let Ok(before) = files::read_json::<Manifest>(&path)
+            && before.hash() != manifest.hash()
+        {
+            note("bz-pages", format!("the manifest {} of {} is replaced", before.hash(), before.source));
+        }
         if !dry.dry_run {
-            files::write_atomic(&data.join(source::MANIFEST), |f| std::io::Write::write_all(f, &bytes))?;
+            files::write_atomic(&path, |f| std::io::Write::write_all(f, &bytes))?;
         }
         let rows: u64 = manifest.parts.iter().map(|p| p.rows).sum();
         let hash = manifest.hash();

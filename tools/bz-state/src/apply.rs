@@ -103,7 +103,7 @@ impl<'a> States<'a> {
             return Ok(state.clone());
         }
         if self.mode.force {
-            return Ok(state::load_checked(&self.dir(window), &self.hparams, &self.layout, self.run)?.0);
+            return Ok(crate::checked(&self.dir(window), &self.hparams, &self.layout, self.run)?.0);
         }
         state::record_of(&self.dir(window))
     }
@@ -152,7 +152,12 @@ impl<'a> States<'a> {
         };
         let (base, root, values) = self.made(accept.window, next, &accept.accepted, reveal, &path_of)?;
         let record = match signed {
-            Some(record) if record.root == root => State { path: None, ..record },
+            Some(record) if record.root == root && commit::verify_state(&record).is_ok() => {
+                State { path: None, ..record }
+            }
+            Some(record) if record.root == root => {
+                self.signed(&base, next, root, &accept.accepted, reveal, &wallet.open()?)?
+            }
             Some(record) => {
                 return Err(Report::data(format!("the deltas give root {root}, its record says {}", record.root))
                     .hint("a delta of that list was changed since"));

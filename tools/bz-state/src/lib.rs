@@ -22,7 +22,7 @@ pub struct Args {
     #[command(subcommand)]
     command: Action,
     /// CPU threads [default: all cores]; the result is the same with any number
-    #[arg(long, env = "BZ_THREADS", value_name = "N", global = true)]
+    #[arg(long, env = "BZ_THREADS", value_name = "N", value_parser = record::cli::threads, global = true)]
     threads: Option<usize>,
 }
 
@@ -135,6 +135,20 @@ pub(crate) fn remember(common: &Common, record: &Run) -> Result<(), Report> {
     if same { Ok(()) } else { files::write_json(&path, record) }
 }
 
+/// A state directory whose every byte is what its record says, and the record what its signer signed.
+pub(crate) fn checked(dir: &Path, hparams: &Hparams, layout: &Layout, run: Hash) -> Result<(State, Values), Report> {
+    let (record, values) = state::load_checked(dir, hparams, layout, run)?;
+    let config = dir.join("config.json");
+    if files::read_json::<serde_json::Value>(&config)? != hparams.model.config_json() {
+        return Err(Report::data(format!("{} is not that of the run's model", config.display()))
+            .hint("bz-state apply --force makes the state again"));
+    }
+    if record.by.is_some() {
+        wire::commit::verify_state(&record).map_err(|e| e.at(dir.display()))?;
+    }
+    Ok((record, values))
+}
+
 /// The first state of a run and its record.
 pub(crate) fn first_state(hparams: &Hparams, run: Hash, from: Option<&Path>) -> Result<(Values, State), Report> {
     let layout = Layout::new(&hparams.model);
@@ -228,10 +242,7 @@ fn verify(common: &Common, paths: &[PathBuf], stream: &mut Stream<'_>) -> Result
                 format!("{} is a state of run {}, the hparams here are of run {run}", path.display(), record.run);
             return Err(Report::no(error).hint("--hparams names those of the state's run"));
         }
-        state::load_checked(path, &hparams, &layout, record.run).map_err(no)?;
-        if record.by.is_some() {
-            wire::commit::verify_state(&record).map_err(|e| no(e.at(path.display())))?;
-        }
+        checked(path, &hparams, &layout, record.run).map_err(no)?;
         stream.emit(&record)?;
     }
     Ok(())

@@ -31,7 +31,7 @@ pub struct Args {
     #[arg(long, env = "BZ_DEVICE", default_value = "auto", value_parser = ["auto", "cpu", "cuda"])]
     device: String,
     /// CPU threads [default: OMP_NUM_THREADS, or all cores]
-    #[arg(long, env = "BZ_THREADS", value_name = "N")]
+    #[arg(long, env = "BZ_THREADS", value_name = "N", value_parser = record::cli::threads)]
     threads: Option<usize>,
     /// The state directory [default: that of the window, in the node's folder]
     #[arg(long, value_name = "DIR")]

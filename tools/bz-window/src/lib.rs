@@ -18,6 +18,11 @@ use wallet::WalletArgs;
 /// Describe a window, wait for one of its moments, or follow the chain for the other tools of a node.
 #[derive(clap::Parser)]
 #[command(name = "bz-window", version, after_help = HELP)]
+// A run is checked before it has a subnet.
+#[command(mut_arg("netuid", |netuid| netuid
+    .required(false)
+    .required_unless_present("check")
+    .default_value_if("check", clap::builder::ArgPredicate::IsPresent, "0")))]
 pub struct Args {
     #[command(flatten)]
     common: Common,

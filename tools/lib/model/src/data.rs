@@ -23,7 +23,7 @@ pub struct Sequences {
 
 #[allow(unsafe_code)]
 fn map(path: &Path) -> Result<memmap2::Mmap, Report> {
-    let file = File::open(path).map_err(|e| files::io_report("open", path, &e))?;
+    let file = files::open_file(path)?;
     // SAFETY: the files of a node are renamed into their place and never changed there.
     unsafe { memmap2::Mmap::map(&file) }.map_err(|e| files::io_report("map", path, &e))
 }

@@ -176,6 +176,21 @@ impl Shard {
     }
 }
 
+/// A number of threads that this machine can have: a typo is none. Eight are always allowed, so that what does not depend on
+/// their number can be tried.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn threads(text: &str) -> Result<usize, String> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let most = (cores * 4).max(8);
+    match text.parse() {
+        Ok(count) if (1..=most).contains(&count) => Ok(count),
+        Ok(_) => Err(format!("from 1 to {most} on this machine, which has {cores} cores")),
+        Err(_) => Err("not a number".into()),
+    }
+}
+
 /// Say something on stderr.
 pub fn note(tool: &str, text: impl std::fmt::Display) {
     // There is nowhere left to say that stderr is closed.

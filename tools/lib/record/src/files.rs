@@ -142,6 +142,18 @@ pub fn writable_dir(path: &Path) -> Result<(), Report> {
     part_beside(&path.join("x")).map(drop)
 }
 
+/// Open a file to map it: a folder opens as well, and is told only here.
+///
+/// # Errors
+/// When the file system refuses, or it is a folder.
+pub fn open_file(path: &Path) -> Result<File, Report> {
+    let file = File::open(path).map_err(|e| io_report("open", path, &e))?;
+    match file.metadata() {
+        Ok(meta) if meta.is_dir() => Err(io_report("open", path, &io::ErrorKind::IsADirectory.into())),
+        _ => Ok(file),
+    }
+}
+
 /// Make a folder and those above it.
 ///
 /// # Errors

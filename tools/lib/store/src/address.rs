@@ -104,7 +104,11 @@ impl Address {
         let read_key = match (url.username(), url.password()) {
             ("", None) => None,
             (id, Some(secret)) if plain(id) && plain(secret) => Some(ReadKey { id: id.into(), secret: secret.into() }),
-            _ => return Err(wrong("a read-only key is its id, a colon and the rest of it before the @, of letters, digits and -_")),
+            _ => {
+                return Err(wrong(
+                    "a read-only key is its id, a colon and the rest of it before the @, of letters, digits and -_",
+                ));
+            }
         };
         let host = url.host().ok_or_else(|| wrong("no host"))?.to_owned();
         let bucket = url.path().trim_matches('/').to_string();

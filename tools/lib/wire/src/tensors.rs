@@ -49,7 +49,7 @@ impl Mapped {
 
     #[allow(unsafe_code)]
     fn read(path: &Path, check: impl FnOnce(&[u8], &Header) -> Result<(), Report>) -> Result<Self, Report> {
-        let file = File::open(path).map_err(|e| files::io_report("open", path, &e))?;
+        let file = files::open_file(path)?;
         // SAFETY: the files of a node are written beside their place and renamed, never changed in place, so the
         // mapped bytes stay as they are.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| files::io_report("map", path, &e))?;
