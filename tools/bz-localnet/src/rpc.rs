@@ -352,6 +352,8 @@ fn state_methods(m: &mut RpcModule<Node>) -> Result<(), RegisterMethodError> {
         let blocks = node.blocks();
         let number = args.block(2, &blocks)?;
         let name = args.text(0).unwrap_or_default();
+        // As nodes say it: it is no fault of the call that the state is gone.
+        blocks.state(number).ok_or_else(|| pruned(number))?;
         let result = blocks.call(number, name, &args.bytes(1)?);
         result.map(|bytes| json!(hex(&bytes))).ok_or_else(|| refuse(format!("{name} failed at block {number}")))
     })?;
