@@ -182,20 +182,20 @@ pub(crate) fn sum(
     stream.emit(&Train { path: Some(output.into()), bytes, blake3: Some(blake3), tokens, ..head })
 }
 
-/// A file that is read by mapping it: a named one as it is, the input as a copy that is removed with the value.
-enum Spooled<'a> {
-    Named(&'a Path),
-    /// A file without a name, which a kill leaves nothing of, and where the kernel shows it.
-    Input(File, PathBuf),
+/// A file that is read by mapping it: a named one as it is, or the input as a copy.
+struct Spooled {
+    path: PathBuf,
+    /// The copy has no name, so that a kill leaves nothing of it; the kernel shows it while it is held.
+    _input: Option<File>,
 }
 
 /// The most of an input that is copied, in bytes: more than any delta of the known runs.
 const SPOOL_CAP: u64 = 4 << 30;
 
-impl<'a> Spooled<'a> {
-    fn of(path: &'a Path, stream: &mut Stream<'_>) -> Result<Self, Report> {
+impl Spooled {
+    fn of(path: &Path, stream: &mut Stream<'_>) -> Result<Self, Report> {
         if path != Path::new("-") {
-            return Ok(Spooled::Named(path));
+            return Ok(Spooled { path: path.into(), _input: None });
         }
         let refused = |e: std::io::Error| files::io_report("copy the input into", &std::env::temp_dir(), &e);
         let mut copy = tempfile::tempfile().map_err(refused)?;
@@ -206,13 +206,10 @@ impl<'a> Spooled<'a> {
             return Err(Report::data(format!("the input is longer than {SPOOL_CAP} bytes")).hint("name the file"));
         }
         let path = format!("/proc/self/fd/{}", copy.as_raw_fd()).into();
-        Ok(Spooled::Input(copy, path))
+        Ok(Spooled { path, _input: Some(copy) })
     }
 
     fn path(&self) -> &Path {
-        match self {
-            Spooled::Named(path) => path,
-            Spooled::Input(_, path) => path,
-        }
+        &self.path
     }
 }

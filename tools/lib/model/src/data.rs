@@ -5,7 +5,6 @@ use record::{Context, Hash, Report, files, hparams::Model};
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use std::{
     borrow::Cow,
-    fs::File,
     io,
     path::{Path, PathBuf},
 };

@@ -9,7 +9,6 @@ use record::{Context, Hash, Report, files};
 use safetensors::{Dtype, tensor::TensorView};
 use std::{
     collections::{BTreeMap, HashMap},
-    fs::File,
     io::Write,
     ops::Range,
     path::Path,
