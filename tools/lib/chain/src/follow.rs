@@ -63,6 +63,9 @@ struct Follower<'a> {
     moved: Instant,
 }
 
+/// What one node, by its address, says of the peers.
+type Told = (String, Result<Vec<Peer>, Report>);
+
 impl Chain {
     /// Write finalized blocks, the peers of each window, and metadata into a node's folder, until SIGTERM or SIGINT. It
     /// may be killed at any moment, and goes on where it was.
@@ -132,7 +135,7 @@ impl Chain {
     }
 
     /// The peers at a block, of this number and hash, as each node tells them that has it.
-    fn peers_of_each(&self, number: u64, block: Hash) -> Result<Vec<(String, Result<Vec<Peer>, Report>)>, Report> {
+    fn peers_of_each(&self, number: u64, block: Hash) -> Result<Vec<Told>, Report> {
         let all = self.until_stopped(self.link.all_hashes(number))?;
         let have = all.iter().enumerate().filter(|(_, told)| **told == Some(Some(block)));
         let each = have.map(|(place, _)| {
