@@ -22,7 +22,7 @@ fn a_panic_over_one_peers_bytes_is_a_quiet_error() {
     let bytes: Vec<usize> = vec![1, 2, 300];
     let work = |at: usize| contain(|| Ok(bytes[at]));
     let report = work(3).err().unwrap();
-    assert_eq!(report.code, Code::Data);
+    assert_eq!(report.code, Code::Bug);
     for words in ["a bug of this program", "index out of bounds", "(contain.rs:"] {
         assert!(report.error.contains(words), "{report}");
     }
