@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Compare with other people's programs: the chain side with Bittensor's Python SDK, btcli and their libraries, both ways; deltas
-# with a decoder that was written from FORMAT.md alone; models of transformers
+# with a decoder in Python (of dense, topk and dct it was written from FORMAT.md alone), states too; models of transformers
 # are taken in, and have its logits; a state opens in transformers and has the loss that bz-eval says. Needs PyPI: see scripts/peers.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."

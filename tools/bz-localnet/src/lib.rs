@@ -178,19 +178,17 @@ enum Fault {
     },
 }
 
-/// What a command prints: `type`, then its fields as they stand here.
-struct Printed<'a>(&'static str, Vec<(&'a str, Json)>);
+/// A command's fields, in the order in which they stand here.
+struct Fields<'a>(Vec<(&'a str, Json)>);
 
-impl Serialize for Printed<'_> {
+impl Serialize for Fields<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let kind = json!(self.0);
-        serializer
-            .collect_map(std::iter::once((&"type", &kind)).chain(self.1.iter().map(|(name, value)| (name, value))))
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
     }
 }
 
-fn print(kind: &'static str, fields: Vec<(&str, Json)>) -> Result<(), Report> {
-    record::cli::print_json(&Printed(kind, fields))
+fn print(kind: &str, fields: Vec<(&str, Json)>) -> Result<(), Report> {
+    record::cli::print_record(kind, &Fields(fields))
 }
 
 /// Where a network is, in `localnet.json`.

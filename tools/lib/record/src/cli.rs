@@ -281,15 +281,6 @@ pub fn print_record<T: serde::Serialize>(kind: &str, value: &T) -> Result<(), Re
     writeln!(std::io::stdout(), "{}", crate::stream::typed(kind, &line)).map_err(|e| Report::output(&e))
 }
 
-/// Print one JSON value a line on stdout.
-///
-/// # Errors
-/// When stdout is closed.
-pub fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Report> {
-    let line = serde_json::to_string(value).data("a value has no JSON form")?;
-    writeln!(std::io::stdout(), "{line}").map_err(|e| Report::output(&e))
-}
-
 /// The digest of a file that a record names, checked against the record where that has one.
 ///
 /// # Errors
