@@ -6,6 +6,7 @@ use record::{
     files,
     records::{Commit, Delta},
 };
+use run::Settings as _;
 use wire::{Layout, delta, state};
 
 /// `bz-delta check`.

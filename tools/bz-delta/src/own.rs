@@ -1,12 +1,14 @@
 //! The miner's side: commit to the own update, then reveal what was drawn.
 
 use record::{
-    Hash, Hparams, Report, Stream, Window,
+    Hash, Report, Stream, Window,
     cli::{Common, Make, check_file, note},
     files,
     records::{Commit, Delta, Peer, Train, WindowRecord},
     stream::Inputs,
 };
+use run::Hparams;
+use run::Settings as _;
 use std::path::PathBuf;
 use wallet::{Signer, WalletArgs};
 use wire::{

@@ -3,10 +3,10 @@
 use record::{
     Hash, Report, Stream,
     cli::{Common, DryRun, check_file, print_record},
-    draw::derive,
     files,
     records::Train,
 };
+use run::Settings as _;
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -173,7 +173,8 @@ pub(crate) fn sum(
     let tokens = trains.iter().map(|t| t.tokens).sum();
     // Of all parts, in their order.
     let pages: Vec<u8> = trains.iter().flat_map(|train| train.pages.0).collect();
-    let head = Train { pages: if count == 1 { head.pages } else { derive("boltzmann pages v1", &pages) }, ..head };
+    let head =
+        Train { pages: if count == 1 { head.pages } else { Hash::derive("boltzmann pages v1", &pages) }, ..head };
     if dry.dry_run {
         return stream.emit(&Train { path: None, bytes: 0, blake3: None, tokens, ..head });
     }

@@ -2,11 +2,13 @@
 
 use model::{How, Llama, Params, Sequences, data, device, inner, memory};
 use record::{
-    Hparams, Report, Stream,
+    Report, Stream,
     cli::{Common, Shard, check_file, note},
     files,
     records::{Eval, Pages, State, WindowRecord},
 };
+use run::Hparams;
+use run::Settings as _;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},

@@ -2,12 +2,14 @@
 
 use corpus::{Manifest, Source, Tokens, pages, source};
 use record::{
-    Hash, Hparams, Permutation, Report, Stream, Uid, Window,
+    Hash, Report, Stream, Uid, Window,
     cli::{Common, DryRun, Make, Shard, check_file, note, print_record},
     files,
     records::{Delta, Pages, Peer, WindowRecord},
     stream::Inputs,
 };
+use run::Settings as _;
+use run::{Hparams, Permutation};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 

@@ -7,11 +7,13 @@ mod states;
 
 use chain::{Chain, ChainArgs};
 use record::{
-    Hash, Hparams, Report, Stream,
+    Hash, Report, Stream,
     cli::Common,
     records::{Peer, Run, WindowRecord},
     stream::Inputs,
 };
+use run::Hparams;
+use run::Settings as _;
 use std::time::Duration;
 use store::{Bucket, Pool};
 

@@ -12,6 +12,7 @@ use record::{
     records::{Commit, Delta, Push, State},
     stream::Inputs,
 };
+use run::Settings as _;
 use std::{
     path::PathBuf,
     time::{Duration, Instant},

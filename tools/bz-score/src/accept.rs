@@ -7,6 +7,7 @@ use record::{
     records::{Accept, Accepted, Delta, Peer, Score},
     stream,
 };
+use run::Settings as _;
 use std::collections::BTreeMap;
 use wire::outer;
 

@@ -3,10 +3,11 @@
 use record::{
     Hotkey, Report, Stream, Uid, Window,
     cli::Common,
-    hparams,
     records::{Score, Weights},
     stream,
 };
+use run::Settings as _;
+use run::hparams;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},

@@ -1,11 +1,12 @@
 //! The rules: one delta against the update that was recomputed on the same pages.
 
 use record::{
-    Hash, Hparams, Report, Stream,
+    Hash, Report, Stream,
     cli::{Common, check_file},
-    hparams,
     records::{Delta, Score, Train, WindowRecord},
 };
+use run::Settings as _;
+use run::{Hparams, hparams};
 use wire::{
     Layout,
     delta::{self, Expected},

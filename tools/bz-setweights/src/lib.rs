@@ -5,11 +5,13 @@ mod timelocked;
 
 use chain::{Call, Chain, ChainArgs, Sent, Signer, weights};
 use record::{
-    Hotkey, Hparams, Report, Stream, Uid,
+    Hotkey, Report, Stream, Uid,
     cli::{Common, DryRun, Force},
     records::Weights,
     stream::Inputs,
 };
+use run::Hparams;
+use run::Settings as _;
 use std::{
     cell::OnceCell,
     collections::BTreeSet,

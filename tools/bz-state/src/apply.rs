@@ -1,12 +1,14 @@
 //! The next state: by our own decision, which we sign, or by a published one, of which we check every byte.
 
 use record::{
-    Code, Hash, Hparams, Report, Stream, Window,
+    Code, Hash, Report, Stream, Window,
     cli::Common,
     files,
     records::{Accept, Accepted, Delta, State},
     stream::Inputs,
 };
+use run::Hparams;
+use run::Settings as _;
 use std::{cell::RefCell, path::PathBuf};
 use wallet::{Signer, WalletArgs};
 use wire::{

@@ -1,6 +1,7 @@
 //! Hugging Face model directories as they come: `config.json`, and safetensors in one file or several.
 
-use record::{Report, files, hparams::Model};
+use record::{Report, files};
+use run::hparams::Model;
 use safetensors::Dtype;
 use std::{
     collections::BTreeMap,

@@ -4,11 +4,13 @@ mod apply;
 mod import;
 
 use record::{
-    Hash, Hparams, Report, Stream,
+    Hash, Report, Stream,
     cli::{Common, DryRun, Force, Make, note, print_record},
     files,
     records::{Run, State},
 };
+use run::Hparams;
+use run::Settings as _;
 use std::path::{Path, PathBuf};
 use wallet::WalletArgs;
 use wire::{Layout, outer::Values, state};

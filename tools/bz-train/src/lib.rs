@@ -6,6 +6,7 @@
 
 mod run;
 
+use ::run::Settings as _;
 use model::{How, device};
 use record::{
     Report, Stream, Window,

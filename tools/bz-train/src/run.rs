@@ -7,11 +7,12 @@ use model::{
     device, inner, memory,
 };
 use record::{
-    Hparams, Report,
+    Report,
     cli::{check_file, note},
     progress::Progress,
     records::{PageRef, Pages, State, Train},
 };
+use run::Hparams;
 use std::{
     path::{Path, PathBuf},
     time::Instant,

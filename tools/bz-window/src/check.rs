@@ -1,7 +1,8 @@
 //! Whether a run can meet its own clock, reckoned before it is founded: no chain, no wallet, no text.
 
-use record::{
-    Hparams, Report, Stream,
+use record::{Report, Stream};
+use run::{
+    Hparams,
     feasible::{self, Assumptions, Finding},
 };
 

@@ -7,11 +7,13 @@ mod check;
 
 use chain::{Chain, ChainArgs};
 use record::{
-    Hash, Hotkey, Hparams, Report, Stream, Uid, Window,
+    Hash, Hotkey, Report, Stream, Uid, Window,
     cli::{Common, DryRun},
     progress::Progress,
     records::{Peer, Run, WindowRecord},
 };
+use run::Hparams;
+use run::Settings as _;
 use std::collections::BTreeMap;
 use wallet::WalletArgs;
 

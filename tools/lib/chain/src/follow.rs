@@ -8,7 +8,8 @@ use crate::{
     facts::{self, Block},
     keep::{self, Identity, Keeper, Now},
 };
-use record::{Code, Context, Hash, Home, Hparams, Report, Window, records::Peer};
+use record::{Code, Context, Hash, Home, Report, Window, records::Peer};
+use run::Hparams;
 use serde_json::Value;
 use std::{
     collections::BTreeSet,

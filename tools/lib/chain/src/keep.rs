@@ -338,7 +338,7 @@ mod tests {
 
     fn block(number: u64) -> Block {
         let time_ms = (!number.is_multiple_of(7)).then_some(number * 12_000);
-        Block { number, hash: record::draw::derive("test", &number.to_le_bytes()), time_ms }
+        Block { number, hash: record::Hash::derive("test", &number.to_le_bytes()), time_ms }
     }
 
     fn blocks(numbers: std::ops::Range<u64>) -> Vec<Block> {

@@ -1,7 +1,7 @@
 //! Which chain and which nodes: the names of public networks, their addresses, and the first blocks that they are held
 //! to.
 
-use record::{Hash, Report, draw};
+use record::{Hash, Report};
 
 /// Which chain and subnet.
 #[derive(clap::Args, Clone, Debug)]
@@ -88,7 +88,7 @@ impl ChainArgs {
     pub(crate) fn digest(&self) -> Result<Hash, Report> {
         let mut urls = self.urls()?;
         urls.sort();
-        Ok(draw::derive("boltzmann nodes v1", urls.join("\n").as_bytes()))
+        Ok(Hash::derive("boltzmann nodes v1", urls.join("\n").as_bytes()))
     }
 }
 

@@ -6,7 +6,8 @@
 //! they meet no own page.
 
 use crate::{pack::Packer, source::Source, tokens::Tokens};
-use record::{Hash, Permutation, Report, Uid, hparams::Data, records::PageRef};
+use record::{Hash, Report, Uid, records::PageRef};
+use run::{Permutation, hparams::Data};
 
 /// Number of whole pages in a source.
 pub fn count(source: &Source, data: &Data) -> u64 {

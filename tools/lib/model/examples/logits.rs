@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use model::{How, Llama, Sequences, data, device};
-use record::hparams::Model;
+use run::hparams::Model;
 use std::path::PathBuf;
 use tch::Device;
 

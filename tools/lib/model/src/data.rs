@@ -1,7 +1,8 @@
 //! Packed pages and state directories, as tensors.
 
 use crate::{Params, shim};
-use record::{Context, Hash, Report, files, hparams::Model};
+use record::{Context, Hash, Report, files};
+use run::hparams::Model;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use std::{
     borrow::Cow,

@@ -6,7 +6,8 @@ use crate::{
     params::Leaf,
     shim::{self, no_grad},
 };
-use record::{Code, Report, hparams::Inner};
+use record::{Code, Report};
+use run::hparams::Inner;
 use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 

@@ -8,7 +8,8 @@ use crate::{
     Params,
     shim::{self, no_grad},
 };
-use record::{Code, Report, hparams::Model};
+use record::{Code, Report};
+use run::hparams::Model;
 use std::{cell::RefCell, collections::BTreeMap};
 use tch::{Device, Kind, Tensor};
 

@@ -1,7 +1,8 @@
 //! What memory is free, and how many sequences fit through a model at once.
 
 use crate::{How, Level, shim};
-use record::{Report, hparams::Model};
+use record::Report;
+use run::hparams::Model;
 use std::{fs, path::Path};
 use tch::Device;
 

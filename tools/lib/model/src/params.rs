@@ -1,7 +1,8 @@
 //! The parameters of a model as a step reads them: matrices that multiply the same rows are one matrix.
 
 use crate::shim::no_grad;
-use record::{Report, hparams::Model};
+use record::Report;
+use run::hparams::Model;
 use std::collections::BTreeMap;
 use tch::{Device, Tensor};
 

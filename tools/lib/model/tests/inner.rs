@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use model::{How, Level, Llama, Params, Sequences, data, device, inner};
-use record::hparams::{Family, Inner, Model};
+use run::hparams::{Family, Inner, Model};
 use std::{io::Write, path::Path, process::Command};
 use tch::{Device, Kind, Tensor};
 

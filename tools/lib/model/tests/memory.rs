@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use model::{How, Level, Llama, Params, Sequences, device, inner, memory};
-use record::hparams::{Inner, Model};
+use run::hparams::{Inner, Model};
 use std::{fs, io::Write, process::Command};
 use tch::{Device, Kind, Tensor};
 

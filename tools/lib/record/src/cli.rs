@@ -1,6 +1,6 @@
 //! What all tools share on the command line: the flags, `main`, and how it ends.
 
-use crate::{Code, Context, Hash, Home, Hparams, Report, Stream, files, records::Run, stream::Inputs};
+use crate::{Code, Context, Hash, Home, Report, Stream, files};
 use clap::{Args, Parser};
 use std::{
     io::{IsTerminal, Write},
@@ -111,33 +111,6 @@ impl Common {
     /// Where the hparams are.
     pub fn hparams_path(&self) -> PathBuf {
         self.hparams.clone().unwrap_or_else(|| self.home().hparams())
-    }
-
-    /// What the run agrees on.
-    ///
-    /// # Errors
-    /// Exit code 78 when the file is absent or wrong.
-    pub fn hparams(&self) -> Result<Hparams, Report> {
-        Hparams::load(&self.hparams_path())
-    }
-
-    /// The hparams, checked against the stream's `run` record where there is one; with the run's hash.
-    ///
-    /// # Errors
-    /// Exit code 78 when they disagree: the file was changed, or belongs to another network.
-    pub fn run(&self, inputs: &Inputs) -> Result<(Hparams, Hash), Report> {
-        let hparams = self.hparams()?;
-        let run: Run = inputs.need("bz-window --window W")?;
-        let own = hparams.run(run.genesis, run.netuid);
-        if own != run.run {
-            return Err(Report::config(format!(
-                "{} gives run {own}, the stream is of run {}",
-                self.hparams_path().display(),
-                run.run
-            ))
-            .hint("every node of a run has the same hparams.json: fetch the run's own, or name it with --hparams"));
-        }
-        Ok((hparams, own))
     }
 
     /// Say something on stderr under `-v`.

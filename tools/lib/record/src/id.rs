@@ -55,6 +55,13 @@ pub enum IdError {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Hash(pub [u8; 32]);
 
+impl Hash {
+    /// `blake3::derive_key` of some bytes.
+    pub fn derive(context: &'static str, bytes: &[u8]) -> Self {
+        Hash(blake3::derive_key(context, bytes))
+    }
+}
+
 impl fmt::Display for Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&hex::encode(self.0))

@@ -21,7 +21,7 @@ macro_rules! record {
 /// Which network this is: the hash binds the chain, the subnet and the hparams.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Run {
-    /// See [`crate::Hparams::run`].
+    /// See `run::Hparams::run`.
     pub run: Hash,
     /// Hash of the chain's first block.
     pub genesis: Hash,
@@ -144,7 +144,7 @@ impl Pages {
     /// The hash of the list: `derive_key("boltzmann pages v1", content hash ‖ content hash ‖ …)`.
     pub fn hash(&self) -> Hash {
         let all: Vec<u8> = self.pages.iter().flat_map(|page| page.blake3.0).collect();
-        crate::draw::derive("boltzmann pages v1", &all)
+        Hash::derive("boltzmann pages v1", &all)
     }
 }
 

@@ -3,7 +3,8 @@
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::panic)]
 
 use rayon::prelude::*;
-use record::{Hash, Hotkey, Uid, Window, hparams::Codec};
+use record::{Hash, Hotkey, Uid, Window};
+use run::hparams::Codec;
 use safetensors::Dtype;
 use schnorrkel::{ExpansionMode, MiniSecretKey};
 use std::{hint::black_box, time::Instant};

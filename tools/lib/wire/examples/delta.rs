@@ -5,9 +5,12 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use record::{
-    Hash, Hotkey, Hparams, Uid, Window, files,
-    hparams::{Codec, Outer},
+    Hash, Hotkey, Uid, Window, files,
     records::{Accepted, State},
+};
+use run::{
+    Hparams,
+    hparams::{Codec, Outer},
 };
 use safetensors::{Dtype, tensor::TensorView};
 use schnorrkel::{ExpansionMode, Keypair, MiniSecretKey};

@@ -2,9 +2,9 @@
 
 use record::{
     Context, Hash, Hotkey, Report, Window,
-    hparams::Codec,
     records::{Commit, State},
 };
+use run::hparams::Codec;
 use serde::Serialize;
 use serde_json::Value;
 

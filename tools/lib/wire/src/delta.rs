@@ -9,7 +9,8 @@ use crate::{
     tree::{self, Tree},
 };
 use rayon::prelude::*;
-use record::{Context, Hash, Hotkey, Report, Uid, Window, hparams::Codec};
+use record::{Context, Hash, Hotkey, Report, Uid, Window};
+use run::hparams::Codec;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::Path};

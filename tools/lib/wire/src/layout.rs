@@ -4,7 +4,8 @@
 //! tiles; a vector into runs of 4,096. A tile is zero-padded to 4,096 f32, which is one 16 KiB group of the hash tree.
 
 use crate::topk::Shape;
-use record::{Permutation, hparams::Model, id::Hash};
+use record::id::Hash;
+use run::{Permutation, hparams::Model};
 use std::ops::Range;
 
 /// Values in a tile.

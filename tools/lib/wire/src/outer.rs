@@ -9,7 +9,8 @@ use crate::{
     similarity::products,
 };
 use rayon::prelude::*;
-use record::{Report, Window, hparams::Outer};
+use record::{Report, Window};
+use run::hparams::Outer;
 
 /// A state's values in memory: a vector a tensor, in the layout's order.
 #[derive(Clone, Debug, PartialEq)]

@@ -7,7 +7,8 @@ use crate::{
     topk::{Decoder, Encoder, Plan, Source, add, check, transform},
 };
 use rayon::prelude::*;
-use record::{Hash, Report, files::Pending, hparams::Codec};
+use record::{Hash, Report, files::Pending};
+use run::hparams::Codec;
 use safetensors::Dtype;
 use std::{ops::Range, path::Path};
 

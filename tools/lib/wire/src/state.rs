@@ -10,7 +10,8 @@ use crate::{
 };
 use rand_chacha::{ChaCha12Rng, rand_core::RngCore, rand_core::SeedableRng};
 use rayon::prelude::*;
-use record::{Context, Hash, Hparams, Report, Window, files, records::State};
+use record::{Context, Hash, Report, Window, files, records::State};
+use run::Hparams;
 use safetensors::Dtype;
 use std::path::Path;
 

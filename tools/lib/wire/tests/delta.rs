@@ -1,8 +1,9 @@
 //! Delta files from end to end: what is honest passes to the bit, and every forgery is named.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use record::{
-    Hash, Hotkey, Hparams, Uid, Window,
+use record::{Hash, Hotkey, Uid, Window};
+use run::{
+    Hparams,
     hparams::{Codec, Model, Outer},
 };
 use safetensors::{Dtype, tensor::TensorView};
@@ -831,8 +832,8 @@ fn one_value_that_is_surely_right_is_not_the_work_of_all() {
 fn what_a_run_is_checked_with_is_the_cap_of_a_delta() {
     for name in ["demo", "tiny", "124m", "350m", "boltzmann", "bistro"] {
         let path = format!("{}/../../../pipelines/hparams/{name}.json", env!("CARGO_MANIFEST_DIR"));
-        let hparams: record::Hparams = record::files::read_json(std::path::Path::new(&path)).unwrap();
-        let reckoned = record::feasible::delta_bytes(&hparams.model, &hparams.codec);
+        let hparams: run::Hparams = record::files::read_json(std::path::Path::new(&path)).unwrap();
+        let reckoned = run::feasible::delta_bytes(&hparams.model, &hparams.codec);
         assert_eq!(delta::size_cap(&Layout::new(&hparams.model), &hparams.codec), reckoned, "{name}");
     }
 }

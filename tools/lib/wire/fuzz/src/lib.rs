@@ -3,7 +3,8 @@
 //! `slice`, `dense` and `choice` (files of `topk` and `dct`): the first byte of an input says which codec it is of, and whether the others are a file as it is, or
 //! changes of an honest file, hashed and signed anew by its owner. `topk` and `dct`: the bits of a group, whose shape, `k` and values come first.
 
-use record::{Hash, Hotkey, Uid, Window, hparams::Codec};
+use record::{Hash, Hotkey, Uid, Window};
+use run::hparams::Codec;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use schnorrkel::{ExpansionMode, Keypair, MiniSecretKey};
 use std::{

@@ -10,7 +10,8 @@ mod select;
 
 use crate::layout::TILE;
 use bits::{Reader, Writer};
-use record::{Report, hparams::Codec};
+use record::Report;
+use run::hparams::Codec;
 use select::{INFINITE, MAGNITUDE, Selector};
 
 /// The most values of a tile.

@@ -10,7 +10,8 @@ mod delta;
 pub use assumptions::Assumptions;
 pub use delta::delta_bytes;
 
-use crate::{Hparams, records::Record};
+use crate::Hparams;
+use record::records::Record;
 use serde::{Deserialize, Serialize};
 
 /// What a stage may plan with, of the time or the tokens that there are: links stall, and texts differ in length.
@@ -401,7 +402,7 @@ mod tests {
     #[test]
     fn a_finding_is_a_record_that_is_read_back() {
         for finding in check(&preset("350m"), &Assumptions { flop_per_s: 1e9, ..Assumptions::default() }) {
-            let line = crate::stream::line_of(&finding).unwrap();
+            let line = record::stream::line_of(&finding).unwrap();
             assert!(line.starts_with(r#"{"type":"check","name":""#), "{line}");
             assert_eq!(serde_json::from_str::<Finding>(&line).unwrap(), finding);
             assert_eq!(finding.change.is_none(), finding.ok());

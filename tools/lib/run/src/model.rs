@@ -2,7 +2,7 @@
 //!
 //! Sources: `configuration_*.py` and `modeling_*.py` of `llama`, `mistral`, `qwen2` and `qwen3` in Hugging Face transformers.
 
-use crate::{Context, Report};
+use record::{Context, Report};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -181,7 +181,7 @@ impl Model {
             own.insert("num_key_value_heads".into(), config.get("num_attention_heads").cloned().unwrap_or_default());
         }
         let model: Model = serde_json::from_value(own.into()).data("config.json")?;
-        model.check().map_err(|e| Report { code: crate::Code::Data, ..e })?;
+        model.check().map_err(|e| Report { code: record::Code::Data, ..e })?;
         Ok(model)
     }
 

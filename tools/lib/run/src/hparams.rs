@@ -3,7 +3,7 @@
 //! An unknown field is refused, since a node that ignores one would train something else than its peers.
 
 pub use crate::model::{Family, Model, RopeScaling};
-use crate::{Context, Hash, Report, Window, files};
+use record::{Context, Hash, Report, Window, files};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -556,7 +556,7 @@ mod tests {
             *wrong.pointer_mut(pointer).unwrap() = value;
             std::fs::write(&file, wrong.to_string()).unwrap();
             let report = Hparams::load(&file).unwrap_err();
-            assert!(report.error.contains(named) && report.code == crate::Code::Config, "{pointer}: {report}");
+            assert!(report.error.contains(named) && report.code == record::Code::Config, "{pointer}: {report}");
         }
         let mut wrong = good;
         wrong["inner"]["momentum"] = json!(0.9);

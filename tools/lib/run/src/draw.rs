@@ -1,6 +1,6 @@
 //! The network's dice: a permutation of `0..n` that everybody can compute from a block hash, and nobody before it.
 
-use crate::Hash;
+use record::Hash;
 
 /// A keyed permutation of `0..n`; any single value costs O(1), whatever `n` is.
 ///
@@ -57,11 +57,6 @@ impl Permutation {
         drawn.sort_unstable();
         drawn
     }
-}
-
-/// `blake3::derive_key` of some bytes, as a hash.
-pub fn derive(context: &'static str, bytes: &[u8]) -> Hash {
-    Hash(blake3::derive_key(context, bytes))
 }
 
 #[cfg(test)]
