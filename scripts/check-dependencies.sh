@@ -8,7 +8,7 @@ no() { echo "check: $1" >&2; fail=1; }
 
 members=$(cargo metadata --format-version 1 --no-deps --locked)
 tools=$(jq -r '.packages[].name | select(startswith("bz-"))' <<<"$members")
-libraries='record run wire corpus model store chain wallet'
+libraries='record run protocol wire corpus model store chain wallet'
 tree() { cargo tree --locked --offline -p "$1" -e normal --prefix none --format '{p}' | awk '{print $1}' | sort -u; }
 own() { jq -r --arg p "$1" '.packages[] | select(.name == $p).dependencies[] | select(.kind == null and .path != null).name' <<<"$members"; }
 

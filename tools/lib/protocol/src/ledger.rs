@@ -1,0 +1,245 @@
+//! What is final, window after window, as the chain's votes have it; and which state each window trains from.
+
+use crate::{
+    Rules,
+    clock::Lag,
+    peers::{Electorate, Peers},
+    record::{Member, Record},
+};
+use ::record::{Hash, Hotkey, Window};
+use std::collections::BTreeMap;
+
+/// The last final record before some window, and what the chain said when it was voted on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Head {
+    /// The window whose deltas entered; of the founding, the one before the run's first.
+    pub window: Window,
+    /// Hash of the record; of the founding, the run's name.
+    pub hash: Hash,
+    /// Root of the state.
+    pub root: Hash,
+    /// See [`Record::clip`].
+    pub clip: Option<f64>,
+    /// Whose votes counted for it; of the founding, the founders.
+    pub active: Vec<Member>,
+    /// Who voted for it, in the order of hotkeys; `None` where this node did not see the tally itself.
+    pub voters: Option<Vec<Hotkey>>,
+    /// An open electorate decided on it: of the members of old nothing is known any more.
+    pub open: bool,
+}
+
+impl Head {
+    /// Before the first record: the founders vote, and with none named everybody with a permit.
+    pub fn founding(run: Hash, root: Hash, start: Window, founders: &[Hotkey]) -> Self {
+        let mut founders = founders.to_vec();
+        founders.sort_unstable();
+        founders.dedup();
+        Head {
+            window: Window(start.0.saturating_sub(1)),
+            hash: run,
+            root,
+            clip: None,
+            active: founders.iter().map(|hotkey| Member { hotkey: *hotkey, missed: 0 }).collect(),
+            voters: Some(founders),
+            open: false,
+        }
+    }
+
+    /// Whose votes decide on the next record: who voted for this one, and who did so lately enough.
+    ///
+    /// `None` where this node did not see the votes for this one.
+    pub fn next_active(&self, rules: &Rules) -> Option<Vec<Member>> {
+        let voters = self.voters.as_ref()?;
+        let mut active: BTreeMap<Hotkey, u32> = voters.iter().map(|hotkey| (*hotkey, 0)).collect();
+        if !self.open {
+            for member in &self.active {
+                let missed = member.missed.saturating_add(1);
+                if missed <= rules.inactive_records {
+                    active.entry(member.hotkey).or_insert(missed);
+                }
+            }
+        }
+        Some(active.into_iter().map(|(hotkey, missed)| Member { hotkey, missed }).collect())
+    }
+
+    /// Who decides on a window after this record; `None` where [`Head::next_active`] is not known.
+    pub fn electorate(&self, window: Window, peers: &Peers, rules: &Rules) -> Option<Electorate> {
+        let active = self.next_active(rules)?;
+        let silent = window.0.saturating_sub(self.window.0) > rules.open_windows;
+        let closed = Electorate::new(active.iter().map(|member| member.hotkey), peers, false);
+        // Active members without any stake or permit decide nothing: then everybody does, as where no founder is named.
+        if silent || closed.members().is_empty() {
+            return Some(Electorate::new(peers.0.keys().copied(), peers, true));
+        }
+        Some(closed)
+    }
+
+    /// The head after a record that became final with these votes.
+    pub fn after(record: &Record, hash: Hash, voters: Vec<Hotkey>, open: bool) -> Self {
+        Head {
+            window: record.window,
+            hash,
+            root: record.root,
+            clip: record.clip,
+            active: record.active.clone(),
+            voters: Some(voters),
+            open,
+        }
+    }
+}
+
+/// Which state a window trains from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Base<'a> {
+    /// That of this record.
+    Known(&'a Head),
+    /// The tally of this window has to be read first.
+    Untold(Window),
+}
+
+/// The final records that a node knows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ledger {
+    heads: BTreeMap<Window, Head>,
+    /// The newest window whose outcome is known; all before it are known too.
+    tallied: Window,
+}
+
+impl Ledger {
+    /// From the founding, or from a record that a newcomer took over.
+    pub fn new(head: Head) -> Self {
+        Ledger { tallied: head.window, heads: BTreeMap::from([(head.window, head)]) }
+    }
+
+    /// The newest window whose outcome is known.
+    pub fn tallied(&self) -> Window {
+        self.tallied
+    }
+
+    /// Note the outcome of the window after the last one: a new head, or that nothing became final.
+    ///
+    /// False, and nothing is noted, for any other window or a head of another one.
+    pub fn tell(&mut self, window: Window, head: Option<Head>) -> bool {
+        if window.0 != self.tallied.0.saturating_add(1) || head.as_ref().is_some_and(|head| head.window != window) {
+            return false;
+        }
+        self.tallied = window;
+        self.heads.extend(head.map(|head| (window, head)));
+        true
+    }
+
+    /// The last final record of the windows before this one; `None` when an outcome before it is not known.
+    pub fn before(&self, window: Window) -> Option<&Head> {
+        if window.0 > self.tallied.0.saturating_add(1) {
+            return None;
+        }
+        self.heads.range(..window).next_back().map(|(_, head)| head)
+    }
+
+    /// The newest final record.
+    pub fn newest(&self) -> Option<&Head> {
+        self.heads.last_key_value().map(|(_, head)| head)
+    }
+
+    /// Which state a window trains from.
+    pub fn base(&self, window: Window, lag: Lag) -> Base<'_> {
+        let before = Window(window.0.saturating_sub(lag.windows()));
+        match self.before(before) {
+            Some(head) => Base::Known(head),
+            // What a newcomer took over is newer than this window's state, or the run begins with this window.
+            None if before.0 <= self.tallied.0 => match self.heads.first_key_value() {
+                Some((_, head)) => Base::Known(head),
+                None => Base::Untold(before),
+            },
+            None => Base::Untold(Window(self.tallied.0.saturating_add(1))),
+        }
+    }
+
+    /// Forget all but the newest `count` records, at least one.
+    pub fn keep(&mut self, count: usize) {
+        while self.heads.len() > count.max(1) {
+            self.heads.pop_first();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peers::Peer;
+    use ::record::Uid;
+
+    fn key(n: u8) -> Hotkey {
+        Hotkey([n; 32])
+    }
+
+    fn rules() -> Rules {
+        Rules { omission: 0.1, inactive_records: 2, open_windows: 4, clip_to_median: true, weigh_by_incentive: false }
+    }
+
+    fn peers(stakes: &[(u8, u64)]) -> Peers {
+        let peer = |n: u8, stake| Peer { uid: Uid(n.into()), stake, permit: true, incentive: 0.0 };
+        Peers(stakes.iter().map(|(n, stake)| (key(*n), peer(*n, *stake))).collect())
+    }
+
+    fn head(window: u64, active: &[(u8, u32)], voters: &[u8]) -> Head {
+        Head {
+            window: Window(window),
+            hash: Hash([window as u8; 32]),
+            root: Hash([0; 32]),
+            clip: None,
+            active: active.iter().map(|(n, missed)| Member { hotkey: key(*n), missed: *missed }).collect(),
+            voters: Some(voters.iter().map(|n| key(*n)).collect()),
+            open: false,
+        }
+    }
+
+    fn members(head: &Head) -> Vec<(u8, u32)> {
+        head.next_active(&rules()).unwrap().iter().map(|m| (m.hotkey.0[0], m.missed)).collect()
+    }
+
+    #[test]
+    fn who_votes_is_active_and_who_does_not_is_forgotten() {
+        let first = head(10, &[(1, 0), (2, 0), (3, 2)], &[1, 4]);
+        assert_eq!(members(&first), [(1, 0), (2, 1), (4, 0)], "3 missed its third, 4 came new");
+        // After an open vote nothing is known of the members of old.
+        let open = Head { open: true, ..first };
+        assert_eq!(members(&open), [(1, 0), (4, 0)]);
+    }
+
+    #[test]
+    fn dead_founders_stop_nobody_for_longer_than_stated() {
+        let founding = Head::founding(Hash([1; 32]), Hash([2; 32]), Window(100), &[key(1), key(2)]);
+        let there = peers(&[(1, 50), (2, 30), (3, 20)]);
+        let of = |window| founding.electorate(Window(window), &there, &rules()).unwrap();
+        assert_eq!(of(100).members(), [(key(1), 50), (key(2), 30)]);
+        assert!(!of(103).open && of(104).open, "the founding counts as window 99");
+        assert_eq!(of(104).total(), 100);
+        // None is named, or all that are named have gone: everybody with a permit.
+        let nobody = Head::founding(Hash([1; 32]), Hash([2; 32]), Window(100), &[]);
+        assert!(nobody.electorate(Window(100), &there, &rules()).unwrap().open);
+        assert!(founding.electorate(Window(100), &peers(&[(3, 20)]), &rules()).unwrap().open);
+    }
+
+    #[test]
+    fn a_window_trains_from_what_was_final_before_it() {
+        let founding = Head::founding(Hash([1; 32]), Hash([2; 32]), Window(100), &[key(1)]);
+        let mut ledger = Ledger::new(founding.clone());
+        assert_eq!(ledger.base(Window(100), Lag::Zero), Base::Known(&founding));
+        assert_eq!(ledger.base(Window(100), Lag::One), Base::Known(&founding));
+        assert_eq!(ledger.base(Window(101), Lag::Zero), Base::Untold(Window(100)));
+        assert_eq!(ledger.base(Window(101), Lag::One), Base::Known(&founding));
+        assert!(!ledger.tell(Window(101), None), "in their order alone");
+        assert!(!ledger.tell(Window(100), Some(head(101, &[], &[]))), "a record of another window");
+        assert!(ledger.tell(Window(100), Some(head(100, &[], &[]))) && ledger.tell(Window(101), None));
+        let at = |window, lag| match ledger.base(Window(window), lag) {
+            Base::Known(head) => head.window.0,
+            Base::Untold(_) => 0,
+        };
+        // Nothing was final in 101: theta stays.
+        assert_eq!([at(101, Lag::Zero), at(102, Lag::Zero), at(103, Lag::Zero)], [100, 100, 0]);
+        assert_eq!([at(101, Lag::One), at(102, Lag::One), at(103, Lag::One)], [99, 100, 100]);
+        ledger.keep(1);
+        assert_eq!(ledger.newest().map(|head| head.window.0), Some(100));
+    }
+}

@@ -1,0 +1,114 @@
+//! What is final: a function of the chain at the tally block, the same for everybody.
+
+use crate::peers::Electorate;
+use ::record::{Hash, Hotkey, Window};
+use std::collections::BTreeMap;
+
+/// The votes of a window as its tally block has them: the record that each hotkey stands for.
+pub type Votes = BTreeMap<Hotkey, Hash>;
+
+/// Of all entries at the tally block those that vote on this window.
+pub fn votes(entries: impl IntoIterator<Item = (Hotkey, Window, Hash)>, window: Window) -> Votes {
+    entries.into_iter().filter(|(_, of, _)| *of == window).map(|(hotkey, _, record)| (hotkey, record)).collect()
+}
+
+/// How a window ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// More than half of the stake that counts stands for this record.
+    Final {
+        /// Its hash.
+        record: Hash,
+        /// All peers with a permit who voted for it, in the order of hotkeys: members, and who wants to become one.
+        voters: Vec<Hotkey>,
+    },
+    /// No record has as much: the model stays as it is.
+    None,
+}
+
+/// The stake behind each record, of the electorate's.
+pub fn support(electorate: &Electorate, votes: &Votes) -> BTreeMap<Hash, u128> {
+    let mut support = BTreeMap::new();
+    for (hotkey, stake) in electorate.members() {
+        if let Some(record) = votes.get(hotkey) {
+            *support.entry(*record).or_insert(0) += u128::from(*stake);
+        }
+    }
+    support
+}
+
+/// What became final. `permitted` says who else may become a member by its vote.
+pub fn tally(electorate: &Electorate, votes: &Votes, permitted: impl Fn(Hotkey) -> bool) -> Outcome {
+    let support = support(electorate, votes);
+    let total = if electorate.open { support.values().sum() } else { electorate.total() };
+    // More than half can stand for one record only.
+    let Some((record, _)) = support.iter().find(|(_, stake)| **stake * 2 > total) else { return Outcome::None };
+    let mut voters: Vec<Hotkey> = votes
+        .iter()
+        .filter(|(hotkey, vote)| *vote == record && permitted(**hotkey))
+        .map(|(hotkey, _)| *hotkey)
+        .collect();
+    voters.sort_unstable();
+    Outcome::Final { record: *record, voters }
+}
+
+/// The record that a newcomer begins with: the newest one that more than half of the stake with a permit holds for final, of
+/// those that say so. `held` is what each entry says, with the window of that record.
+pub fn newest(stakes: &Electorate, held: &BTreeMap<Hotkey, Hash>) -> Option<Hash> {
+    match tally(&stakes.opened(), held, |_| true) {
+        Outcome::Final { record, .. } => Some(record),
+        Outcome::None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peers::{Peer, Peers};
+    use ::record::Uid;
+    use proptest::prelude::*;
+
+    fn electorate(stakes: &[u64], open: bool) -> Electorate {
+        let peer = |n: usize, stake| Peer { uid: Uid(n as u16), stake, permit: true, incentive: 0.0 };
+        let peers = stakes.iter().enumerate().map(|(n, stake)| (Hotkey([n as u8; 32]), peer(n, *stake))).collect();
+        let peers = Peers(peers);
+        Electorate::new(peers.0.keys().copied(), &peers, open)
+    }
+
+    fn votes_of(list: &[(u8, u8)]) -> Votes {
+        list.iter().map(|(who, what)| (Hotkey([*who; 32]), Hash([*what; 32]))).collect()
+    }
+
+    #[test]
+    fn more_than_half_of_the_stake_decides() {
+        let of =
+            |stakes: &[u64], open, list: &[(u8, u8)]| match tally(&electorate(stakes, open), &votes_of(list), |_| true)
+            {
+                Outcome::Final { record, voters } => (record.0[0], voters.len()),
+                Outcome::None => (0, 0),
+            };
+        assert_eq!(of(&[50, 30, 20], false, &[(0, 7), (1, 8), (2, 7)]), (7, 2));
+        assert_eq!(of(&[50, 30, 20], false, &[(0, 7), (1, 8), (2, 8)]), (0, 0), "half is not more than half");
+        assert_eq!(of(&[50, 30, 20], false, &[(1, 8), (2, 8)]), (0, 0), "who is silent counts against");
+        assert_eq!(of(&[50, 30, 20], true, &[(1, 8), (2, 8)]), (8, 2), "unless the vote is open");
+        assert_eq!(of(&[50], false, &[(0, 7)]), (7, 1), "one alone decides alone");
+        assert_eq!(of(&[50, 50], false, &[(0, 7), (1, 8), (9, 7)]), (0, 0), "strangers count nothing");
+        assert_eq!(of(&[60, 50], false, &[(0, 7), (9, 7)]), (7, 2), "but become members by their vote");
+        assert_eq!(of(&[u64::MAX, u64::MAX, u64::MAX], false, &[(0, 7), (1, 7)]), (7, 2), "no sum overflows");
+        assert_eq!(of(&[], true, &[(0, 7)]), (0, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn at_most_one_record_is_final(
+            stakes in prop::collection::vec(1u64.., 1..8), list in prop::collection::vec((0u8..9, 1u8..4), 0..12), open: bool,
+        ) {
+            let (electorate, votes) = (electorate(&stakes, open), votes_of(&list));
+            let support = support(&electorate, &votes);
+            if let Outcome::Final { record, voters } = tally(&electorate, &votes, |_| true) {
+                prop_assert!(support.iter().all(|(other, stake)| *other == record || *stake < support[&record]));
+                prop_assert!(voters.is_sorted());
+            }
+        }
+    }
+}
