@@ -108,8 +108,10 @@ mod tests {
         Clock { blocks: 60, page: 5, commit: 3, deadline: 15, propose: 20, grace: 4, tally: 45, lag }
     }
 
+    type Role<'a> = &'a dyn Fn(u64, &Done) -> Duty;
+
     /// Do all that is asked for, a block at a time, and say in which block it was.
-    fn walk(roles: &[&dyn Fn(u64, &Done) -> Duty], blocks: std::ops::Range<u64>) -> Vec<(u64, Duty)> {
+    fn walk(roles: &[Role<'_>], blocks: std::ops::Range<u64>) -> Vec<(u64, Duty)> {
         let mut done = Done::default();
         let mut unsent = std::collections::BTreeSet::new();
         let mut all = Vec::new();
