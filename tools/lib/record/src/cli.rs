@@ -1,11 +1,12 @@
 //! What all tools share on the command line: the flags, `main`, and how it ends.
 
-use crate::{Code, Context, Hash, Home, Report, Stream, files};
-use clap::{Args, Parser};
+use crate::{Code, Context, Hash, Home, Hparams, Report, Stream, files, records::Run, stream::Inputs};
+use clap::{Args, Parser, error::ErrorKind};
 use std::{
     io::{IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
+    sync::OnceLock,
 };
 
 /// The flags that every tool has. Those that only some can hold are [`DryRun`], [`Output`] and [`Force`]: a tool offers what
@@ -170,11 +171,20 @@ pub fn note(tool: &str, text: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "{tool}: {text}");
 }
 
+/// The tool that runs in this process.
+static TOOL: OnceLock<String> = OnceLock::new();
+
+/// Say something on stderr from a library, under the name of the tool that runs.
+pub fn warn(text: impl std::fmt::Display) {
+    note(TOOL.get().map_or("boltzmann", String::as_str), text);
+}
+
 fn finish(tool: &str, result: Result<(), Report>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(report) if report.closed_pipe => ExitCode::SUCCESS,
         Err(report) => {
+            let report = report.with_a_hint();
             note(tool, &report);
             ExitCode::from(report.code as u8)
         }
@@ -183,8 +193,18 @@ fn finish(tool: &str, result: Result<(), Report>) -> ExitCode {
 
 /// The command line of a tool. Its help names the variables and never shows what they hold: some are secrets.
 fn command<A: Parser>() -> clap::Command {
-    let hide = |command: clap::Command| command.mut_args(|arg| arg.hide_env_values(true));
-    hide(A::command()).mut_subcommands(hide)
+    with_args(A::command(), |arg| arg.hide_env_values(true))
+}
+
+/// A variable that is set to nothing is not set: an `.env` may have a line for each.
+fn without_empty(arg: clap::Arg) -> clap::Arg {
+    let empty = arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    if empty { arg.env(None::<&'static str>) } else { arg }
+}
+
+/// A command with all its arguments changed, those of its subcommands too.
+fn with_args(command: clap::Command, change: fn(clap::Arg) -> clap::Arg) -> clap::Command {
+    command.mut_args(change).mut_subcommands(|sub| with_args(sub, change))
 }
 
 /// Parse the command line; an error names the tool, and the examples of a help text stay on their lines, so that they can be
@@ -193,14 +213,20 @@ fn parse<A: Parser>() -> Result<(clap::Command, A, bool), ExitCode> {
     let mut command = command::<A>();
     let examples = command.get_after_help().map(ToString::to_string).unwrap_or_default();
     command = command.after_help("");
-    let parsed = command.try_get_matches_from_mut(std::env::args_os()).and_then(|matches| {
+    let _ = TOOL.set(command.get_name().to_string());
+    let mut taken = with_args(command.clone(), without_empty);
+    let parsed = taken.try_get_matches_from_mut(std::env::args_os()).and_then(|matches| {
         let verbose = matches.try_get_one("verbose").ok().flatten().copied().unwrap_or(false);
         Ok((A::from_arg_matches(&matches)?, verbose))
     });
-    let error = match parsed {
+    let mut error = match parsed {
         Ok((args, verbose)) => return Ok((command, args, verbose)),
         Err(error) => error,
     };
+    if error.kind() == ErrorKind::DisplayHelp {
+        // Help names those variables, too, that are set to nothing.
+        error = command.try_get_matches_from_mut(std::env::args_os()).err().unwrap_or(error);
+    }
     // Help that cannot be written has nobody to read it.
     if error.use_stderr() {
         let text = error.render().to_string();
@@ -209,7 +235,7 @@ fn parse<A: Parser>() -> Result<(clap::Command, A, bool), ExitCode> {
     }
     let own = !command.get_subcommands().any(|sub| std::env::args_os().skip(1).any(|arg| arg == sub.get_name()));
     let _ = error.print();
-    if error.kind() == clap::error::ErrorKind::DisplayHelp && own && !examples.is_empty() {
+    if error.kind() == ErrorKind::DisplayHelp && own && !examples.is_empty() {
         let _ = writeln!(std::io::stdout(), "\n{examples}");
     }
     Err(ExitCode::SUCCESS)

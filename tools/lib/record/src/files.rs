@@ -7,6 +7,7 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 /// The folder of one node, `$BZ_HOME`.
@@ -225,10 +226,6 @@ pub fn sweep(folder: &Path) -> Result<(), Report> {
     Ok(())
 }
 
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
 /// A file that is written piece by piece, and is at its place when it is finished.
 pub struct Pending {
     file: io::BufWriter<tempfile::NamedTempFile>,
@@ -342,6 +339,46 @@ pub fn digest(path: &Path) -> Result<(u64, Hash), Report> {
     }
 }
 
+/// What lies beside a file and tells of it: `a.safetensors.json`. All of the file's name stands in it, so that no two files
+/// have one, and no file is its own.
+pub fn record_beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".json");
+    name.into()
+}
+
+/// How long a process waits for another one that makes something in the same folder.
+const TURN_WITHIN: Duration = Duration::from_secs(600);
+
+/// Wait for the turn to make something in a folder, which ends with the value: what is signed there is signed once, and
+/// whoever comes second finds it made. The lock is that of the folder itself, so that nothing is written for it.
+///
+/// # Errors
+/// Exit code 75 when another process holds it for ten minutes; when the folder cannot be made.
+pub fn turn(folder: &Path) -> Result<File, Report> {
+    create_dir(folder)?;
+    let held = File::open(folder).map_err(|e| io_report("open", folder, &e))?;
+    let since = Instant::now();
+    loop {
+        match held.try_lock() {
+            Err(std::fs::TryLockError::WouldBlock) if since.elapsed() < TURN_WITHIN => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(std::fs::TryLockError::WouldBlock) => {
+                let error = format!("another process makes something in {} and does not end", folder.display());
+                return Err(Report::again(error).hint("wait for it to finish, or stop it"));
+            }
+            // Where a file system has no locks, nobody waits.
+            Ok(()) | Err(std::fs::TryLockError::Error(_)) => return Ok(held),
+        }
+    }
+}
+
+/// The folder that a path lies in.
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Take the lock of a folder, so that two processes do not do the same work at once; it ends with the value.
 ///
 /// # Errors
@@ -410,6 +447,33 @@ mod tests {
         }
         assert_eq!(read_capped(&dir, 10).unwrap_err().code, Code::Data);
         assert_eq!(read_capped(&file.join("x"), 10).unwrap_err().code, Code::Data);
+    }
+
+    #[test]
+    fn what_lies_beside_a_file_is_never_the_file() {
+        assert_eq!(record_beside(Path::new("w/x.safetensors")), Path::new("w/x.safetensors.json"));
+        assert_eq!(record_beside(Path::new("x.json")), Path::new("x.json.json"));
+    }
+
+    #[test]
+    fn one_at_a_time_has_its_turn_in_a_folder_and_nothing_is_left_there() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("a/b");
+        let count = std::sync::atomic::AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let _turn = turn(&folder).unwrap();
+                    assert_eq!(count.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0, "nobody else is in it");
+                    std::thread::sleep(Duration::from_millis(5));
+                    count.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                });
+            }
+        });
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+        // Files are written there meanwhile: who fetches needs no turn.
+        let _turn = turn(&folder).unwrap();
+        write_atomic(&folder.join("x"), |f| f.write_all(b"x")).unwrap();
     }
 
     #[test]

@@ -75,10 +75,28 @@ impl Report {
         self.hints.push(hint.to_string());
         self
     }
-    /// Put where it happened before what happened.
+    /// Add what to do about it, where nobody nearer to it has said so.
+    pub fn or_hint(self, hint: impl fmt::Display) -> Self {
+        if self.hints.is_empty() { self.hint(hint) } else { self }
+    }
+    /// Put where it happened before what happened, unless that names it already.
     pub fn at(mut self, place: impl fmt::Display) -> Self {
-        self.error = format!("{place}: {}", self.error);
+        let place = place.to_string();
+        if !names(&self.error, &place) {
+            self.error = format!("{place}: {}", self.error);
+        }
         self
+    }
+    /// What to do when nobody has said more: every error ends with something to do.
+    pub(crate) fn with_a_hint(self) -> Self {
+        match self.code {
+            Code::Data => self.or_hint("it is damaged, or of something else: the stage that makes it makes it again"),
+            Code::Again => self.or_hint("the same command may work later"),
+            Code::Config => self.or_hint("look at the tool's --help, at .env.example, and at the run's hparams.json"),
+            Code::Bug => self.or_hint("this is a defect of the tool: please report it, with this line"),
+            // What is no here has its reason in it; a wrong command line shows the usage.
+            Code::No | Code::Usage => self,
+        }
     }
     /// An error of writing the output stream; a closed pipe downstream is no error.
     pub fn output(error: &io::Error) -> Self {
@@ -96,6 +114,15 @@ impl fmt::Display for Report {
 }
 
 impl std::error::Error for Report {}
+
+/// Whether a text names a place: what follows there is no more of its name.
+fn names(text: &str, place: &str) -> bool {
+    !place.is_empty()
+        && text.match_indices(place).any(|(at, _)| {
+            let after = text.get(at + place.len()..).and_then(|rest| rest.chars().next());
+            after.is_none_or(|c| !c.is_alphanumeric() && !"/._-".contains(c))
+        })
+}
 
 /// Turns the error of a library or of the system into a [`Report`] that says what was being done.
 pub trait Context<T> {
@@ -122,6 +149,24 @@ impl<T, E: fmt::Display> Context<T> for Result<T, E> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_is_named_once() {
+        let at = |error: &str, place: &str| Report::data(error).at(place).error;
+        assert_eq!(at("/a/x.st is cut short", "/a/x.st"), "/a/x.st is cut short");
+        assert_eq!(at("cannot open /a/x.st: no", "/a/x.st"), "cannot open /a/x.st: no");
+        assert_eq!(at("tensor a is missing", "/a/x.st"), "/a/x.st: tensor a is missing");
+        assert_eq!(at("/a/x.st.json is empty", "/a/x.st"), "/a/x.st: /a/x.st.json is empty");
+        assert_eq!(at("uid 12 is unknown", "uid 1"), "uid 1: uid 12 is unknown");
+    }
+
+    #[test]
+    fn every_error_that_can_be_mended_ends_with_what_to_do() {
+        for code in [Code::Data, Code::Again, Code::Config, Code::Bug] {
+            assert_eq!(Report::new(code, "x").with_a_hint().hints.len(), 1, "{code:?}");
+            assert_eq!(Report::new(code, "x").hint("do").with_a_hint().hints, ["do"], "{code:?}");
+        }
+    }
 
     #[test]
     fn what_is_quoted_from_outside_stays_short_and_plain() {

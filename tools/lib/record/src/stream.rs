@@ -107,6 +107,13 @@ impl Frame {
     }
 }
 
+fn unreadable(number: usize, error: &std::io::Error) -> Report {
+    if error.kind() == std::io::ErrorKind::IsADirectory {
+        return Report::data("the input is a folder").hint("name a file of records: < FILE, or pipe one");
+    }
+    Report::data(format!("line {number} of the input: {error}")).hint("the input is a file of records, or a pipe")
+}
+
 fn cut(tool: &str) -> Report {
     Report::data(format!("the input breaks off: {tool} began it and did not end it"))
         .hint(format!("{tool} failed: its own error says why"))
@@ -157,10 +164,7 @@ impl<'a> Stream<'a> {
         let (mut line, mut frame) = (Vec::new(), Frame::default());
         for number in 1.. {
             line.clear();
-            let read = (&mut input)
-                .take(LINE_CAP)
-                .read_until(b'\n', &mut line)
-                .map_err(|e| Report::data(format!("line {number} of the input: {e}")))?;
+            let read = (&mut input).take(LINE_CAP).read_until(b'\n', &mut line).map_err(|e| unreadable(number, &e))?;
             if input.limit() == 0 {
                 return Err(Report::data(format!("the input is longer than {INPUT_CAP} bytes"))
                     .hint("split it by window with jq"));
