@@ -14,7 +14,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tests::{Localnet, Running, Way, lines, text, tool, until};
 
@@ -488,6 +488,91 @@ fn a_follower_writes_down_what_the_nodes_say() {
     assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
     assert!(out.stdout.is_empty());
     assert_eq!(follower.blocks().len() as u64, last - 47);
+}
+
+/// An address behind which another node may stand from one moment to the next.
+#[derive(Clone)]
+struct Place {
+    address: String,
+    node: Arc<Mutex<String>>,
+    open: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Place {
+    fn of(node: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("ws://{}", listener.local_addr().unwrap());
+        let place = Place { address, node: Arc::new(Mutex::new(node.into())), open: Arc::default() };
+        let it = place.clone();
+        std::thread::spawn(move || {
+            for here in listener.incoming().map(Result::unwrap) {
+                let node = it.node.lock().unwrap().trim_start_matches("ws://").to_string();
+                let there = TcpStream::connect(node).unwrap();
+                it.open.lock().unwrap().extend([here.try_clone().unwrap(), there.try_clone().unwrap()]);
+                for (mut from, mut to) in [(here.try_clone().unwrap(), there.try_clone().unwrap()), (there, here)] {
+                    std::thread::spawn(move || {
+                        let _ = std::io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(Shutdown::Both);
+                    });
+                }
+            }
+        });
+        place
+    }
+
+    fn becomes(&self, node: &str) {
+        *self.node.lock().unwrap() = node.into();
+        for stream in self.open.lock().unwrap().drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+#[test]
+fn a_follower_of_a_chain_that_was_replaced_says_so_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, _) = Localnet::up(folder.path().join("one"));
+    one.run(&["fault", "stall", "3600"]);
+    one.reach(30);
+    one.run(&["down"]);
+    let copy = |name: &str| {
+        let to = folder.path().join(name);
+        assert!(Command::new("cp").args(["-r"]).arg(&one.0).arg(&to).status().unwrap().success());
+        std::fs::remove_file(to.join("localnet.json")).unwrap();
+    };
+    copy("two");
+    // The same chain up to block 30, then its own blocks, not as far as what was followed, and further; another chain.
+    let up = |name: &str| {
+        let (network, node) = Localnet::up(folder.path().join(name));
+        network.run(&["fault", "stall", "3600"]);
+        (network, node)
+    };
+    let ((one, first), (two, second), (other, third)) = (up("one"), up("two"), up("other"));
+    one.reach(60);
+    other.reach(90);
+    let known = one.block();
+    for (name, node, block, words) in [
+        ("behind", &second, 45, "was final as"),
+        ("ahead", &second, known + 20, "was final as"),
+        ("other", &third, 0, "is another chain"),
+    ] {
+        two.reach(block);
+        let place = Place::of(&first);
+        let home = home_in(folder.path(), &format!("home-{name}"));
+        let mut follower = Follower { home, address: place.address.clone(), running: None, before: Value::Null };
+        follower.start();
+        follower.caught_up(known);
+        place.becomes(node);
+        let since = Instant::now();
+        let out = follower.running.take().unwrap().output();
+        let said = text(&out.stderr);
+        assert_eq!(out.status.code(), Some(78), "{name}: {said}");
+        assert!(since.elapsed() < Duration::from_secs(60), "{name}: {:?}", since.elapsed());
+        assert!(said.contains(words) && said.contains("\nhint: "), "{name}: {said}");
+        for line in said.lines() {
+            assert!(line.starts_with("bz-window: ") || line.starts_with("hint: "), "{name}: {line}");
+        }
+    }
 }
 
 /// Transactions that get into each other's way, some of one nonce in one block: the chain still starts again as it was.

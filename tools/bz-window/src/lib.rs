@@ -71,8 +71,9 @@ While a follower runs, the tools of its node read what it writes and ask no one;
 have forgotten them. It keeps the blocks of 64 windows or 14 days, whichever is more, and the peers of 1000 windows.
 
 Exit codes: 0 also when a follower was told to end; 1 the window lies before the run or is over, nobody knows its
-time any more, or a check fails; 75 the chain does not answer, or another process follows it into this folder; 78 the network is not the
-one that its name says, the folder is of another one, or the chain was upgraded to what this suite does not read.
+time any more, or a check fails; 75 the chain does not answer, or another process follows it into this folder; 78 the
+network is not the one that its name says, or has become another one, the folder is of another one, or the chain was
+upgraded to what this suite does not read.
 See also: bz-pages, bz-pull, pipelines/miner.sh";
 
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]

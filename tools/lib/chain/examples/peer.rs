@@ -2,7 +2,8 @@
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use chain::{
-    calls::{Subnet, payload},
+    Subnet,
+    calls::payload,
     epochs::Epochs,
     timelock::{Beacon, open},
     weights::{Sealed, quantise},

@@ -1,6 +1,10 @@
 //! The calls that this suite makes, by name and in the metadata's own types: signed elsewhere, or only shown.
 
-use crate::{storage::PALLET, timelock::Payload};
+use crate::{
+    subnet::{PALLET, Subnet},
+    timelock::Payload,
+    weights::Sealed,
+};
 use record::{Hash, Hotkey, Report, Uid};
 use subxt::{
     dynamic::{self, Value},
@@ -11,24 +15,6 @@ use subxt::{
 
 /// The bytes of one field of a commitment.
 pub(crate) const FIELD: usize = 128;
-
-/// Subnets are at most so many: the weights of mechanism m of a subnet are kept under m · 4096 + netuid.
-/// Source: Subtensor's `get_mechanism_storage_index`.
-pub(crate) const SUBNETS: u16 = 4096;
-
-/// Where a mechanism's weights, bonds, updates and incentive are kept.
-pub fn storage_index(netuid: u16, mechanism: u8) -> u16 {
-    u16::from(mechanism).saturating_mul(SUBNETS).saturating_add(netuid)
-}
-
-/// Which weights: those of a subnet, or of one of its mechanisms.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Subnet {
-    /// The subnet.
-    pub netuid: u16,
-    /// 0 where it has one only.
-    pub mechanism: u8,
-}
 
 /// A call.
 #[derive(Clone, Debug)]
@@ -127,7 +113,7 @@ impl Call {
     }
 
     /// Reveal what was committed to by its hash.
-    pub fn reveal_weights(subnet: Subnet, sealed: &crate::weights::Sealed) -> Self {
+    pub fn reveal_weights(subnet: Subnet, sealed: &Sealed) -> Self {
         let rest =
             vec![list(&sealed.uids), list(&sealed.values), list(&sealed.salt), Value::u128(sealed.version_key.into())];
         Call::about(subnet, "reveal_weights", "reveal_mechanism_weights", rest)

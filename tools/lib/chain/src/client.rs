@@ -1,16 +1,16 @@
 //! The chain as one value: what a follower on this machine has written down, and beneath it the connection to a node.
 
 use crate::{
-    calls::Subnet,
+    answer::{failed, hash_of, number_of, prefixed, undecodable, unreachable},
     facts::Facts,
     link::{Link, OTHER_CHAIN},
     network::{ChainArgs, on_loopback, shown},
+    subnet::Subnet,
 };
-use record::{Code, Hash, Home, Hotkey, Report, records::Peer};
+use record::{Code, Hash, Home, Report};
 use serde_json::Value;
 use std::{
     cell::{Cell, OnceCell},
-    collections::BTreeMap,
     future::Future,
     sync::Arc,
     time::Duration,
@@ -55,63 +55,6 @@ pub struct Chain {
     pub genesis: Hash,
     /// The subnet, and its mechanism.
     pub subnet: Subnet,
-}
-
-/// An error of the client's layers without the name of every layer.
-pub(crate) fn plain(error: impl std::fmt::Display) -> String {
-    error.to_string().replace("RPC error: ", "").replace("client error: ", "")
-}
-
-pub(crate) fn unreachable(url: &str, error: impl std::fmt::Display) -> Report {
-    Report::again(format!("cannot reach the chain at {url}: {}", plain(error)))
-        .hint("is the node up, and the address right? --network or BZ_NETWORK names it")
-        .hint("for one machine: bz-localnet status")
-}
-
-pub(crate) fn hash_of(value: &Value) -> Option<Hash> {
-    value.as_str()?.parse().ok()
-}
-
-/// A hash as every node reads it; some answer to one without `0x` with nothing.
-pub(crate) fn prefixed(hash: Hash) -> String {
-    format!("0x{hash}")
-}
-
-pub(crate) fn number_of(header: &Value) -> Option<u64> {
-    u64::from_str_radix(header.get("number")?.as_str()?.trim_start_matches("0x"), 16).ok()
-}
-
-/// What stands before all that a node said, and all that befell a connection, in an error of the client's layers.
-const OF_A_NODE: [&str; 2] = ["User error: ", "RPC error: "];
-/// The hint of an error that is none of a node: our own reading of what it sent has failed.
-const READ_HERE: &str = "bz-chain doctor shows what can be read of this chain";
-
-/// A question that came to nothing, and whether the node or its connection is at fault, or what was made of its answer.
-fn failed(what: &str, url: &str, error: impl std::fmt::Display) -> Report {
-    let error = error.to_string();
-    let of_a_node = OF_A_NODE.iter().any(|words| error.contains(words));
-    let hint = if of_a_node { "a node that is behind or was restarted answers again later" } else { READ_HERE };
-    Report::again(format!("{what}, from {url}: {}", plain(error))).hint(hint)
-}
-
-/// Whether an error says that bytes of the chain are not what the metadata says, or not what this suite reads: entries
-/// that are gone or have other keys or another type. Only what our own layers say counts: a node, or a gateway before
-/// it, may say anything.
-pub(crate) fn undecodable(report: &Report) -> bool {
-    const WORDS: [&str; 8] = [
-        "decod",
-        "unable to convert",
-        "is not supported",
-        "Error at ",
-        "not found in pallet",
-        "Can't find storage value",
-        "Wrong number of key parts",
-        "Cannot encode storage key",
-    ];
-    crate::storage::is_foreign(report)
-        || report.code == Code::Again
-            && report.hints.iter().any(|hint| hint == READ_HERE)
-            && WORDS.iter().any(|words| report.error.contains(words))
 }
 
 fn reach(runtime: &tokio::runtime::Runtime, link: &Link, url: &str) -> Result<Hash, Report> {
@@ -334,31 +277,6 @@ impl Chain {
         spec.ok_or_else(|| unreachable(&self.url, "its runtime has no version"))
     }
 
-    /// The neurons of the subnet as of a block, of this number and hash; `own` marks the wallet's. They come from the
-    /// facts where a follower has them: then an old block's are known although the node has forgotten its state.
-    ///
-    /// # Errors
-    /// Exit code 75 when the node does not answer, 78 when there is no such subnet, or the chain keeps what this suite
-    /// does not read.
-    pub fn peers_at(&self, number: u64, block: Hash, own: Option<Hotkey>) -> Result<Vec<Peer>, Report> {
-        if let Some(mut peers) = self.facts.as_ref().and_then(|facts| facts.peers(number, block)) {
-            peers.iter_mut().for_each(|peer| peer.own = own == Some(peer.hotkey));
-            return Ok(peers);
-        }
-        self.decoded(block, || self.peers(block, own))
-    }
-
-    /// Who had which uid at a block, of this number and hash; `None` when neither a follower nor the node has kept it.
-    ///
-    /// # Errors
-    /// As [`Chain::peers_at`].
-    pub fn members_at(&self, number: u64, block: Hash) -> Result<Option<BTreeMap<u16, Hotkey>>, Report> {
-        match self.facts.as_ref().and_then(|facts| facts.peers(number, block)) {
-            Some(peers) => Ok(Some(peers.into_iter().map(|peer| (peer.uid.0, peer.hotkey)).collect())),
-            None => self.decoded(block, || self.members(block)),
-        }
-    }
-
     /// Whether an error says that the node keeps the state of that block no longer.
     pub fn forgotten(report: &Report) -> bool {
         report.error.contains("discarded") || report.error.contains("UnknownBlock")
@@ -382,49 +300,5 @@ impl Chain {
             report.code = Code::No;
             report
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use subxt::{
-        error::{BackendError, DecodeError, StorageError, StorageKeyError, StorageValueError},
-        rpcs::UserError,
-    };
-
-    /// The words are those of other crates: this holds them against what these say.
-    #[test]
-    fn what_does_not_decode_is_told_from_what_does_not_answer() {
-        let of = |error: &dyn std::fmt::Display| failed("Keys", "wss://node.example.org", error);
-        let said = |message: &str| Error::User(UserError { code: -32603, message: message.into(), data: None });
-        let broken = || Error::Client("cannot decode the answer".into());
-        let pallet = || "SubtensorModule".to_string();
-        let out_of_range =
-            DecodeError::new(subxt::ext::scale_decode::error::ErrorKind::NumberOutOfRange { value: "70000".into() });
-        for report in [
-            of(&StorageValueError::LeftoverBytes { bytes: vec![1] }),
-            of(&StorageKeyError::LeftoverBytes { bytes: vec![1] }),
-            of(&out_of_range),
-            of(&StorageError::StorageEntryNotFound { pallet_name: pallet(), entry_name: "Keys".into() }),
-            of(&StorageError::PalletNameNotFound(pallet())),
-            of(&StorageError::WrongNumberOfKeyPartsProvidedForFetching { expected: 2, got: 1 }),
-            of(&StorageError::WrongNumberOfKeyPartsProvidedForIterating { max_expected: 2, got: 3 }),
-        ] {
-            assert!(undecodable(&report), "{report}");
-        }
-        for report in [
-            of(&"the background task closed; restart required"),
-            of(&"State already discarded for block 7 (4003)"),
-            of(&"no answer"),
-            // What a gateway says is not what the chain has, whatever its words are.
-            of(&said("cannot decode the upstream's answer: Error at block 7")),
-            of(&StorageError::CannotFetchValue(BackendError::from(said("decoding failed")))),
-            of(&broken()),
-            of(&StorageError::StreamFailure(BackendError::from(broken()))),
-            Report::data("cannot decode a file"),
-        ] {
-            assert!(!undecodable(&report), "{report}");
-        }
     }
 }

@@ -2,10 +2,12 @@
 //! follower on this machine while one runs, and from the nodes else.
 
 use crate::{
-    client::{Chain, hash_of, number_of, prefixed, unreachable},
+    answer::{bytes_of, hash_of, number_of, prefixed, unreachable},
+    client::Chain,
+    facts::Head,
     link::BEHIND,
 };
-use record::{Hash, Report};
+use record::{Code, Hash, Report};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 use subxt::{
@@ -36,7 +38,7 @@ impl Chain {
     }
 
     /// What a follower on this machine says at this moment, if one runs.
-    fn followed(&self) -> Option<crate::facts::Head> {
+    fn followed(&self) -> Option<Head> {
         self.facts.as_ref()?.live()
     }
 
@@ -168,7 +170,7 @@ impl Chain {
     /// from the last finalized one on is told to `tick`, none left out, whatever the node leaves out.
     ///
     /// # Errors
-    /// Exit code 75 when the node stays away, or makes no blocks.
+    /// Exit code 75 when the node stays away, or makes no blocks; 78 when it became another chain.
     pub fn wait_for(&self, number: u64, mut tick: impl FnMut(u64)) -> Result<Hash, Report> {
         let mut seen = self.finalized()?;
         tick(seen);
@@ -184,7 +186,7 @@ impl Chain {
             let is_followed = self.followed().is_some();
             let waited = if is_followed { self.watch(more) } else { self.heads(more) };
             if let Err(report) = waited {
-                if moved.elapsed() >= STANDS {
+                if moved.elapsed() >= STANDS || report.code == Code::Config {
                     return Err(report);
                 }
                 if !is_followed && self.link.nodes() > 1 && moved.elapsed() >= STALE {
@@ -274,11 +276,6 @@ pub(crate) fn clock_key() -> String {
 /// Milliseconds, as the chain keeps them: a u64.
 pub(crate) fn clock_of(value: &Value) -> Option<u64> {
     Some(u64::from_le_bytes(bytes_of(value)?.try_into().ok()?))
-}
-
-/// The bytes that a node answers with.
-pub(crate) fn bytes_of(value: &Value) -> Option<Vec<u8>> {
-    hex::decode(value.as_str()?.strip_prefix("0x")?).ok()
 }
 
 /// The time in a `Timestamp.set` without signature: its length, the form's version, pallet and call, and the time.

@@ -1,10 +1,11 @@
 //! Commits to weights: by their hash, or timelocked; which of them wait, and when the chain opens them.
 
 use crate::{
-    Chain,
-    client::AtBlock,
+    answer::is_foreign,
+    client::{AtBlock, Chain},
     epochs::Epochs,
-    storage::{PALLET, foreign, has, is_foreign},
+    storage::{collect_bytes, foreign, has},
+    subnet::PALLET,
     timelock::Beacon,
 };
 use record::{Hash, Hotkey, Report};
@@ -14,7 +15,7 @@ use subxt::dynamic::{self, At, Value};
 /// A commit to weights by their hash, as the chain keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pending {
-    /// See [`crate::weights::Sealed::hash`].
+    /// The hash that was committed.
     pub hash: Hash,
     /// Block of the commit.
     pub block: u64,
@@ -163,9 +164,8 @@ impl Chain {
         let last_round: Value = self.item(at, "Drand", "LastStoredRound")?;
         let number = |name: &str| config.at(name).and_then(|n| n.as_u128()).and_then(|n| u32::try_from(n).ok());
         let mut public = Vec::new();
-        let found = config
-            .at("public_key")
-            .and_then(|key| crate::neurons::collect_bytes(std::slice::from_ref(key), &mut public));
+        let key = config.at("public_key");
+        let found = key.and_then(|key| collect_bytes(std::slice::from_ref(key), &mut public));
         let (Some(()), Some(period), Some(genesis)) = (found, number("period"), number("genesis_time")) else {
             return Err(foreign(
                 at,

@@ -3,10 +3,12 @@
 //! answer; a block's time and the metadata are one node's.
 
 use crate::{
-    client::{Chain, number_of, plain, prefixed, unreachable},
-    clock::{STALE, bytes_of, clock_key, clock_of},
+    answer::{bytes_of, number_of, plain, prefixed, unreachable},
+    claim::{Identity, check},
+    client::Chain,
+    clock::{STALE, clock_key, clock_of},
     facts::{self, Block},
-    keep::{self, Identity, Keeper, Now},
+    keep::{Keeper, Now},
 };
 use record::{Code, Context, Hash, Home, Report, Window, records::Peer};
 use run::Hparams;
@@ -73,7 +75,8 @@ impl Chain {
     ///
     /// # Errors
     /// Exit code 75 when another follower has the folder or the nodes are away for ten minutes, 78 when the folder is
-    /// of another chain or subnet, or the chain keeps what this suite does not read.
+    /// of another chain or subnet, another chain stands at the nodes' address meanwhile, or the chain keeps what this
+    /// suite does not read.
     pub fn follow(&self, hparams: &Hparams, home: &Home, say: &dyn Fn(String)) -> Result<(), Report> {
         self.end_on_signals()?;
         let folder = facts::folder(home);
@@ -100,7 +103,7 @@ impl Chain {
     /// # Errors
     /// Exit code 78 when the folder is of another chain or subnet.
     pub fn would_follow(&self, home: &Home) -> Result<Option<u64>, Report> {
-        let head = keep::check(&facts::folder(home), &self.identity()?)?;
+        let head = check(&facts::folder(home), &self.identity()?)?;
         // What other nodes told is dropped.
         Ok(head.filter(|head| head.nodes == self.nodes).map(|head| head.number))
     }
@@ -262,14 +265,18 @@ impl Follower<'_> {
         }
     }
 
-    /// What is written down is of the chain that the nodes have now.
+    /// What is written down is of the chain that the nodes have now: of a chain that was set back, the last block that
+    /// is final there is looked at.
     fn same_history(&self, finalized: u64) -> Result<(), Report> {
-        let Some(last) = self.keeper.last().filter(|last| last.number <= finalized) else { return Ok(()) };
-        match self.chain.agreed_hash(last.number)? {
-            Some(hash) if hash != last.hash => Err(Report::config(format!(
-                "block {} was final as {} and is {hash} now: the chain was set back",
-                last.number, last.hash
+        let Some(last) = self.keeper.last() else { return Ok(()) };
+        let kept = if last.number <= finalized { Some(last) } else { self.keeper.block(finalized)? };
+        let Some(kept) = kept else { return Ok(()) };
+        match self.chain.agreed_hash(kept.number)? {
+            Some(hash) if hash != kept.hash => Err(Report::config(format!(
+                "block {} was final as {} and is {hash} now: another chain stands at {}, or it was set back",
+                kept.number, kept.hash, self.chain.url
             ))
+            .hint("--network or BZ_NETWORK names the run's own chain")
             .hint("where that was meant, remove the folder chain/ in BZ_HOME: it is written anew")),
             _ => Ok(()),
         }

@@ -2,8 +2,22 @@
 //!
 //! Pallets, calls and storage are found by name in the node's own metadata. No secret key enters: a [`Signer`] is a
 //! function of the caller. tokio lives inside this crate. What a follower has written down is read from there.
+//!
+//! Files stand on floors: each uses only what stands before it in this list.
+//!
+//! ```text
+//! network  subnet  epochs  timelock  answer    names, numbers, and what one node says: nothing is asked
+//! facts  link                                  what lies on disk; the connections to the nodes
+//! client                                       both as one `Chain`
+//! clock  storage                               blocks and their times; entries by what the metadata says of them
+//! stake  neurons  commits                      what they mean: who weighs what, who is there, who committed to what
+//! rules  weights  calls                        what is asked of weights, how they are made, what is signed
+//! submit  claim  keep  follow                  what is sent to the chain, and written down of it
+//! ```
 
+mod answer;
 pub mod calls;
+mod claim;
 mod client;
 mod clock;
 mod commits;
@@ -18,11 +32,13 @@ mod rules;
 mod stake;
 mod storage;
 mod submit;
+mod subnet;
 pub mod timelock;
 pub mod weights;
 
-pub use calls::{Call, Subnet};
+pub use calls::Call;
 pub use client::Chain;
 pub use facts::folder as facts_folder;
 pub use network::ChainArgs;
 pub use submit::{Sent, Signer};
+pub use subnet::Subnet;

@@ -3,11 +3,11 @@
 //! for patience gets it, or another node answers.
 
 use crate::{
-    client::{number_of, plain},
+    answer::{another_chain, number_of, plain},
     network::shown,
 };
 use backon::{ExponentialBuilder, Retryable};
-use record::{Hash, cli::note};
+use record::{Hash, cli::warn};
 use serde_json::value::RawValue;
 use std::{
     sync::{
@@ -80,6 +80,11 @@ struct Open {
 
 fn gone(why: impl Into<String>) -> Error {
     Error::Client(why.into().into())
+}
+
+/// Whether the node is one of another chain.
+fn is_other_chain(error: &Error) -> bool {
+    matches!(error, Error::User(UserError { code: OTHER_CHAIN, .. }))
 }
 
 /// Whether the connection is at fault, and not the request.
@@ -160,10 +165,7 @@ impl Link {
             if let Some(place) = heads.iter().position(current)
                 && place != now
             {
-                note(
-                    "chain",
-                    format!("{} is not where the others are: {} is taken", self.shown(now), self.shown(place)),
-                );
+                warn(format!("{} is not where the others are: {} is taken", self.shown(now), self.shown(place)));
                 self.place.store(place, Ordering::SeqCst);
             }
         }
@@ -201,7 +203,7 @@ impl Link {
     pub(crate) fn leave(&self, why: &str) {
         let place = self.place.load(Ordering::SeqCst);
         let next = self.pass_on(place);
-        note("chain", format!("{} {why}: {} is next", self.shown(place), self.shown(next)));
+        warn(format!("{} {why}: {} is next", self.shown(place), self.shown(next)));
     }
 
     /// The last finalized block of every node, `None` of one that does not answer.
@@ -289,7 +291,9 @@ impl Link {
                     let _ = self.place.compare_exchange(first, place, Ordering::SeqCst, Ordering::SeqCst);
                     return Ok((place, number, rpc));
                 }
-                Err(error) => why = error,
+                // One that is away may come back; one of another chain stays what it is.
+                Err(error) if step == 0 || is_other_chain(&why) || !is_other_chain(&error) => why = error,
+                Err(_) => {}
             }
         }
         Err(why)
@@ -326,7 +330,7 @@ impl Link {
         // A node with another first block is another chain: nothing that was read before holds there.
         let genesis = *self.genesis.get_or_init(|| first);
         if genesis != first {
-            let message = format!("{} is another chain: its first block is {first}, not {genesis}", shown(url));
+            let message = another_chain(&shown(url), first, genesis);
             return Err(Error::User(UserError { code: OTHER_CHAIN, message, data: None }));
         }
         Ok(rpc)
@@ -392,7 +396,7 @@ fn say(error: &Error, pause: Duration) {
     // The first pauses are for a connection that only broke off.
     if pause > Duration::from_millis(500) {
         let what = if limited(error) { "the node asks for patience" } else { "lost the node, looking for it" };
-        note("chain", format!("{what}: {}", plain(error)));
+        warn(format!("{what}: {}", plain(error)));
     }
 }
 

@@ -4,18 +4,42 @@
 
 use crate::{
     client::{AtBlock, Chain},
-    storage::{PALLET, RAO, foreign, has},
+    storage::{collect_bytes, foreign, has},
+    subnet::{PALLET, RAO},
 };
 use record::{Hash, Hotkey, Report, Uid, records::Peer};
 use std::collections::BTreeMap;
 use subxt::dynamic;
 
-/// The longest bucket address that is read.
-const BUCKET_CAP: usize = 1024;
 /// A uid is a u16: an endless list is none of a chain's.
 const NEURONS: usize = 1 << 16;
 
 impl Chain {
+    /// The neurons of the subnet as of a block, of this number and hash; `own` marks the wallet's. They come from the
+    /// facts where a follower has them: then an old block's are known although the node has forgotten its state.
+    ///
+    /// # Errors
+    /// Exit code 75 when the node does not answer, 78 when there is no such subnet, or the chain keeps what this suite
+    /// does not read.
+    pub fn peers_at(&self, number: u64, block: Hash, own: Option<Hotkey>) -> Result<Vec<Peer>, Report> {
+        if let Some(mut peers) = self.facts.as_ref().and_then(|facts| facts.peers(number, block)) {
+            peers.iter_mut().for_each(|peer| peer.own = own == Some(peer.hotkey));
+            return Ok(peers);
+        }
+        self.decoded(block, || self.peers(block, own))
+    }
+
+    /// Who had which uid at a block, of this number and hash; `None` when neither a follower nor the node has kept it.
+    ///
+    /// # Errors
+    /// As [`Chain::peers_at`].
+    pub fn members_at(&self, number: u64, block: Hash) -> Result<Option<BTreeMap<u16, Hotkey>>, Report> {
+        match self.facts.as_ref().and_then(|facts| facts.peers(number, block)) {
+            Some(peers) => Ok(Some(peers.into_iter().map(|peer| (peer.uid.0, peer.hotkey)).collect())),
+            None => self.decoded(block, || self.members(block)),
+        }
+    }
+
     /// The neurons of the subnet as of a block; `own` marks the wallet's.
     ///
     /// # Errors
@@ -141,20 +165,4 @@ fn raw_fields(value: &dynamic::Value, bytes: &mut Vec<u8>) -> Option<()> {
         ValueDef::Composite(composite) => values(composite).iter().try_for_each(|v| raw_fields(v, bytes)),
         _ => Some(()),
     }
-}
-
-pub(crate) fn collect_bytes(values: &[dynamic::Value], bytes: &mut Vec<u8>) -> Option<()> {
-    use subxt::ext::scale_value::{Primitive, ValueDef};
-    for value in values {
-        match &value.value {
-            ValueDef::Primitive(Primitive::U128(byte)) if bytes.len() < BUCKET_CAP => {
-                bytes.push(u8::try_from(*byte).ok()?);
-            }
-            ValueDef::Composite(inner) => {
-                collect_bytes(&inner.values().cloned().collect::<Vec<_>>(), bytes)?;
-            }
-            _ => return None,
-        }
-    }
-    Some(())
 }

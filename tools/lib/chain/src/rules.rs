@@ -1,11 +1,12 @@
 //! What a subnet asks of weights, and where a validator stands.
 
 use crate::{
-    Chain,
-    client::AtBlock,
+    answer::is_foreign,
+    client::{AtBlock, Chain},
     commits::{Pending, Timelocked, Timelocking},
     epochs::Epochs,
-    storage::{PALLET, RAO, has, is_foreign},
+    storage::has,
+    subnet::{PALLET, RAO},
 };
 use record::{Hotkey, Report, Uid};
 use std::collections::BTreeMap;

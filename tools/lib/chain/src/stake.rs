@@ -7,7 +7,8 @@
 
 use crate::{
     client::{AtBlock, Chain},
-    storage::{PALLET, foreign, has, keys_of},
+    storage::{foreign, has, keys_of},
+    subnet::PALLET,
 };
 use record::{Hotkey, Report};
 use std::collections::{BTreeMap, BTreeSet};

@@ -4,29 +4,20 @@
 //! until one of the two is upgraded: exit code 78, with the version of the chain's runtime.
 
 use crate::{
-    calls::storage_index,
+    answer::{OF_SPEC, prefixed},
     client::{AtBlock, Chain, PAGE},
+    subnet::PALLET,
 };
-use record::{Code, Context, Hash, Report};
+use record::{Context, Hash, Report};
 use serde_json::Value;
 use std::{collections::BTreeMap, fmt::Display};
 use subxt::{dynamic, ext::scale_decode::DecodeAsType, rpcs::client::rpc_params, storage::Address};
 
-pub(crate) const PALLET: &str = "SubtensorModule";
-/// Stake is kept in units of 1e-9.
-pub(crate) const RAO: f64 = 1e9;
 /// The versions of Subtensor's runtime whose storage this suite reads: the first with `WeightsMinStake`, the last that
 /// was read.
 const KNOWN: (u32, u32) = (212, 425);
-
-/// Stands in what [`foreign`] says.
-const OF_SPEC: &str = "the chain is spec";
-
-/// Whether an error is one of [`foreign`]: of what was read with the metadata of another runtime, or of a chain that
-/// this suite does not know.
-pub(crate) fn is_foreign(report: &Report) -> bool {
-    report.code == Code::Config && report.error.contains(OF_SPEC)
-}
+/// The most bytes that are read of a value that is a list of bytes: a bucket's address is shorter, and a public key.
+const BYTES_CAP: usize = 1024;
 
 /// This chain has something in a form that is not known.
 pub(crate) fn foreign(at: &AtBlock, what: &str, why: impl Display) -> Report {
@@ -46,11 +37,6 @@ pub(crate) fn keys_of(at: &AtBlock, entry: &str) -> Option<usize> {
 /// Whether this chain has an entry of SubtensorModule.
 pub(crate) fn has(at: &AtBlock, entry: &str) -> bool {
     keys_of(at, entry).is_some()
-}
-
-/// A hash as nodes read it: some answer with nothing where the `0x` is missing.
-pub(crate) fn prefixed(hash: Hash) -> String {
-    format!("0x{hash}")
 }
 
 impl Chain {
@@ -127,7 +113,7 @@ impl Chain {
 
     /// Where the weights of the subnet's mechanism are kept.
     pub(crate) fn index(&self) -> u16 {
-        storage_index(self.subnet.netuid, self.subnet.mechanism)
+        self.subnet.storage_index()
     }
 
     /// Values of a map at many keys, some hundred in a request; `None` where the chain keeps none.
@@ -221,9 +207,27 @@ fn answered(answer: &Value, keys: &[String]) -> Result<BTreeMap<String, Option<V
     Ok(found)
 }
 
+/// The bytes in values of bytes, or of lists of them; no more than are read of any such entry.
+pub(crate) fn collect_bytes(values: &[dynamic::Value], bytes: &mut Vec<u8>) -> Option<()> {
+    use subxt::ext::scale_value::{Primitive, ValueDef};
+    for value in values {
+        match &value.value {
+            ValueDef::Primitive(Primitive::U128(byte)) if bytes.len() < BYTES_CAP => {
+                bytes.push(u8::try_from(*byte).ok()?);
+            }
+            ValueDef::Composite(inner) => {
+                collect_bytes(&inner.values().cloned().collect::<Vec<_>>(), bytes)?;
+            }
+            _ => return None,
+        }
+    }
+    Some(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use record::Code;
     use serde_json::json;
 
     #[test]

@@ -1,9 +1,11 @@
 //! Calls that are signed and sent, and what the chain says of them, in words.
 
 use crate::{
+    answer::{number_of, plain, prefixed},
     calls::{Call, FIELD},
-    client::{Chain, number_of, plain},
-    storage::{PALLET, RAO, foreign, prefixed},
+    client::Chain,
+    storage::foreign,
+    subnet::{PALLET, RAO},
 };
 use record::{Hash, Hotkey, Report};
 use std::time::Duration;

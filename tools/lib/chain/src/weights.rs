@@ -1,6 +1,6 @@
 //! Weights: as the Python SDK prepares them, as the chain checks and keeps them.
 
-use crate::calls::{Subnet, storage_index};
+use crate::subnet::Subnet;
 pub use crate::{
     commits::{Due, Moment, Pending, TIMELOCK_VERSION, Timelock, Timelocked, Timelocking},
     rules::Rules,
@@ -26,8 +26,8 @@ impl Sealed {
     /// The hash that is committed: `blake2_256(SCALE(account, u16 index, uids, values, salt, u64 version_key))`.
     /// Source: Subtensor's `do_reveal_weights`; the index is that of `get_mechanism_storage_index`.
     pub fn hash(&self, hotkey: Hotkey, subnet: Subnet) -> Hash {
-        let index = storage_index(subnet.netuid, subnet.mechanism);
-        let content = (hotkey.0, index, &self.uids, &self.values, &self.salt, self.version_key).encode();
+        let content =
+            (hotkey.0, subnet.storage_index(), &self.uids, &self.values, &self.salt, self.version_key).encode();
         let mut hash = [0; 32];
         hash.copy_from_slice(&Blake2b::<U32>::digest(&content));
         Hash(hash)
