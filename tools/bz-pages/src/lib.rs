@@ -3,12 +3,13 @@
 use corpus::{Manifest, Source, Tokens, pages, source};
 use record::{
     Hash, Report, Stream, Uid, Window,
-    cli::{Common, DryRun, Make, Shard, check_file, note, print_record},
+    cli::{Common, DryRun, Force, Make, Shard, check_file, note, print_record},
     files,
     records::{Delta, Pages, Peer, WindowRecord},
     stream::Inputs,
 };
 use run::Settings as _;
+use run::{Hparams, Permutation};
 use run::{Hparams, Permutation};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -49,7 +50,7 @@ pub struct Args {
 const HELP: &str = "\
 Sources: a folder of Parquet, JSON lines (.jsonl .ndjson .json, each also .gz or .zst), or text in UTF-8 by its ending
 (.txt .md .rs …). What is not known is refused by name; hidden files are left out, and a README.md beside tables is.
-`index` writes its manifest.json, whose hash is the run's data.manifest.
+`index` writes its manifest.json, whose hash is the run's data.manifest; one of other text is replaced by --force alone.
 
 Roles: own (the wallet's, or --uid's), audit (of peers whose delta is ok), random (nobody's own, the same for all),
 given (--page, from any source: held-out text).
@@ -78,6 +79,8 @@ enum Action {
         data: PathBuf,
         #[command(flatten)]
         dry: DryRun,
+        #[command(flatten)]
+        force: Force,
     },
 }
 
@@ -105,23 +108,8 @@ impl Role {
 /// # Errors
 /// What failed, for a person.
 pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
-    if let Some(Action::Index { name, field, data, dry }) = &args.command {
-        let manifest = Manifest::index(data, name, field)?;
-        let bytes = manifest.bytes();
-        let path = data.join(source::MANIFEST);
-        if let Ok(before) = files::read_json::<Manifest>(&path)
-            && before.hash() != manifest.hash()
-        {
-            note("bz-pages", format!("the manifest {} of {} is replaced", before.hash(), before.source));
-        }
-        if !dry.dry_run {
-            files::write_atomic(&path, |f| std::io::Write::write_all(f, &bytes))?;
-        }
-        let rows: u64 = manifest.parts.iter().map(|p| p.rows).sum();
-        let hash = manifest.hash();
-        note("bz-pages", format!("{} files, {rows} rows", manifest.parts.len()));
-        let found = serde_json::json!({"source": name, "manifest": hash, "parts": manifest.parts.len(), "rows": rows});
-        return print_record("manifest", &found);
+    if let Some(Action::Index { name, field, data, dry, force }) = &args.command {
+        return index(data, (name, field), *dry, *force);
     }
     let inputs = stream.read()?;
     let hparams = args.common.hparams()?;
@@ -174,6 +162,33 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
             Ok(())
         }
     }
+}
+
+/// `bz-pages index`: the manifest of a folder, which is written where it changes something.
+fn index(data: &Path, (name, field): (&str, &str), dry: DryRun, force: Force) -> Result<(), Report> {
+    let manifest = Manifest::index(data, name, field)?;
+    let (path, hash) = (data.join(source::MANIFEST), manifest.hash());
+    let before = files::read_json::<Manifest>(&path).ok();
+    if let Some(before) = before.as_ref().filter(|before| before.hash() != hash) {
+        let (old, source) = (before.hash(), &before.source);
+        if !force.force {
+            return Err(Report::config(format!(
+                "{} is the manifest {old} of {source}, now it is {hash}",
+                path.display()
+            ))
+            .hint("a run that was founded with it reads its text by that hash: get that text again")
+            .hint("where the text was changed on purpose: --force, and the new hash in the run's hparams.json"));
+        }
+        note("bz-pages", format!("the manifest {old} of {source} is replaced"));
+    }
+    // One that cannot be read names no text, and is written anew.
+    if !dry.dry_run && (before.is_none_or(|before| before.hash() != hash) || force.force) {
+        files::write_atomic(&path, |f| std::io::Write::write_all(f, &manifest.bytes()))?;
+    }
+    let rows: u64 = manifest.parts.iter().map(|p| p.rows).sum();
+    note("bz-pages", format!("{} files, {rows} rows", manifest.parts.len()));
+    let found = serde_json::json!({"source": name, "manifest": hash, "parts": manifest.parts.len(), "rows": rows});
+    print_record("manifest", &found)
 }
 
 fn own_uid(inputs: &Inputs) -> Result<Uid, Report> {
@@ -244,7 +259,7 @@ impl Work<'_> {
             tokenizer: self.hparams.data.tokenizer,
             most: self.most() as u64,
         };
-        let kept = path.with_extension("json");
+        let kept = files::record_beside(&path);
         if !self.args.make.force()
             && let Some(done) = finished(&kept, &path, &asked)
         {

@@ -124,7 +124,7 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
             }
         };
         if train.status == "ok" && train.path.is_some() {
-            files::write_json(&path.with_extension("json"), &train)?;
+            files::write_json(&files::record_beside(&path), &train)?;
         }
         stream.emit(&train)?;
     }
@@ -138,7 +138,7 @@ fn update_path(args: &Args, pages: &Pages) -> PathBuf {
 
 /// The record of an update that is there already, of these pages and this state.
 fn finished(path: &Path, args: &Args, pages: &Pages, state: &State) -> Result<Option<Train>, Report> {
-    let record = path.with_extension("json");
+    let record = files::record_beside(path);
     if args.make.force() || !record.exists() || !path.exists() {
         return Ok(None);
     }

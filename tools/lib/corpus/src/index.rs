@@ -22,8 +22,8 @@ impl Manifest {
     /// Look at every file of a folder.
     ///
     /// # Errors
-    /// Exit code 65 at files that are no known text, at a file that does not hold what its name says, at links that
-    /// lead nowhere or back.
+    /// Exit code 78 when there is no such folder, 65 at files that are no known text, at a file that does not hold what
+    /// its name says, at links that lead nowhere or back.
     pub fn index(folder: &Path, source: &str, field: &str) -> Result<Self, Report> {
         let mut found = walk(folder)?;
         // The hub has a card beside every data set. It is text, but none of the data set's.
@@ -32,7 +32,7 @@ impl Manifest {
         {
             found.remove(at);
             let told = "describes the data set and is left out; in a folder of its own it would be text";
-            record::cli::note("bz-pages", format!("{} {told}", folder.join(CARD).display()));
+            record::cli::warn(format!("{} {told}", folder.join(CARD).display()));
         }
         let mut parts = Vec::with_capacity(found.len());
         for File { path, inside, format } in found {
@@ -63,6 +63,11 @@ struct File {
 fn walk(folder: &Path) -> Result<Vec<File>, Report> {
     let (mut found, mut refused) = (Vec::new(), Vec::new());
     let hidden = |entry: &DirEntry| entry.depth() > 0 && entry.file_name().as_encoded_bytes().starts_with(b".");
+    // Who names a place that is not there is told as at every other setting.
+    if !folder.exists() && !folder.is_symlink() {
+        return Err(Report::config(format!("there is no folder {}", folder.display()))
+            .hint("--data or BZ_DATA names the folder of the text"));
+    }
     let entries = WalkDir::new(folder).follow_links(true).sort_by_file_name().into_iter();
     for entry in entries.filter_entry(|entry| !hidden(entry)) {
         let entry = entry.map_err(|e| walk_failed(folder, &e))?;
@@ -239,7 +244,10 @@ mod tests {
         ] {
             let report = index(&folder(&[(name, bytes)])).unwrap_err();
             assert!(report.code == record::Code::Data && report.error.contains(said), "{name}: {report}");
+            assert!(!report.hints.is_empty(), "{name}: {report}");
         }
+        let report = Manifest::index(Path::new("nowhere"), "s", "t").unwrap_err();
+        assert!(report.code == record::Code::Config && report.error.contains("no folder nowhere"), "{report}");
         let file = folder(&[("a.txt", b"x")]);
         let report = Manifest::index(&file.path().join("a.txt"), "s", "t").unwrap_err();
         assert!(report.error.contains("a source is a folder"), "{report}");

@@ -6,8 +6,8 @@ use ::parquet::{
     record::RowAccessor,
     schema::types::Type,
 };
-use record::{Context, Report, files};
-use std::{fs::File, ops::Range, path::Path};
+use record::{Report, files};
+use std::{fmt::Display, fs::File, ops::Range, path::Path};
 
 /// Number of rows of a file that has such a column; its first row is read, since a file may be packed as nothing here
 /// unpacks.
@@ -25,17 +25,17 @@ pub(crate) fn read(path: &Path, field: &str, rows: Range<u64>, texts: &mut Vec<S
     let schema = column(&reader, field).map_err(|e| e.at(path.display()))?;
     let (mut start, mut left) = (0u64, rows.end.saturating_sub(rows.start));
     for index in 0..reader.num_row_groups() {
-        let group = reader.get_row_group(index).data(path.display())?;
+        let group = reader.get_row_group(index).map_err(|e| damaged(path, &e))?;
         let end = start.saturating_add(group.metadata().num_rows().max(0) as u64);
         if rows.start < end && left > 0 {
             let skip = rows.start.saturating_sub(start);
-            let iter = group.get_row_iter(Some(schema.clone())).data(path.display())?;
+            let iter = group.get_row_iter(Some(schema.clone())).map_err(|e| damaged(path, &e))?;
             for row in iter.skip(skip as usize).take(left as usize) {
-                let row = row.data(path.display())?;
-                let place = || format!("{}, column `{field}`", path.display());
+                let row = row.map_err(|e| damaged(path, &e))?;
                 // A NULL counts as a row: the others keep their places.
-                let null = row.is_null(0).data(place())?;
-                texts.push(if null { String::new() } else { row.get_string(0).data(place())?.clone() });
+                let text =
+                    row.is_null(0).and_then(|null| if null { Ok("") } else { row.get_string(0).map(String::as_str) });
+                texts.push(text.map_err(|e| damaged(path, &format!("column `{field}`: {e}")))?.to_string());
                 left -= 1;
             }
         }
@@ -46,7 +46,13 @@ pub(crate) fn read(path: &Path, field: &str, rows: Range<u64>, texts: &mut Vec<S
 
 fn open(path: &Path) -> Result<SerializedFileReader<File>, Report> {
     let file = File::open(path).map_err(|e| files::io_report("open", path, &e))?;
-    SerializedFileReader::new(file).data(path.display())
+    SerializedFileReader::new(file).map_err(|e| damaged(path, &e))
+}
+
+/// What its own library says of a file that it cannot read.
+fn damaged(path: &Path, error: &impl Display) -> Report {
+    Report::data(format!("{}: {error}", path.display()))
+        .hint("the file is damaged or cut short: get it again, or move it out of the folder")
 }
 
 /// The schema of the one column that holds the text.
@@ -64,7 +70,8 @@ fn column(reader: &SerializedFileReader<File>, field: &str) -> Result<Type, Repo
     if !found.is_primitive() || !one_each || !strings.contains(&info.converted_type()) {
         return Err(Report::data(format!("the column `{field}` holds no strings")).hint(hint));
     }
-    Type::group_type_builder(schema.name()).with_fields(fields).build().data("the parquet schema")
+    let one = Type::group_type_builder(schema.name()).with_fields(fields).build();
+    one.map_err(|e| Report::data(format!("the parquet schema: {e}")).hint(hint))
 }
 
 #[cfg(test)]
