@@ -1,5 +1,6 @@
 //! The miner's side: commit to the own update, then reveal what was drawn.
 
+use ::run::Settings as _;
 use record::{
     Hash, Report, Stream, Window,
     cli::{Common, Make, check_file, note},
@@ -7,9 +8,10 @@ use record::{
     records::{Commit, Delta, Peer, Train, WindowRecord},
     stream::Inputs,
 };
-use run::Hparams;
-use run::Settings as _;
-use std::path::PathBuf;
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
 use wallet::{Signer, WalletArgs};
 use wire::{
     Layout,
@@ -56,7 +58,9 @@ fn own(common: &Common, wallet: &WalletArgs, inputs: &Inputs) -> Result<Own, Rep
 
 impl Own {
     fn update(&self) -> Result<(PathBuf, Update), Report> {
-        let path = self.train.path.as_ref().ok_or_else(|| Report::data("the `train` record names no file"))?;
+        let path = self.train.path.as_ref().ok_or_else(|| {
+            Report::data("the `train` record names no file").hint("bz-train makes the update: pass its stream whole")
+        })?;
         // A record made by hand may leave the hash out.
         if let Some(hash) = self.train.blake3 {
             check_file(path, self.train.bytes, hash)?;
@@ -121,6 +125,11 @@ fn keep(left: Option<Left>, common: &Common, own: &Own) -> Result<(), Report> {
     common.home().prune_feedback(own.window.window)
 }
 
+/// Two processes that make the same at once would sign it twice: the second waits, and finds what the first has made.
+fn turn(how: &Make, path: &Path) -> Result<Option<File>, Report> {
+    (!how.dry_run()).then(|| files::turn(files::folder_of(path))).transpose()
+}
+
 /// `bz-delta commit`.
 pub(crate) fn commit(common: &Common, wallet: &WalletArgs, how: &Make, stream: &mut Stream<'_>) -> Result<(), Report> {
     let inputs = stream.read()?;
@@ -130,6 +139,7 @@ pub(crate) fn commit(common: &Common, wallet: &WalletArgs, how: &Make, stream: &
     let commitment = own.binding(root).commitment(&own.hparams.codec);
     let folder = || common.home().window(own.window.window);
     let path = how.output.file(1, || folder().join("commit.json"))?;
+    let _turn = turn(how, &path)?;
     // A stage that is run again keeps its signature, so that what was uploaded stays as it is.
     if path.exists()
         && !how.force()
@@ -169,6 +179,7 @@ pub(crate) fn make(common: &Common, wallet: &WalletArgs, how: &Make, stream: &mu
     })?;
     let folder = || common.home().window(own.window.window);
     let path = how.output.file(1, || folder().join("delta.safetensors"))?;
+    let _turn = turn(how, &path)?;
     let expected = delta::Expected {
         run: own.run,
         window: own.window.window,

@@ -23,7 +23,7 @@ use wire::{
 /// `bz-delta show`: needs nothing but the file; with the run's hparams it tells what is in it too.
 pub(crate) fn show(common: &Common, path: &Path, stream: &mut Stream<'_>) -> Result<(), Report> {
     let spooled = Spooled::of(path, stream)?;
-    let at = |e: Report| e.at(path.display());
+    let at = |e: Report| spooled.told(e);
     let (mapped, meta) = delta::read_meta(spooled.path()).map_err(at)?;
     let bytes = mapped.data().len();
     let proof = mapped.sizes().get("proof").copied().unwrap_or(0);
@@ -94,7 +94,7 @@ pub(crate) fn diff(common: &Common, paths: [&Path; 2], stream: &mut Stream<'_>) 
     let mut values = Vec::with_capacity(2);
     for path in paths {
         let spooled = Spooled::of(path, stream)?;
-        values.push(Delta::look(spooled.path(), &layout).map_err(|e| e.at(path.display()))?.whole());
+        values.push(Delta::look(spooled.path(), &layout).map_err(|e| spooled.told(e))?.whole());
     }
     let mut total = [0f64; 6];
     let mut tensors = Vec::with_capacity(layout.tensors.len());
@@ -162,10 +162,12 @@ pub(crate) fn sum(
     let mut parts = Vec::with_capacity(trains.len());
     for train in &trains {
         let (Some(path), Some(hash)) = (&train.path, train.blake3) else {
-            return Err(Report::data(format!("a part of uid {} is {}", train.uid, train.status)));
+            return Err(Report::data(format!("a part of uid {} is {}", train.uid, train.status))
+                .hint("its bz-train says why: run that part again"));
         };
         if (train.base, train.window, train.uid, &train.role) != (head.base, head.window, head.uid, &head.role) {
-            return Err(Report::data("the parts are not of one window, state and uid"));
+            return Err(Report::data("the parts are not of one window, state and uid")
+                .hint("give it the records of one update: jq -c 'select(.type==\"train\" and .uid==3)'"));
         }
         check_file(path, train.bytes, hash)?;
         parts.push((Update::open(path, &layout)?, train.tokens));
@@ -187,7 +189,7 @@ pub(crate) fn sum(
 struct Spooled {
     path: PathBuf,
     /// The copy has no name, so that a kill leaves nothing of it; the kernel shows it while it is held.
-    _input: Option<File>,
+    input: Option<File>,
 }
 
 /// The most of an input that is copied, in bytes: more than any delta of the known runs.
@@ -196,7 +198,7 @@ const SPOOL_CAP: u64 = 4 << 30;
 impl Spooled {
     fn of(path: &Path, stream: &mut Stream<'_>) -> Result<Self, Report> {
         if path != Path::new("-") {
-            return Ok(Spooled { path: path.into(), _input: None });
+            return Ok(Spooled { path: path.into(), input: None });
         }
         let refused = |e: std::io::Error| files::io_report("copy the input into", &std::env::temp_dir(), &e);
         let mut copy = tempfile::tempfile().map_err(refused)?;
@@ -207,10 +209,20 @@ impl Spooled {
             return Err(Report::data(format!("the input is longer than {SPOOL_CAP} bytes")).hint("name the file"));
         }
         let path = format!("/proc/self/fd/{}", copy.as_raw_fd()).into();
-        Ok(Spooled { path, _input: Some(copy) })
+        Ok(Spooled { path, input: Some(copy) })
     }
 
     fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What is wrong with it, by the name that was given, and what to do about it.
+    fn told(&self, report: Report) -> Report {
+        let path = self.path.display().to_string();
+        let report = report.at(&path).or_hint("is it a delta of a miner? one that is damaged is made or fetched again");
+        match self.input {
+            Some(_) => Report { error: report.error.replace(&path, "the input"), ..report },
+            None => report,
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! The next state: by our own decision, which we sign, or by a published one, of which we check every byte.
 
+use ::run::Settings as _;
 use record::{
     Code, Hash, Report, Stream, Window,
     cli::Common,
@@ -7,9 +8,7 @@ use record::{
     records::{Accept, Accepted, Delta, State},
     stream::Inputs,
 };
-use run::Hparams;
-use run::Settings as _;
-use std::{cell::RefCell, path::PathBuf};
+use std::{cell::RefCell, fs::File, path::PathBuf};
 use wallet::{Signer, WalletArgs};
 use wire::{
     Layout, commit,
@@ -37,6 +36,8 @@ struct States<'a> {
     mode: Mode,
     /// The state that was made last: the next one is made from it, and a dry run has it nowhere else.
     held: RefCell<Option<(State, Values)>>,
+    /// One process at a time makes states: two would sign the same one twice.
+    _turn: Option<File>,
 }
 
 /// `bz-state apply`.
@@ -79,10 +80,12 @@ impl<'a> States<'a> {
     fn new(common: &'a Common, mode: Mode, inputs: &Inputs) -> Result<Self, Report> {
         let (hparams, run) = common.run(inputs)?;
         let layout = Layout::new(&hparams.model);
+        let mut turn = None;
         if !mode.dry_run {
             crate::remember(common, &inputs.need("bz-window")?)?;
+            turn = Some(files::turn(files::folder_of(&common.home().state(hparams.start_window)))?);
         }
-        Ok(States { common, hparams, layout, run, mode, held: RefCell::default() })
+        Ok(States { common, hparams, layout, run, mode, held: RefCell::default(), _turn: turn })
     }
 
     fn dir(&self, window: Window) -> PathBuf {

@@ -115,6 +115,7 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
                 let (_, state) = first_state(&hparams, run, from.as_deref())?;
                 return stream.emit(&state);
             }
+            let _turn = files::turn(files::folder_of(&dir))?;
             stream.emit(&init(&args.common, &hparams, run, from.as_deref(), &dir, make.force())?)
         }
         Action::Apply { wallet, keep, dry, force } => {
