@@ -6,7 +6,7 @@
 
 use record::{
     Hash, Hotkey, Report, Stream, Uid, Window,
-    cli::{Common, DryRun},
+    cli::{Common, DryRun, note},
     files,
     progress::Progress,
     records::{Commit, Delta, Push, State},
@@ -70,7 +70,10 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     // What is wrong with the address is said before anything is sent, and by a dry run as well.
     let address = args.own.address()?;
     let target = if args.dry.dry_run { None } else { Some((Pool::new()?, args.own.open()?)) };
-    let sends = sender.objects(&inputs, target.as_ref())?;
+    // A dry run asks the bucket too, what it has of ours already, where it can: that changes nothing there.
+    let asked = if args.dry.dry_run { args.own.open().ok().zip(Pool::new().ok()) } else { None };
+    let asked = asked.map(|(bucket, pool)| (pool, bucket));
+    let sends = sender.objects(&inputs, target.as_ref().or(asked.as_ref()))?;
     let mut progress = Progress::new(args.common.quiet, stream.tool(), sends.len() as u64, "objects");
     for (place, (window, uid, key, path)) in sends.iter().enumerate() {
         let (bytes, blake3) = files::digest(path)?;
@@ -149,16 +152,23 @@ impl Sender<'_> {
         Ok(sends)
     }
 
+    fn not_asked(&self, why: impl std::fmt::Display) {
+        if !self.args.common.quiet {
+            let what = "earlier states that it may lack are not listed";
+            note("bz-push", format!("the bucket is not asked what it has ({why}): {what}"));
+        }
+    }
+
     fn over(&self, what: &str) -> Report {
         Report::again(format!("not done within {} s: {what}", self.args.within.unwrap_or_default()))
             .hint("the same command goes on from there")
     }
 
     /// Our states before one of ours that were made here and never reached the bucket, oldest first: without them
-    /// nobody gets from what is published to the new one.
+    /// nobody gets from what is published to the new one. Where the bucket cannot be asked, which only a dry run goes on
+    /// with, it is said that these are not known.
     fn unpublished(&self, state: &State, target: Option<&(Pool, Bucket)>) -> Result<Vec<State>, Report> {
         let mut missing = Vec::new();
-        let Some((pool, bucket)) = target else { return Ok(missing) };
         let mut base = state.prev_window;
         while let Some(window) = base {
             let dir = self.args.common.home().state(window);
@@ -166,8 +176,17 @@ impl Sender<'_> {
             if before.by != Some(self.own) || before.run != self.run {
                 break;
             }
+            let Some((pool, bucket)) = target else {
+                self.not_asked("it has no address or key here");
+                break;
+            };
             let key = format!("{}/{window}/state.json", self.run);
             let there = pool.run_until(self.until, bucket.has(&key)).ok_or_else(|| self.over("nothing is sent"))?;
+            if self.args.dry.dry_run
+                && let Err(fault) = &there
+            {
+                self.not_asked(fault);
+            }
             if there != Ok(false) {
                 break;
             }

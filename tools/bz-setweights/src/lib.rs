@@ -204,15 +204,19 @@ fn asked(args: &Args, inputs: &Inputs) -> Result<Weights, Report> {
             .hint("look at its error; --dry-run shows what would be set"));
     }
     let record: Weights = inputs.need("bz-score fold")?;
+    let wrong = |what: &str| {
+        Report::data(format!("the `weights` record {what}"))
+            .hint("bz-score fold makes one from scores; whoever writes it by hand gives each uid once, with its hotkey")
+    };
     if record.uids.len() != record.hotkeys.len() || record.uids.len() != record.weights.len() {
-        return Err(Report::data("the `weights` record has lists of different lengths"));
+        return Err(wrong("has lists of different lengths"));
     }
     if record.weights.iter().any(|w| !w.is_finite() || *w < 0.0) {
-        return Err(Report::data("the `weights` record has a weight that is negative or not finite"));
+        return Err(wrong("has a weight that is negative or not finite"));
     }
     let once: BTreeSet<_> = record.uids.iter().collect();
     if once.len() != record.uids.len() {
-        return Err(Report::data("the `weights` record has a uid twice"));
+        return Err(wrong("has a uid twice"));
     }
     Ok(record)
 }
