@@ -4,10 +4,11 @@
 #   pipelines/demo.sh            anew
 #   pipelines/demo.sh resume     go on where the last one stopped, for as many windows more
 #   CHEATS= HPARAMS=FILE         without cheats, or with some of them; of another run (scripts/compare-codecs.sh)
-#   DEVICE=cuda                  on a GPU, and with a model of 26 million parameters in bf16; without one it says so and ends
+#   DEVICE=cuda                  on a GPU, and with a model of 26 million parameters in bf16; without one it says so and
+#                                ends
 #
-# It ends with 1, and says why, where a cheat is paid or an honest miner is not, roots differ, a loop ends early, or the loss
-# does not fall.
+# It ends with 1, and says why, where a cheat is paid or an honest miner is not, roots differ, a loop ends early, or the
+# loss does not fall.
 set -u
 . "$(dirname "$0")/settings.sh"
 # The settings of a real node are not the demo's.
@@ -86,7 +87,8 @@ export BZ_INTERVAL=${BZ_INTERVAL:-0.5}
 if [ ! -f "$root/hparams.json" ]; then
   block=$(bz-localnet --dir "$root" status | jq .block)
   jq --argjson block "$block" --slurpfile text "$root/text.json" \
-    '.start_window = (($block / .clock.blocks | floor) + 1) | .data.manifest = ($text[] | select(.manifest) | .manifest) | '"$larger" \
+    '.start_window = (($block / .clock.blocks | floor) + 1)
+      | .data.manifest = ($text[] | select(.manifest) | .manifest) | '"$larger" \
     "$hparams" >"$root/hparams.json.part" && mv "$root/hparams.json.part" "$root/hparams.json"
 fi
 blocks=$(jq .clock.blocks "$root/hparams.json")
@@ -105,7 +107,8 @@ for node in $nodes; do
   case $node in validator) role=validator ;; honest-*) role=miner ;; *) role=cheat ;; esac
   threads=$BZ_THREADS
   [ "$node" != validator ] || threads=2
-  # A loop writes its own log, and leads a group of its own: what a terminal sends to this script comes to it by `stop` alone.
+  # A loop writes its own log, and leads a group of its own: what a terminal sends to this script comes to it by `stop`
+  # alone.
   BZ_ENV=$home/env BZ_HOME=$home BZ_CHEAT=$node BZ_THREADS=$threads setsid "$here/loop.sh" $role $last >/dev/null 2>&1 &
   pids="$pids $!"
   pid_of[$node]=$!
@@ -134,11 +137,12 @@ line() { # line W LOSS, in the columns of the line above them
     def by_hotkey(kind): map(select(.type == kind)) | INDEX(.hotkey);
     by_hotkey("delta") as $delta | by_hotkey("score") as $score
     | (map(select(.type == "window" and .window == $W))[-1]) as $w
-    | (map(select(.type == "weights"))[-1] | [.hotkeys, .weights] | transpose | map({(.[0]): .[1]}) | add // {}) as $weight
+    | (map(select(.type == "weights"))[-1] | [.hotkeys, .weights] | transpose
+        | map({(.[0]): .[1]}) | add // {}) as $weight
     | ("window \($W) block \($w.block) loss \($loss | rounded(3))" | cell(31))
       + ($names | map(.hotkey as $key | ($delta[$key].status // "-") as $status
-          | "\(if $status == "ok" then $score[$key].score // 0 | rounded(2) else $status end)/\($weight[$key] // 0 | rounded(2))"
-          | cell(8)) | add)' "$validator/windows/$1"/{scores,weights}
+          | (if $status == "ok" then $score[$key].score // 0 | rounded(2) else $status end) as $judged
+          | "\($judged)/\($weight[$key] // 0 | rounded(2))" | cell(8)) | add)' "$validator/windows/$1"/{scores,weights}
 }
 gave_up() { # gave_up WHAT LOG
   echo "demo: $1 stopped; the end of its log, $2:" >&2
@@ -153,7 +157,8 @@ for W in $(seq "$first" "$last"); do
   waited=0 away=0
   until [ -s "$validator/windows/$W/weights" ]; do
     sleep 0.3
-    kill -0 "${pid_of[validator]}" 2>/dev/null || [ -s "$validator/windows/$W/weights" ] || gave_up 'the validator' "$validator/log"
+    kill -0 "${pid_of[validator]}" 2>/dev/null || [ -s "$validator/windows/$W/weights" ] ||
+      gave_up 'the validator' "$validator/log"
     # Who stopped the network has a minute to start it again.
     waited=$((waited + 1))
     if [ $((waited % 10)) -eq 0 ]; then
@@ -179,7 +184,8 @@ for node in $nodes; do
     kill "${pid_of[$node]}"
     wait "${pid_of[$node]}"
   else
-    wait "${pid_of[$node]}" || faults+=("the loop of $node ended with status $?: the end of $root/nodes/$node/log says why")
+    wait "${pid_of[$node]}" ||
+      faults+=("the loop of $node ended with status $?: the end of $root/nodes/$node/log says why")
   fi
 done
 
@@ -198,8 +204,10 @@ done
 # weights WHO: what the last window's weights give each of these, a line each: name and weight.
 weights() {
   local node
-  for node in $1; do echo "$node ${hotkey_of[$node]}"; done | jq -Rrn --slurpfile all "$validator/windows/$last/weights" '
-    ($all | map(select(.type == "weights"))[-1] | [.hotkeys, .weights] | transpose | map({(.[0]): .[1]}) | add // {}) as $weight
+  for node in $1; do echo "$node ${hotkey_of[$node]}"; done |
+    jq -Rrn --slurpfile all "$validator/windows/$last/weights" '
+    ($all | map(select(.type == "weights"))[-1] | [.hotkeys, .weights] | transpose
+      | map({(.[0]): .[1]}) | add // {}) as $weight
     | inputs | split(" ") | "\(.[0]) \(($weight[.[1]] // 0) + 0)"'
 }
 extreme() { jq -Rn "[inputs | split(\" \")[1] | tonumber] | $1"; }
@@ -212,22 +220,29 @@ while read -r node weight; do
   [ "$weight" = 0 ] || faults+=("$node cheats, and is paid: a weight of $weight")
 done < <(weights "$cheats")
 loss_first=$(cat "$root/loss_first")
-jq -en --argjson from "$loss_first" --argjson to "$loss" '[$from, $to | type] == ["number", "number"] and $to < $from' >/dev/null ||
+jq -en --argjson from "$loss_first" --argjson to "$loss" \
+  '[$from, $to | type] == ["number", "number"] and $to < $from' >/dev/null ||
   faults+=("the loss on held-out text did not fall: $loss_first to $loss")
 
-per_delta=$(cat "$validator"/windows/*/pulled | jq -s '[.[] | select(.type == "delta" and .status == "ok").bytes] | max')
+per_delta=$(cat "$validator"/windows/*/pulled |
+  jq -s '[.[] | select(.type == "delta" and .status == "ok").bytes] | max')
 dense=$(jq 'select(.type == "train").bytes' "$root/nodes/honest-1/windows/$last/commit" | head -n 1)
 train_s=$(cat "$root"/nodes/*/windows/*/{commit,scores} 2>/dev/null |
   jq -s '[.[] | select(.type == "train" and .tokens_per_s > 0) | .tokens / .tokens_per_s] | add | . * 10 | round / 10')
 jq -n --argjson windows "$((last - first + 1))" --argjson loss_first "$loss_first" --argjson loss_last "$loss" \
   --argjson honest_weight_min "$honest_min" --argjson cheat_weight "$cheat_max" --argjson roots_equal $roots_equal \
-  --argjson bytes_per_delta "$per_delta" --argjson dense_bytes "${dense:-null}" --argjson wall_s $(($(date +%s) - began)) \
-  --argjson train_s "${train_s:-0}" '$ARGS.named' >"$root/summary.json"
+  --argjson bytes_per_delta "$per_delta" --argjson dense_bytes "${dense:-null}" \
+  --argjson wall_s $(($(date +%s) - began)) --argjson train_s "${train_s:-0}" '$ARGS.named' >"$root/summary.json"
 
-jq -r '"
-The loss on held-out text fell from \(.loss_first | . * 100 | round / 100) to \(.loss_last | . * 100 | round / 100) nats a token in \(.windows) windows.
-The least honest weight is \(.honest_weight_min), the greatest of a cheat \(.cheat_weight). All state roots equal: \(.roots_equal).
-A delta has \(.bytes_per_delta) bytes, the whole update \(.dense_bytes). \(.wall_s) s, of which training \(.train_s) s."' "$root/summary.json"
+jq -r '
+  def rounded: . * 100 | round / 100;
+  "",
+  "The loss on held-out text fell from \(.loss_first | rounded) to \(.loss_last | rounded) nats a token in"
+    + " \(.windows) windows.",
+  "The least honest weight is \(.honest_weight_min), the greatest of a cheat \(.cheat_weight)."
+    + " All state roots equal: \(.roots_equal).",
+  "A delta has \(.bytes_per_delta) bytes, the whole update \(.dense_bytes). \(.wall_s) s, of which training"
+    + " \(.train_s) s."' "$root/summary.json"
 short=${root#"$PWD"/}
 cat <<TXT
 

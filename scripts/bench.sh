@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Speed, side by side, as JSON lines into target/bench/: start-up, window overhead, the codecs beside
 # SparseLoCo's in PyTorch, and the memory that deltas and states of a larger model take.
-# Window overhead is that of the last demo's network (make demo first). PyTorch is that of the same wheels, see scripts/peers.sh.
+# Window overhead is that of the last demo's network (make demo first). PyTorch is that of the same wheels, see
+# scripts/peers.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=target/bench
@@ -30,7 +31,8 @@ with open(sys.argv[1], "w") as out:
     for tool in "window pages delta state push pull score setweights chain localnet train eval".split():
         wall, cpu = best([f"bz-{tool}", "--help"])
         line = {"bench": f"start.bz-{tool}", "unit": "ms", "ours": round(wall, 2), "cpu_ms": round(cpu, 2),
-                "peer": round(peer, 2), "peer_name": "python3 -c 'import argparse, json'", "ratio": round(peer / wall, 2)}
+                "peer": round(peer, 2), "peer_name": "python3 -c 'import argparse, json'",
+                "ratio": round(peer / wall, 2)}
         print(json.dumps(line)); out.write(json.dumps(line) + "\n")
 PY
 
@@ -95,21 +97,31 @@ update=$(find "$work/home/windows/0" -name '*.safetensors' -size +1M | head -n 1
 : >$out/codec.jsonl
 for threads in 1 2; do
   peer=$("$python" scripts/peer_codec.py "$update" $threads 16)
-  target/release/examples/codec "$update" $threads 16 | jq -c --argjson peer "$peer" '. + (if $peer[.bench] == null then {peer: null, peer_name: null, ratio: null}
-    else {peer: ($peer[.bench] * 1000 | round / 1000), peer_name: "SparseLoCo in torch 2.11",
-          ratio: ((if .bench == "codec.bits" then $peer[.bench] / .ours else .ours / $peer[.bench] end) * 100 | round / 100)} end)' | tee -a $out/codec.jsonl
+  target/release/examples/codec "$update" $threads 16 | jq -c --argjson peer "$peer" '
+    $peer[.bench] as $theirs
+    | . + (if $theirs == null then {peer: null, peer_name: null, ratio: null}
+      else {peer: ($theirs * 1000 | round / 1000), peer_name: "SparseLoCo in torch 2.11",
+            ratio: ((if .bench == "codec.bits" then $theirs / .ours else .ours / $theirs end) * 100 | round / 100)}
+      end)' | tee -a $out/codec.jsonl
 done
 
 [ -f $demo/summary.json ] || exit 0
 echo "bench: memory, a model of 124 million parameters" >&2
 export BZ_HOME=$work/large BT_WALLET_PATH=$PWD/$demo/wallets BT_WALLET_NAME=honest-1 BT_WALLET_HOTKEY=default
 mkdir -p "$BZ_HOME"
-for codec in '"topk", "values": "sign", "compression": 1, "k": 64, "decay": 0.95' '"slice", "values": "bf16", "compression": 4' '"dense", "values": "f32", "compression": 1'; do
+codecs=(
+  '"topk", "values": "sign", "compression": 1, "k": 64, "decay": 0.95'
+  '"slice", "values": "bf16", "compression": 4'
+  '"dense", "values": "f32", "compression": 1'
+)
+zeros=$(printf '0%.0s' {1..64}) ones=$(printf '1%.0s' {1..64})
+for codec in "${codecs[@]}"; do
   rm -rf "$BZ_HOME/states" "$BZ_HOME/windows" "$BZ_HOME/feedback"
-  jq --arg zero "$(printf '0%.0s' {1..64})" ".data.manifest = \$zero | .codec = {\"name\": $codec} | .score += {\"threshold\": 0.05}
-    | .model += {\"vocab_size\": 50257, \"hidden_size\": 768, \"intermediate_size\": 2048, \"num_hidden_layers\": 12, \"num_attention_heads\": 12,
-    \"num_key_value_heads\": 12}" pipelines/hparams/demo.json >"$BZ_HOME/hparams.json"
-  scripts/offline-window.sh "$BZ_HOME/hparams.json" | sed "s/\"reveal\":null/\"reveal\":\"$(printf '1%.0s' {1..64})\"/" >"$work/window"
+  jq --arg zeros "$zeros" --argjson codec "{\"name\": $codec}" '
+    .data.manifest = $zeros | .codec = $codec | .score += {threshold: 0.05}
+    | .model += {vocab_size: 50257, hidden_size: 768, intermediate_size: 2048, num_hidden_layers: 12,
+        num_attention_heads: 12, num_key_value_heads: 12}' pipelines/hparams/demo.json >"$BZ_HOME/hparams.json"
+  scripts/offline-window.sh "$BZ_HOME/hparams.json" | sed "s/\"reveal\":null/\"reveal\":\"$ones\"/" >"$work/window"
   bz-state init <"$work/window" >"$work/state"
   "$python" - "$work" <<'PY' | tee -a $out/codec.jsonl
 import json, os, subprocess, sys
@@ -120,8 +132,9 @@ state = json.load(open(f"{home}/states/0/state.json"))
 bare = [json.loads(l) for l in open(f"{work}/window")]
 # The state's own parameters are as good an update as any.
 update = f"{home}/states/0/model.safetensors"
-train = {"type": "train", "window": 0, "uid": 1, "role": "own", "path": update, "bytes": os.path.getsize(update), "blake3": None, "base": state["root"],
-    "pages": "0" * 64, "steps": 1, "tokens": 1, "loss_before": 1.0, "loss_after": 1.0, "tokens_per_s": 1.0, "cpu_s": 1.0, "device": "cpu", "status": "ok"}
+train = {"type": "train", "window": 0, "uid": 1, "role": "own", "path": update, "bytes": os.path.getsize(update),
+    "blake3": None, "base": state["root"], "pages": "0" * 64, "steps": 1, "tokens": 1, "loss_before": 1.0,
+    "loss_after": 1.0, "tokens_per_s": 1.0, "cpu_s": 1.0, "device": "cpu", "status": "ok"}
 
 def peak(name, command, records, size):
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -132,14 +145,16 @@ def peak(name, command, records, size):
     if status:
         sys.exit(error.decode())
     codec = json.load(open(f"{home}/hparams.json"))["codec"]["name"]
-    print(json.dumps({"bench": f"memory.{name}.{codec}", "unit": "MB", "ours": round(used.ru_maxrss * 1024 / 1e6), "state": round(size / 1e6),
-        "cpu_s": round(used.ru_utime + used.ru_stime, 2), "peer": None, "peer_name": None, "ratio": None}), flush=True)
+    print(json.dumps({"bench": f"memory.{name}.{codec}", "unit": "MB", "ours": round(used.ru_maxrss * 1024 / 1e6),
+        "state": round(size / 1e6), "cpu_s": round(used.ru_utime + used.ru_stime, 2),
+        "peer": None, "peer_name": None, "ratio": None}), flush=True)
     return [json.loads(l) for l in out.splitlines()]
 
 size = os.path.getsize(update)
 for window in range(2):
     # The second time with what the first one left.
-    made = peak("bz-delta make" + (" with feedback" if window else ""), ["bz-delta", "make", "--force"], bare + [train], size)
+    name = "bz-delta make" + (" with feedback" if window else "")
+    made = peak(name, ["bz-delta", "make", "--force"], bare + [train], size)
     left = f"{home}/feedback/1.safetensors"
     if not os.path.exists(left):
         break

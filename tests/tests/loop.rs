@@ -112,7 +112,8 @@ fn signal(id: &str, name: &str) {
     assert!(Command::new("kill").args([name, id]).status().unwrap().success());
 }
 
-/// Whether who started the tests has them ignore SIGINT, as a shell's background does: then no script of theirs can hear it.
+/// Whether who started the tests has them ignore SIGINT, as a shell's background does: then no script of theirs can
+/// hear it.
 fn deaf_to_int() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();

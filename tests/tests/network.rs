@@ -478,7 +478,8 @@ fn stages_give_the_same_bytes(network: &Network, window: u64) {
     assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["commitment"], commit["commitment"]);
     // The delta's data does not hold the signature.
     let line = format!(
-        "bz-delta make --force -o {0}/again.delta < {0}/receipt > /dev/null && bz-delta show {0}/again.delta && bz-delta show {1}",
+        "bz-delta make --force -o {0}/again.delta < {0}/receipt > /dev/null && \
+         bz-delta show {0}/again.delta && bz-delta show {1}",
         folder.display(),
         delta["path"].as_str().unwrap()
     );
@@ -502,7 +503,9 @@ fn stages_give_the_same_bytes(network: &Network, window: u64) {
     // The validator's stages.
     let folder = network.home("validator").join("windows").join(window.to_string());
     let line = format!(
-        "bz-delta check < {0}/pulled | bz-score | jq -cS 'select(.type==\"score\")' | sort -u | wc -l; jq -cS 'select(.type==\"score\")' {0}/scores | sort -u > {0}/a; bz-score < {0}/scores | jq -cS 'select(.type==\"score\")' | sort -u | diff - {0}/a",
+        "bz-delta check < {0}/pulled | bz-score | jq -cS 'select(.type==\"score\")' | sort -u | wc -l; \
+         jq -cS 'select(.type==\"score\")' {0}/scores | sort -u > {0}/a; \
+         bz-score < {0}/scores | jq -cS 'select(.type==\"score\")' | sort -u | diff - {0}/a",
         folder.display()
     );
     let (out, error, code) = network.shell("validator", &line);
@@ -517,23 +520,29 @@ fn stages_give_the_same_bytes(network: &Network, window: u64) {
 
 /// The pipes of the design's debugging section, as written.
 fn the_debugging_pipes_work(network: &Network, window: u64) {
-    let (out, error, code) = network.shell(
-        "validator",
-        &format!("cd $BZ_HOME/windows/{window}; jq -r 'select(.type==\"delta\" and .uid==2) | [.status,.reason] | @tsv' pulled"),
+    let line = format!(
+        "cd $BZ_HOME/windows/{window}; \
+         jq -r 'select(.type==\"delta\" and .uid==2) | [.status,.reason] | @tsv' pulled"
     );
+    let (out, error, code) = network.shell("validator", &line);
     assert!(code == 0 && out.contains("ok"), "{out} {error}");
-    let (out, error, code) =
-        network.shell("validator", "cd $BZ_HOME; cat windows/*/scores | jq -c 'select(.uid != 2)' | bz-score fold | bz-setweights --dry-run | jq -c 'select(.type==\"weights\")'");
+    let line = "cd $BZ_HOME; cat windows/*/scores | jq -c 'select(.uid != 2)' | bz-score fold | \
+                bz-setweights --dry-run | jq -c 'select(.type==\"weights\")'";
+    let (out, error, code) = network.shell("validator", line);
     assert_eq!(code, 0, "{error}");
     let weights: Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
     assert!(!weights["uids"].as_array().unwrap().contains(&2.into()) && weights["submitted"] == false, "{out}");
-    let (out, error, code) =
-        network.shell("validator", &format!("jq -c 'select(.type==\"run\" or .type==\"window\")' $BZ_HOME/windows/{window}/pulled | bz-pages --uid 3 | jq -c 'select(.type==\"pages\") | .pages[]'"));
+    let line = format!(
+        "jq -c 'select(.type==\"run\" or .type==\"window\")' $BZ_HOME/windows/{window}/pulled | \
+         bz-pages --uid 3 | jq -c 'select(.type==\"pages\") | .pages[]'"
+    );
+    let (out, error, code) = network.shell("validator", &line);
     assert!(code == 0 && out.contains("all.txt"), "{out} {error}");
     // The loss with and without what a miner revealed, on pages that nobody trained on.
     let delta = network.records("validator", window, "pulled", "delta").pop().unwrap();
     let line = format!(
-        "bz-pages --role random < $BZ_HOME/windows/{window}/pulled | bz-eval --device cpu --delta {} | jq -c 'select(.type==\"eval\")'",
+        "bz-pages --role random < $BZ_HOME/windows/{window}/pulled | \
+         bz-eval --device cpu --delta {} | jq -c 'select(.type==\"eval\")'",
         delta["path"].as_str().unwrap()
     );
     let (out, error, code) = network.shell("validator", &line);
@@ -548,7 +557,9 @@ fn hostile_peers_are_named(network: &Network, window: u64) {
     let (a, b) = (network.hotkey("miner-a"), network.hotkey("miner-b"));
     let pull = |change: &str| {
         let line = format!(
-            "rm -rf $BZ_HOME/windows/{window}/fetched; jq -c '{change}' {0}/commits | bz-window --wait deadline | bz-pull --deltas | bz-delta check | jq -c 'select(.type==\"delta\")'",
+            "rm -rf $BZ_HOME/windows/{window}/fetched; \
+             jq -c '{change}' {0}/commits | bz-window --wait deadline | \
+             bz-pull --deltas | bz-delta check | jq -c 'select(.type==\"delta\")'",
             folder.display()
         );
         let (out, error, code) = network.shell("validator", &line);
@@ -589,7 +600,9 @@ fn hostile_peers_are_named(network: &Network, window: u64) {
     let later = "if .type==\"window\" then .deadline_ms=99999999999999 else . end";
     let pull_late = || {
         let line = format!(
-            "rm -rf $BZ_HOME/windows/{window}/fetched; bz-window --wait deadline < {0}/commits | jq -c '{later}' | bz-pull --deltas | bz-delta check | jq -c 'select(.type==\"delta\")'",
+            "rm -rf $BZ_HOME/windows/{window}/fetched; \
+             bz-window --wait deadline < {0}/commits | jq -c '{later}' | \
+             bz-pull --deltas | bz-delta check | jq -c 'select(.type==\"delta\")'",
             folder.display()
         );
         let (out, error, code) = network.shell("validator", &line);
@@ -610,7 +623,9 @@ fn hostile_peers_are_named(network: &Network, window: u64) {
     assert_eq!((late["status"].as_str(), good["status"].as_str()), (Some("late"), Some("ok")), "{late}");
     // After the window's end no commitment counts any more, whatever the bucket says.
     let line = format!(
-        "rm -rf $BZ_HOME/windows/{window}/fetched; jq -c 'select(.type!=\"commit\")' {}/commits | bz-pull --commits | jq -r 'select(.type==\"commit\" and .hotkey==\"{a}\") | .status'",
+        "rm -rf $BZ_HOME/windows/{window}/fetched; \
+         jq -c 'select(.type!=\"commit\")' {}/commits | bz-pull --commits | \
+         jq -r 'select(.type==\"commit\" and .hotkey==\"{a}\") | .status'",
         folder.display()
     );
     let (out, error, code) = network.shell("validator", &line);
@@ -629,10 +644,13 @@ fn hostile_peers_are_named(network: &Network, window: u64) {
     ] {
         std::fs::write(stored("miner-a", &a), content).unwrap();
         let line = format!(
-            "rm -rf $BZ_HOME/windows/{window}/fetched; end=$(($(bz-window | jq -s '.[] | select(.type==\"window\").block') + 8)); \
-             jq -c --argjson until $end 'if .type==\"commit\" then empty elif .type==\"window\" then .end_block=$until else . end' {}/commits | \
+            "rm -rf $BZ_HOME/windows/{window}/fetched; \
+             end=$(($(bz-window | jq -s '.[] | select(.type==\"window\").block') + 8)); \
+             jq -c --argjson until $end 'if .type==\"commit\" then empty \
+             elif .type==\"window\" then .end_block=$until else . end' {}/commits | \
              bz-pull --commits | tee $BZ_HOME/once | jq -c 'select(.type==\"commit\")'; \
-             jq -c 'if .type==\"commit\" then empty else . end' $BZ_HOME/once | bz-pull --commits | jq -c 'select(.type==\"commit\")' >&2",
+             jq -c 'if .type==\"commit\" then empty else . end' $BZ_HOME/once | \
+             bz-pull --commits | jq -c 'select(.type==\"commit\")' >&2",
             folder.display()
         );
         let (out, again, code) = network.shell("validator", &line);
@@ -645,7 +663,11 @@ fn hostile_peers_are_named(network: &Network, window: u64) {
     }
     std::fs::write(stored("miner-a", &a), &honest).unwrap();
     // Nobody writes another's bucket.
-    let (_, error, code) = network.shell("miner-a", &format!("export BZ_BUCKET=${{BZ_BUCKET%miner-a}}miner-b; bz-delta make < $BZ_HOME/windows/{window}/receipt | bz-push"));
+    let line = format!(
+        "export BZ_BUCKET=${{BZ_BUCKET%miner-a}}miner-b; \
+         bz-delta make < $BZ_HOME/windows/{window}/receipt | bz-push"
+    );
+    let (_, error, code) = network.shell("miner-a", &line);
     assert!(code == 78 && error.contains("access denied (403)"), "{code} {error}");
 }
 
@@ -703,7 +725,8 @@ fn thread_counts_give_one_root(network: &Network, window: u64) {
     let replay = |threads: usize| {
         let line = format!(
             "export BZ_HOME=$BZ_HOME/replay-{threads}; mkdir -p $BZ_HOME; cp $BZ_HOME/../hparams.json $BZ_HOME; \
-             bz-window --window {} | bz-pull --state | bz-state apply --threads {threads} | jq -r 'select(.type==\"state\").root' | tail -n 1",
+             bz-window --window {} | bz-pull --state | bz-state apply --threads {threads} | \
+             jq -r 'select(.type==\"state\").root' | tail -n 1",
             window + 3
         );
         let (out, error, code) = network.shell("miner-a", &line);
@@ -758,7 +781,10 @@ fn a_false_publisher_is_passed_over_and_one_that_is_gone_replaced() {
     };
     let (out, error, code) = network.shell(
         "miner",
-        &format!("bz-window --window {first} --wait start | bz-state init | jq -c 'select(.type==\"state\" or .type==\"run\")'"),
+        &format!(
+            "bz-window --window {first} --wait start | bz-state init | \
+             jq -c 'select(.type==\"state\" or .type==\"run\")'"
+        ),
     );
     assert_eq!(code, 0, "{error}");
     let records: Vec<Value> = out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
@@ -819,7 +845,8 @@ fn a_false_publisher_is_passed_over_and_one_that_is_gone_replaced() {
     std::fs::rename(network.path("buckets/validator"), network.path("gone")).unwrap();
     let line = format!(
         "export BZ_HOME=$BZ_HOME/new; mkdir -p $BZ_HOME; cp $BZ_HOME/../hparams.json $BZ_HOME; \
-         bz-window --window {last} | bz-pull --state | bz-state apply | jq -r 'select(.type==\"state\").root' | tail -n 1"
+         bz-window --window {last} | bz-pull --state | bz-state apply | \
+         jq -r 'select(.type==\"state\").root' | tail -n 1"
     );
     let (out, error, code) = network.shell("miner", &line);
     assert_eq!(code, 0, "{error}");
