@@ -408,7 +408,7 @@ fn an_output_is_where_it_was_asked_for_and_force_makes_it_again() {
     };
     // The sum has no other place; what comes from a bucket or goes to a chain is tried with one.
     assert_eq!(offering("-o"), with(tried.0, &["bz-delta sum"]));
-    assert_eq!(offering("--force"), with(tried.1, &["bz-pull", "bz-setweights"]));
+    assert_eq!(offering("--force"), with(tried.1, &["bz-pull", "bz-setweights", "bz-pages index"]));
 }
 
 #[test]

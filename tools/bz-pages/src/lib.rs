@@ -10,7 +10,6 @@ use record::{
 };
 use run::Settings as _;
 use run::{Hparams, Permutation};
-use run::{Hparams, Permutation};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 

@@ -1,6 +1,6 @@
 //! What all tools share on the command line: the flags, `main`, and how it ends.
 
-use crate::{Code, Context, Hash, Home, Hparams, Report, Stream, files, records::Run, stream::Inputs};
+use crate::{Code, Context, Hash, Home, Report, Stream, files};
 use clap::{Args, Parser, error::ErrorKind};
 use std::{
     io::{IsTerminal, Write},
