@@ -46,7 +46,7 @@ fn product(left: &Square, right: &Square, out: &mut Square) {
 }
 
 #[inline(always)]
-fn both_sides(outer: &Square, inner: &Square, tile: &mut [f32; TILE]) {
+fn transform(outer: &Square, inner: &Square, tile: &mut [f32; TILE]) {
     let mut square = [[0f32; SIDE]; SIDE];
     let mut half = [[0f32; SIDE]; SIDE];
     square.as_flattened_mut().copy_from_slice(tile);
@@ -58,36 +58,13 @@ fn both_sides(outer: &Square, inner: &Square, tile: &mut [f32; TILE]) {
 /// The coefficients of a tile: basis · tile · basisᵀ.
 #[inline(always)]
 pub(crate) fn forward(tile: &mut [f32; TILE]) {
-    both_sides(&BASIS[0], &BASIS[1], tile);
+    transform(&BASIS[0], &BASIS[1], tile);
 }
 
 /// The tile of coefficients: basisᵀ · coefficients · basis.
 #[inline(always)]
 pub(crate) fn inverse(tile: &mut [f32; TILE]) {
-    both_sides(&BASIS[1], &BASIS[0], tile);
-}
-
-/// The cosine transform of a tile in place, or `back`.
-pub fn transform(tile: &mut [f32; TILE], back: bool) {
-    #[cfg(target_arch = "x86_64")]
-    if super::wide::has() {
-        #[allow(unsafe_code)]
-        // SAFETY: this machine has been asked for what the function needs.
-        return unsafe { transform_wide(tile, back) };
-    }
-    transform_with(tile, back);
-}
-
-/// [`transform`] in the instructions of [`super::wide`].
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn transform_wide(tile: &mut [f32; TILE], back: bool) {
-    transform_with(tile, back);
-}
-
-#[inline(always)]
-fn transform_with(tile: &mut [f32; TILE], back: bool) {
-    if back { inverse(tile) } else { forward(tile) }
+    transform(&BASIS[1], &BASIS[0], tile);
 }
 
 #[cfg(test)]

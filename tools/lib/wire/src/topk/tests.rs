@@ -1,7 +1,6 @@
 //! Against a quantiser written a second time, plainly.
 
-use super::{decode::add_all, *};
-use crate::layout::TILE;
+use super::*;
 use proptest::prelude::*;
 
 const ALL: [Values; 6] = [Values::Sign, Values::Bits(2), Values::Bits(4), Values::Bits(8), Values::F16, Values::F32];
