@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use record::{
     Hash, Hotkey, Stream, Uid, Window,
     records::{
-        Accept, Accepted, Commit, Delta, Eval, PageRef, Pages, Peer, Pull, Push, Record, Run, Score, State, Train,
-        Weights, WindowRecord,
+        Accept, Accepted, Commit, Delta, Eval, PageRef, Pages, Peer, Pull, Push, Record, Role, Run, Score, State,
+        Status, Train, Weights, WindowRecord,
     },
     stream,
 };
@@ -23,6 +23,8 @@ struct Values {
     float: f64,
     small: f32,
     word: String,
+    status: Status,
+    role: Role,
     there: bool,
 }
 
@@ -31,6 +33,8 @@ fn values() -> impl Strategy<Value = Values> {
     let small = proptest::num::f32::NORMAL | proptest::num::f32::ZERO;
     (numbers, small, any::<[u8; 32]>(), any::<String>(), any::<bool>()).prop_map(
         |((window, uid, integer, float), small, bytes, word, there)| Values {
+            status: Status::ALL[usize::from(bytes[0]) % Status::ALL.len()],
+            role: Role::ALL[usize::from(bytes[1]) % Role::ALL.len()],
             window: Window(window),
             uid: Uid(uid),
             hash: Hash(bytes),
@@ -77,7 +81,7 @@ proptest! {
         });
         let page = PageRef { source: v.word(), part: v.word(), row: v.integer, rows: v.integer, blake3: v.hash };
         same(&Pages {
-            window: v.window, uid: v.uid, role: v.word(), pages: vec![page; 2], path: v.word().into(), bytes: v.integer,
+            window: v.window, uid: v.uid, role: v.role, pages: vec![page; 2], path: v.word().into(), bytes: v.integer,
             blake3: v.hash, tokens: v.integer,
         });
         let entry = Accepted { uid: v.uid, hotkey: v.key, blake3: v.hash, weight_u16: v.uid.0, scale: v.small };
@@ -88,22 +92,22 @@ proptest! {
             signature: v.maybe(v.word()),
         });
         same(&Train {
-            window: v.window, uid: v.uid, role: v.word(), path: v.maybe(v.word().into()), bytes: v.integer,
+            window: v.window, uid: v.uid, role: v.role, path: v.maybe(v.word().into()), bytes: v.integer,
             blake3: v.maybe(v.hash), base: v.hash, pages: v.hash, steps: v.integer, tokens: v.integer,
             loss_before: v.maybe(v.float), loss_after: v.maybe(v.float), tokens_per_s: v.float, cpu_s: v.float,
-            device: v.word(), status: v.word(), reason: v.maybe(v.word()), device_reason: v.maybe(v.word()),
+            device: v.word(), status: v.status, reason: v.maybe(v.word()), device_reason: v.maybe(v.word()),
             micro_batch: v.integer, checkpoint: v.there, load_s: v.float, data_s: v.float, evaluate_s: v.float,
             forward_backward_s: v.float, optimizer_s: v.float, write_s: v.float, model_flop_per_s: v.float,
             peak_share: v.maybe(v.float), peak_memory_bytes: v.integer,
         });
         same(&Commit {
             window: v.window, run: v.hash, uid: v.uid, hotkey: v.key, commitment: v.hash, signature: v.word(),
-            path: v.maybe(v.word().into()), status: v.maybe(v.word()), reason: v.maybe(v.word()), block: v.maybe(v.integer),
+            path: v.maybe(v.word().into()), status: v.maybe(v.status), reason: v.maybe(v.word()), block: v.maybe(v.integer),
             unseen: v.there,
         });
         same(&Delta {
             window: v.window, uid: v.uid, hotkey: v.key, path: v.maybe(v.word().into()), bytes: v.integer,
-            blake3: v.maybe(v.hash), codec: v.maybe(v.word()), base: v.maybe(v.hash), status: v.word(),
+            blake3: v.maybe(v.hash), codec: v.maybe(v.word()), base: v.maybe(v.hash), status: v.status,
             reason: v.maybe(v.word()), unseen: v.there,
         });
         same(&Push {
@@ -112,8 +116,8 @@ proptest! {
         });
         same(&Pull { window: v.window, uid: v.uid, url: v.word(), bytes: v.integer, blake3: v.hash, wall_s: v.float });
         same(&Eval {
-            window: v.window, uid: v.uid, role: v.word(), loss_before: v.maybe(v.float), loss_after: v.maybe(v.float),
-            tokens: v.integer, status: v.word(),
+            window: v.window, uid: v.uid, role: v.role, loss_before: v.maybe(v.float), loss_after: v.maybe(v.float),
+            tokens: v.integer, status: v.status,
         });
         same(&Score {
             window: v.window, uid: v.uid, hotkey: v.key, rule: v.word(), dot: v.maybe(v.float), norm: v.maybe(v.float),

@@ -4,7 +4,7 @@ use record::{
     Code, Hash, Report, Stream,
     cli::Common,
     files,
-    records::{Commit, Delta},
+    records::{Commit, Delta, Status},
 };
 use run::Settings as _;
 use wire::{Layout, delta, state};
@@ -23,10 +23,10 @@ pub(crate) fn check(common: &Common, stream: &mut Stream<'_>) -> Result<(), Repo
     let commits = inputs.latest(window.window, |c: &Commit| (c.window, c.hotkey))?;
     let deltas = inputs.latest(window.window, |d: &Delta| (d.window, d.uid))?;
     for (_, mut pulled) in deltas {
-        if pulled.status != "ok" {
+        if pulled.status != Status::Ok {
             continue;
         }
-        let committed = commits.get(&pulled.hotkey).filter(|c| c.status.as_deref() == Some("ok"));
+        let committed = commits.get(&pulled.hotkey).filter(|c| c.status == Some(Status::Ok));
         let result = match (&pulled.path, committed) {
             (None, _) => Err(Report::data("the record names no file")),
             (_, None) => Err(Report::data("it was not committed to in time")),
@@ -48,13 +48,13 @@ pub(crate) fn check(common: &Common, stream: &mut Stream<'_>) -> Result<(), Repo
         };
         match result {
             Ok(checked) => {
-                pulled.codec = Some(checked.meta.codec.name.clone());
+                pulled.codec = Some(checked.meta.codec.name.name().into());
                 pulled.base = Some(checked.meta.base);
             }
             // Our own disk or memory is no fault of the peer. A panic of ours over its bytes is: no other's bytes bring it out.
             Err(report) if matches!(report.code, Code::Again | Code::Config) => return Err(report),
             Err(report) => {
-                pulled.status = "invalid".into();
+                pulled.status = Status::Invalid;
                 pulled.reason = Some(report.error);
             }
         }

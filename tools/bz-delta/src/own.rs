@@ -5,7 +5,7 @@ use record::{
     Hash, Report, Stream, Window,
     cli::{Common, Make, check_file, note},
     files,
-    records::{Commit, Delta, Peer, Train, WindowRecord},
+    records::{Commit, Delta, Peer, Role, Status, Train, WindowRecord},
     stream::Inputs,
 };
 use std::{
@@ -15,9 +15,9 @@ use std::{
 use wallet::{Signer, WalletArgs};
 use wire::{
     Layout,
+    codec::{self, Content, Left, Payload},
     commit::{self, Binding},
-    delta::{self, Content},
-    sparse::{Left, Payload},
+    delta,
     tensors::Update,
 };
 
@@ -33,13 +33,13 @@ struct Own {
 fn own(common: &Common, wallet: &WalletArgs, inputs: &Inputs) -> Result<Own, Report> {
     let (hparams, run) = common.run(inputs)?;
     let window = inputs.window()?;
-    let trains = inputs.latest(window.window, |t: &Train| (t.window, (t.role.clone(), t.uid)))?;
-    let train = trains.into_iter().find(|((role, _), _)| role == "own").map(|(_, train)| train);
+    let trains = inputs.latest(window.window, |t: &Train| (t.window, (t.role, t.uid)))?;
+    let train = trains.into_iter().find(|((role, _), _)| *role == Role::Own).map(|(_, train)| train);
     let train = train.ok_or_else(|| {
         Report::data(format!("the input has no own `train` record of window {}", window.window))
             .hint("bz-pages | bz-train")
     })?;
-    if train.status != "ok" {
+    if train.status != Status::Ok {
         return Err(Report::no(format!("the update is {}: {}", train.status, train.reason.unwrap_or_default()))
             .hint("nothing is sent this window; lower inner.lr if it stays so"));
     }
@@ -78,7 +78,7 @@ impl Own {
         let before = common.home().feedback_of(self.window.window);
         let before = before.map(|path| Left::open(&path, &self.layout, self.run)).transpose()?;
         let keep = |values: &[f32]| left.as_mut().map_or(Ok(()), |left| left.push(values));
-        Ok(Made::Payload(Payload::new(&update, before.as_ref(), &self.layout, &self.hparams.codec, keep)?))
+        Ok(Made::Payload(codec::choose(&update, before.as_ref(), &self.layout, &self.hparams.codec, keep)?))
     }
 
     /// What is left for the next window, beside what was left for this one: a stage that is run again gives the same.
@@ -201,13 +201,12 @@ pub(crate) fn make(common: &Common, wallet: &WalletArgs, how: &Make, stream: &mu
             return Err(Report::data("the update is not the one that was committed to")
                 .hint("it was trained again since: nothing can be revealed this window"));
         }
-        let codec = &own.hparams.codec;
         let sign = |message: &[u8]| own.signer.sign(message);
         if how.dry_run() {
             note("bz-delta", format!("{} would be written", path.display()));
             return Ok(());
         }
-        let which = (own.train.uid, codec, reveal);
+        let which = (own.train.uid, &own.hparams.codec, reveal);
         delta::make(&path, made.content(), &own.layout, &own.binding(root), which, sign)?;
         keep(left, common, &own)?;
     } else if own.hparams.codec.is_sparse() && !how.dry_run() && !common.home().feedback(own.next()).exists() {
@@ -224,9 +223,9 @@ pub(crate) fn make(common: &Common, wallet: &WalletArgs, how: &Make, stream: &mu
         path: Some(path),
         bytes,
         blake3: Some(blake3),
-        codec: Some(own.hparams.codec.name.clone()),
+        codec: Some(own.hparams.codec.name.name().into()),
         base: Some(own.train.base),
-        status: "ok".into(),
+        status: Status::Ok,
         reason: None,
         unseen: false,
     })

@@ -6,7 +6,10 @@ use record::{
     files,
     records::Train,
 };
-use run::Settings as _;
+use run::{
+    Settings as _,
+    hparams::{CodecName, InnerOptimizer},
+};
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,7 +35,7 @@ pub(crate) fn show(common: &Common, path: &Path, stream: &mut Stream<'_>) -> Res
         "path": path, "bytes": bytes + mapped.header_bytes(), "header_bytes": mapped.header_bytes(),
         "proof_bytes": proof, "values_bytes": bytes - proof, "tiles": tiles, "signature": "ok", "meta": meta,
     });
-    if meta.codec.name != "slice"
+    if meta.codec.name != CodecName::Slice
         && let Ok(hparams) = common.hparams()
     {
         let layout = Layout::new(&hparams.model);
@@ -56,7 +59,7 @@ fn content(delta: &Delta, layout: &Layout, shown: &mut Value) {
         |n: usize, k: usize| (ln_factorial[n] - ln_factorial[k] - ln_factorial[n - k]) / std::f64::consts::LN_2;
     let mut tensors: Vec<(usize, f64, f64)> = vec![(0, 0.0, 0.0); layout.tensors.len()];
     let (mut octaves, mut bound) = (BTreeMap::<i32, usize>::new(), 0.0);
-    let waves = delta.meta.codec.name == "dct";
+    let waves = delta.meta.codec.name == CodecName::Dct;
     for chunk in 0..delta.chunks() {
         delta.visit_sent(chunk, |index, tile| {
             let which = layout.tensor_of(index);
@@ -137,7 +140,7 @@ pub(crate) fn sum(
 ) -> Result<(), Report> {
     let inputs = stream.read()?;
     let hparams = common.hparams()?;
-    if hparams.inner.optimizer != "sgd" || hparams.inner.steps != 1 || hparams.inner.clip > 0.0 {
+    if hparams.inner.optimizer != InnerOptimizer::Sgd || hparams.inner.steps != 1 || hparams.inner.clip > 0.0 {
         return Err(Report::no(format!(
             "a sum of {} steps of {} is not the update of all pages together",
             hparams.inner.steps, hparams.inner.optimizer
@@ -165,7 +168,7 @@ pub(crate) fn sum(
             return Err(Report::data(format!("a part of uid {} is {}", train.uid, train.status))
                 .hint("its bz-train says why: run that part again"));
         };
-        if (train.base, train.window, train.uid, &train.role) != (head.base, head.window, head.uid, &head.role) {
+        if (train.base, train.window, train.uid, train.role) != (head.base, head.window, head.uid, head.role) {
             return Err(Report::data("the parts are not of one window, state and uid")
                 .hint("give it the records of one update: jq -c 'select(.type==\"train\" and .uid==3)'"));
         }

@@ -5,7 +5,7 @@ use record::{
     Report, Stream,
     cli::{Common, Shard, check_file, note},
     files,
-    records::{Eval, Pages, State, WindowRecord},
+    records::{Eval, Pages, State, Status, WindowRecord},
 };
 use run::Hparams;
 use run::Settings as _;
@@ -139,7 +139,8 @@ fn one(
 ) -> Result<Eval, Report> {
     let sequences = Sequences::open(&pages.path, hparams.model.vocab_size, device)?;
     let (length, count) = (sequences.length as u64, sequences.count as u64);
-    let pass = memory::Step { model: &hparams.model, how: How::default(), optimizer: "", length, devices: &[device] };
+    let (how, optimizer) = (How::default(), hparams.inner.optimizer);
+    let pass = memory::Step { model: &hparams.model, how, optimizer, length, devices: &[device] };
     // Found once for all records: what this one leaves of the process's memory is free to the next one alone.
     let mut tried = match *at_once {
         Some(most) => most,
@@ -173,10 +174,10 @@ fn one(
     Ok(Eval {
         window: pages.window,
         uid: pages.uid,
-        role: pages.role.clone(),
+        role: pages.role,
         loss_before: before.is_finite().then_some(before),
         loss_after: after.filter(|x| x.is_finite()),
         tokens: (sequences.count * sequences.length) as u64,
-        status: if finite { "ok" } else { "nonfinite" }.into(),
+        status: if finite { Status::Ok } else { Status::Nonfinite },
     })
 }

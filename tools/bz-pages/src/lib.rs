@@ -5,7 +5,7 @@ use record::{
     Hash, Report, Stream, Uid, Window,
     cli::{Common, DryRun, Force, Make, Shard, check_file, note, print_record},
     files,
-    records::{Delta, Pages, Peer, WindowRecord},
+    records::{Delta, Pages, Peer, Role, Status, WindowRecord},
     stream::Inputs,
 };
 use run::Settings as _;
@@ -24,7 +24,7 @@ pub struct Args {
     #[command(subcommand)]
     command: Option<Action>,
     /// Whose pages
-    #[arg(long, value_enum, default_value = "own")]
+    #[arg(long, default_value = "own", value_parser = record::cli::word::<Role>())]
     role: Role,
     /// The uid [default: that of the wallet]
     #[arg(long)]
@@ -81,25 +81,6 @@ enum Action {
         #[command(flatten)]
         force: Force,
     },
-}
-
-#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    Own,
-    Audit,
-    Random,
-    Given,
-}
-
-impl Role {
-    fn name(self) -> &'static str {
-        match self {
-            Role::Own => "own",
-            Role::Audit => "audit",
-            Role::Random => "random",
-            Role::Given => "given",
-        }
-    }
 }
 
 /// Run the tool.
@@ -232,7 +213,7 @@ impl Work<'_> {
         let all = self.hparams.data.max_uids;
         let order = Permutation::new("boltzmann audit v1", self.run, self.reveal()?, all);
         let drawn = (0..all).filter_map(|place| order.at(place)).map(|uid| Uid(uid as u16));
-        let ok = drawn.filter(|uid| deltas.get(uid).is_some_and(|d| d.status == "ok"));
+        let ok = drawn.filter(|uid| deltas.get(uid).is_some_and(|d| d.status == Status::Ok));
         let mut uids: Vec<Uid> = ok.take(sample as usize).collect();
         uids.sort_unstable();
         Ok(uids)
@@ -245,14 +226,14 @@ impl Work<'_> {
 
     /// The pages of one uid, of `count` that are asked for: fetched, packed and written, unless that was done.
     fn write(&self, stream: &mut Stream<'_>, uid: Uid, pages: &[u64], count: usize) -> Result<(), Report> {
-        let role = self.args.role.name();
+        let role = self.args.role;
         let folder = || self.args.common.home().window(self.window.window);
         let path = self.args.make.output.file(count, || folder().join(format!("pages-{role}-{uid}.safetensors")))?;
         let asked = Asked {
             run: self.run,
             window: self.window.window,
             uid,
-            role: role.into(),
+            role,
             drawn: pages.to_vec(),
             source: self.source.manifest.hash(),
             tokenizer: self.hparams.data.tokenizer,
@@ -272,7 +253,7 @@ impl Work<'_> {
         let made = Pages {
             window: self.window.window,
             uid,
-            role: role.into(),
+            role,
             pages: refs,
             path: path.clone(),
             bytes: packed.len() as u64,
@@ -293,7 +274,7 @@ struct Asked {
     run: Hash,
     window: Window,
     uid: Uid,
-    role: String,
+    role: Role,
     drawn: Vec<u64>,
     source: Hash,
     tokenizer: Option<Hash>,

@@ -1,10 +1,10 @@
 //! Commitments: looked for until the window's last block is there. What was not seen before it is late: from then on the
 //! draw is known, and a bucket's own time stamps prove nothing.
 
-use crate::{Context, OWN_DISK};
+use crate::{Context, Failed};
 use record::{
     Hash, Hotkey, Report, Stream, Window, files,
-    records::{Commit, Peer},
+    records::{Commit, Peer, Status},
 };
 use std::{
     collections::BTreeMap,
@@ -20,9 +20,8 @@ const CAP: u64 = 16 << 10;
 /// One look at one bucket; a bucket that stalls costs only its own peer.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// Why each peer's commitment is not here yet, as its last look found it: a status, and the reason.
-type Reasons = Arc<Mutex<BTreeMap<Hotkey, Why>>>;
-type Why = (&'static str, String);
+/// Why each peer's commitment is not here yet, as its last look found it.
+type Reasons = Arc<Mutex<BTreeMap<Hotkey, Failed>>>;
 
 /// `bz-pull --commits`.
 pub(crate) fn pull(context: &Context<'_>, stream: &mut Stream<'_>) -> Result<(), Report> {
@@ -44,8 +43,8 @@ pub(crate) fn pull(context: &Context<'_>, stream: &mut Stream<'_>) -> Result<(),
                 work.push(look(bucket, peer.clone(), context.run, context.window.window, path, pause, reasons.clone()));
             }
             Err(why) => {
-                let status = if peer.bucket.is_none() { "missing" } else { "invalid" };
-                lock(&reasons).insert(peer.hotkey, (status, why));
+                let status = if peer.bucket.is_none() { Status::Missing } else { Status::Invalid };
+                lock(&reasons).insert(peer.hotkey, Failed::Peer(status, why));
             }
         }
     }
@@ -58,7 +57,8 @@ pub(crate) fn pull(context: &Context<'_>, stream: &mut Stream<'_>) -> Result<(),
                 // It counts when it was seen, not when a slower one was.
                 let now = chain.best()?;
                 if now >= end {
-                    lock(&reasons).insert(commit.hotkey, ("late", "it came after the window's end".into()));
+                    let late = Failed::Peer(Status::Late, "it came after the window's end".into());
+                    lock(&reasons).insert(commit.hotkey, late);
                     return Ok(());
                 }
                 commit.block = Some(now);
@@ -71,10 +71,13 @@ pub(crate) fn pull(context: &Context<'_>, stream: &mut Stream<'_>) -> Result<(),
     for (hotkey, peer) in open {
         let found = lock(&reasons).get(&hotkey).cloned();
         let unseen = found.is_none();
-        let (status, why) = found.unwrap_or_else(|| ("late", "it was not looked for before the window's end".into()));
-        if status == OWN_DISK {
-            return Err(Report::again(why).hint("the same command goes on where this one ended"));
-        }
+        let (status, why) = match found {
+            None => (Status::Late, "it was not looked for before the window's end".into()),
+            Some(Failed::Peer(status, why)) => (status, why),
+            Some(Failed::OwnDisk(why)) => {
+                return Err(Report::again(why).hint("the same command goes on where this one ended"));
+            }
+        };
         let judged = Commit {
             window: context.window.window,
             run: context.run,
@@ -83,7 +86,7 @@ pub(crate) fn pull(context: &Context<'_>, stream: &mut Stream<'_>) -> Result<(),
             commitment: Hash([0; 32]),
             signature: String::new(),
             path: None,
-            status: Some(status.into()),
+            status: Some(status),
             reason: Some(why),
             block: None,
             unseen,
@@ -95,7 +98,7 @@ pub(crate) fn pull(context: &Context<'_>, stream: &mut Stream<'_>) -> Result<(),
     Ok(())
 }
 
-fn lock(reasons: &Reasons) -> std::sync::MutexGuard<'_, BTreeMap<Hotkey, Why>> {
+fn lock(reasons: &Reasons) -> std::sync::MutexGuard<'_, BTreeMap<Hotkey, Failed>> {
     reasons.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -127,17 +130,17 @@ async fn look(
     }
 }
 
-async fn one(bucket: &Bucket, peer: &Peer, run: Hash, window: Window, path: &Path) -> Result<Commit, Why> {
+async fn one(bucket: &Bucket, peer: &Peer, run: Hash, window: Window, path: &Path) -> Result<Commit, Failed> {
     let key = format!("{run}/{window}/{}/commit.json", peer.hotkey);
     bucket.get_within(&key, CAP, path, LOOK).await.map_err(|fault| match fault {
-        Fault::Disk(why) => (OWN_DISK, why),
-        Fault::TooLarge(_) => ("invalid", fault.to_string()),
-        _ => ("missing", fault.to_string()),
+        Fault::Disk(why) => Failed::OwnDisk(why),
+        Fault::TooLarge(_) => Failed::Peer(Status::Invalid, fault.to_string()),
+        _ => Failed::Peer(Status::Missing, fault.to_string()),
     })?;
-    let invalid = |why: &str| ("invalid", why.to_string());
+    let invalid = |why: &str| Failed::Peer(Status::Invalid, why.to_string());
     let commit = files::read_json::<Commit>(path).map_err(|e| match e.code {
         record::Code::Data => invalid("it is no commitment"),
-        _ => (OWN_DISK, e.error),
+        _ => Failed::OwnDisk(e.error),
     });
     // Only what was checked is kept.
     let _ = std::fs::remove_file(path);
@@ -152,7 +155,7 @@ async fn one(bucket: &Bucket, peer: &Peer, run: Hash, window: Window, path: &Pat
     commit::verify(commit.hotkey, &message, &commit.signature).map_err(|e| invalid(&e.error))?;
     // A path that came from outside is dropped, never opened.
     commit.path = None;
-    commit.status = Some("ok".into());
+    commit.status = Some(Status::Ok);
     commit.reason = None;
     commit.block = None;
     commit.unseen = false;

@@ -1,9 +1,9 @@
 //! Deltas: of every peer that committed in time, once, at the deadline.
 
-use crate::{Context, OWN_DISK};
+use crate::{Context, Failed};
 use record::{
     Report, Stream, files,
-    records::{Commit, Delta, Peer, Pull},
+    records::{Commit, Delta, Peer, Pull, Status},
     stream::Inputs,
 };
 use std::{
@@ -34,11 +34,11 @@ pub(crate) fn pull(context: &Context<'_>, inputs: &Inputs, stream: &mut Stream<'
     let mut fetched: Vec<(Peer, PathBuf)> = Vec::new();
     for peer in context.peers.iter().filter(|peer| !peer.own) {
         let commit = commits.get(&peer.hotkey);
-        let status = commit.and_then(|c| c.status.clone()).unwrap_or_else(|| "missing".into());
-        if status != "ok" {
+        let status = commit.and_then(|c| c.status).unwrap_or(Status::Missing);
+        if status != Status::Ok {
             let why = commit.and_then(|c| c.reason.clone()).unwrap_or_default();
             let unseen = commit.is_some_and(|c| c.unseen);
-            stream.emit(&Delta { unseen, ..failed(context, peer, &status, format!("its commitment: {why}")) })?;
+            stream.emit(&Delta { unseen, ..failed(context, peer, status, format!("its commitment: {why}")) })?;
             continue;
         }
         let path = folder.join(format!("{}.delta.safetensors", peer.hotkey));
@@ -50,7 +50,7 @@ pub(crate) fn pull(context: &Context<'_>, inputs: &Inputs, stream: &mut Stream<'
     }
     let results = context.pool.all(work);
     for ((peer, path), result) in fetched.into_iter().zip(results) {
-        match result.unwrap_or_else(|| Err(("invalid", "the fetch failed inside".into()))) {
+        match result.unwrap_or_else(|| Err(Failed::Peer(Status::Invalid, "the fetch failed inside".into()))) {
             Ok(Got { url, fetched, wall_s }) => {
                 if let Some(url) = url {
                     let (bytes, blake3) = (fetched.bytes, fetched.blake3);
@@ -65,16 +65,16 @@ pub(crate) fn pull(context: &Context<'_>, inputs: &Inputs, stream: &mut Stream<'
                     blake3: Some(fetched.blake3),
                     codec: None,
                     base: None,
-                    status: "ok".into(),
+                    status: Status::Ok,
                     reason: None,
                     unseen: false,
                 })?;
             }
             // Our own disk is no fault of the peer.
-            Err((OWN_DISK, why)) => {
+            Err(Failed::OwnDisk(why)) => {
                 return Err(Report::again(why).hint("the same command goes on where this one ended"));
             }
-            Err((status, why)) => stream.emit(&failed(context, &peer, status, why))?,
+            Err(Failed::Peer(status, why)) => stream.emit(&failed(context, &peer, status, why))?,
         }
     }
     Ok(())
@@ -94,13 +94,13 @@ async fn one(
     have: bool,
     limit: Duration,
     deadline_ms: u64,
-) -> Result<Got, (&'static str, String)> {
+) -> Result<Got, Failed> {
     if have {
         // Fetched in time by an earlier run of this stage.
-        let (bytes, blake3) = files::digest(&path).map_err(|e| (OWN_DISK, e.error))?;
+        let (bytes, blake3) = files::digest(&path).map_err(|e| Failed::OwnDisk(e.error))?;
         return Ok(Got { url: None, fetched: Fetched { bytes, blake3, modified_ms: None }, wall_s: 0.0 });
     }
-    let bucket = bucket.map_err(|why| ("missing", why))?;
+    let bucket = bucket.map_err(|why| Failed::Peer(Status::Missing, why))?;
     let started = Instant::now();
     // It takes its place only when it was in time: a rerun must not find a late one and call it good.
     let fetched = path.with_extension("fetched");
@@ -109,19 +109,20 @@ async fn one(
             let after = got.modified_ms.map_or(0, |ms| ms.saturating_sub(deadline_ms as i64));
             if after > CLOCK_SLACK_MS {
                 let _ = std::fs::remove_file(&fetched);
-                return Err(("late", format!("uploaded {after} ms after the deadline")));
+                return Err(Failed::Peer(Status::Late, format!("uploaded {after} ms after the deadline")));
             }
-            std::fs::rename(&fetched, &path).map_err(|e| (OWN_DISK, files::io_report("rename", &fetched, &e).error))?;
+            std::fs::rename(&fetched, &path)
+                .map_err(|e| Failed::OwnDisk(files::io_report("rename", &fetched, &e).error))?;
             let wall_s = (started.elapsed().as_secs_f64() * 1e3).round() / 1e3;
             Ok(Got { url: Some(bucket.address.url(&key)), fetched: got, wall_s })
         }
-        Err(Fault::Disk(why)) => Err((OWN_DISK, why)),
-        Err(Fault::TooLarge(cap)) => Err(("invalid", format!("larger than {cap} bytes"))),
-        Err(fault) => Err(("missing", fault.to_string())),
+        Err(Fault::Disk(why)) => Err(Failed::OwnDisk(why)),
+        Err(Fault::TooLarge(cap)) => Err(Failed::Peer(Status::Invalid, format!("larger than {cap} bytes"))),
+        Err(fault) => Err(Failed::Peer(Status::Missing, fault.to_string())),
     }
 }
 
-fn failed(context: &Context<'_>, peer: &Peer, status: &str, reason: String) -> Delta {
+fn failed(context: &Context<'_>, peer: &Peer, status: Status, reason: String) -> Delta {
     Delta {
         window: context.window.window,
         uid: peer.uid,
@@ -131,7 +132,7 @@ fn failed(context: &Context<'_>, peer: &Peer, status: &str, reason: String) -> D
         blake3: None,
         codec: None,
         base: None,
-        status: status.into(),
+        status,
         reason: Some(reason),
         unseen: false,
     }

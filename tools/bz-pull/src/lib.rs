@@ -114,8 +114,14 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     }
 }
 
-/// No status of a peer: what is wrong is here.
-const OWN_DISK: &str = "disk";
+/// Why something of a peer is not here.
+#[derive(Clone)]
+enum Failed {
+    /// What the peer is judged by, and the reason.
+    Peer(record::records::Status, String),
+    /// It says nothing of the peer: what is wrong is here.
+    OwnDisk(String),
+}
 
 impl Context<'_> {
     /// A peer's bucket, or why it cannot be read.

@@ -9,7 +9,7 @@ use record::{
     cli::{Common, DryRun, note},
     files,
     progress::Progress,
-    records::{Commit, Delta, Push, State},
+    records::{Commit, Delta, Push, State, Status},
     stream::Inputs,
 };
 use run::Settings as _;
@@ -123,7 +123,7 @@ impl Sender<'_> {
             sends.push((commit.window, Some(commit.uid), key, path.clone()));
         }
         let deltas: Vec<Delta> = inputs.all()?;
-        if let Some(delta) = deltas.iter().rfind(|d| d.hotkey == own && d.status == "ok")
+        if let Some(delta) = deltas.iter().rfind(|d| d.hotkey == own && d.status == Status::Ok)
             && let Some(path) = &delta.path
         {
             let key = format!("{run}/{}/{own}/delta.safetensors", delta.window);

@@ -4,10 +4,10 @@ use crate::rule;
 use record::{
     Report, Stream, Uid,
     cli::Common,
-    records::{Accept, Accepted, Delta, Peer, Score},
+    records::{Accept, Accepted, Delta, Peer, Score, Status},
     stream,
 };
-use run::Settings as _;
+use run::{Settings as _, hparams::AcceptWeights};
 use std::collections::BTreeMap;
 use wire::outer;
 
@@ -33,7 +33,7 @@ pub(crate) fn accept(common: &Common, stream: &mut Stream<'_>) -> Result<(), Rep
     }
     let mut norms: BTreeMap<Uid, (Delta, f64)> = BTreeMap::new();
     for (uid, delta) in deltas {
-        if delta.status != "ok" || !good(common, &delta, scores.get(&uid), hparams.accept.memory_windows)? {
+        if delta.status != Status::Ok || !good(common, &delta, scores.get(&uid), hparams.accept.memory_windows)? {
             continue;
         }
         let norm = match scores.get(&uid).and_then(|s| s.norm) {
@@ -46,7 +46,7 @@ pub(crate) fn accept(common: &Common, stream: &mut Stream<'_>) -> Result<(), Rep
     }
     let (norm_median, scales) = outer::clip_to_median(&norms.values().map(|(_, norm)| *norm).collect::<Vec<_>>());
     let peers: BTreeMap<Uid, f64> = match hparams.accept.weights {
-        Some(_) => others.into_iter().map(|peer| (peer.uid, peer.incentive)).collect(),
+        Some(AcceptWeights::Incentive) => others.into_iter().map(|peer| (peer.uid, peer.incentive)).collect(),
         None => BTreeMap::new(),
     };
     let incentive = |uid: &Uid| peers.get(uid).copied().filter(|share| share.is_finite()).unwrap_or(0.0);

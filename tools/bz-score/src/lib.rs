@@ -5,6 +5,7 @@ mod fold;
 mod rule;
 
 use record::{Report, Stream, Window, cli::Common};
+use run::hparams::Rule;
 use std::path::PathBuf;
 
 /// Scores: measure deltas, decide what enters the state, fold scores into weights.
@@ -16,8 +17,8 @@ pub struct Args {
     #[command(subcommand)]
     command: Option<Action>,
     /// cosine, or l2 [default: the run's]
-    #[arg(long, value_parser = ["cosine", "l2"])]
-    rule: Option<String>,
+    #[arg(long, value_parser = record::cli::word::<Rule>())]
+    rule: Option<Rule>,
     /// 1: zero below the run's threshold and outside its band; 0: in proportion [default: the run's]
     #[arg(long, value_name = "0|1")]
     sharpness: Option<f64>,
@@ -60,7 +61,7 @@ enum Action {
 /// What failed, for a person.
 pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     match &args.command {
-        None => rule::score(&args.common, args.rule.as_deref(), args.sharpness, stream),
+        None => rule::score(&args.common, args.rule, args.sharpness, stream),
         Some(Action::Accept) => accept::accept(&args.common, stream),
         Some(Action::Fold { paths, last, window }) => fold::fold(&args.common, paths, *last, *window, stream),
     }

@@ -3,10 +3,12 @@
 use record::{
     Hash, Report, Stream,
     cli::{Common, check_file},
-    records::{Delta, Score, Train, WindowRecord},
+    records::{Delta, Role, Score, Status, Train, WindowRecord},
 };
-use run::Settings as _;
-use run::{Hparams, hparams};
+use run::{
+    Hparams, Settings as _,
+    hparams::{self, Rule},
+};
 use wire::{
     Layout,
     delta::{self, Expected},
@@ -42,14 +44,14 @@ pub(crate) fn open(
 /// `bz-score`.
 pub(crate) fn score(
     common: &Common,
-    rule: Option<&str>,
+    rule: Option<Rule>,
     sharpness: Option<f64>,
     stream: &mut Stream<'_>,
 ) -> Result<(), Report> {
     let inputs = stream.read()?;
     let (mut hparams, run) = common.run(&inputs)?;
     if let Some(rule) = rule {
-        hparams.score.rule = rule.into();
+        hparams.score.rule = rule;
     }
     if let Some(sharpness) = sharpness {
         hparams.score.sharpness = sharpness;
@@ -58,14 +60,14 @@ pub(crate) fn score(
     let window = inputs.window()?;
     let layout = Layout::new(&hparams.model);
     let deltas = inputs.latest(window.window, |d: &Delta| (d.window, d.uid))?;
-    let trains = inputs.latest(window.window, |t: &Train| (t.window, (t.role.clone(), t.uid)))?;
+    let trains = inputs.latest(window.window, |t: &Train| (t.window, (t.role, t.uid)))?;
     for (uid, checked) in deltas {
-        let train = trains.get(&("audit".to_string(), uid));
+        let train = trains.get(&(Role::Audit, uid));
         let blank = Score {
             window: window.window,
             uid,
             hotkey: checked.hotkey,
-            rule: hparams.score.rule.clone(),
+            rule: hparams.score.rule.name().into(),
             dot: None,
             norm: None,
             norm_ref: None,
@@ -75,9 +77,9 @@ pub(crate) fn score(
             reason: None,
         };
         let why = |reason: String| Some(reason);
-        let score = match (checked.status.as_str(), train) {
-            ("ok", None) => Score { reason: why("not audited in this window".into()), ..blank },
-            ("ok", Some(train)) => match (&train.path, train.blake3) {
+        let score = match (checked.status, train) {
+            (Status::Ok, None) => Score { reason: why("not audited in this window".into()), ..blank },
+            (Status::Ok, Some(train)) => match (&train.path, train.blake3) {
                 (Some(path), Some(hash)) => {
                     check_file(path, train.bytes, hash)?;
                     let delta = open(common, &hparams, run, &window, &checked)?;
@@ -89,7 +91,7 @@ pub(crate) fn score(
                 }
                 _ => Score { reason: why(format!("the recomputed update is {}", train.status)), ..blank },
             },
-            (status, _) => {
+            (status @ (Status::Late | Status::Missing | Status::Invalid | Status::Nonfinite), _) => {
                 let reason = format!("{status}: {}", checked.reason.unwrap_or_default());
                 // Who was away itself says nothing about others.
                 let score = (!checked.unseen).then_some(0.0);
@@ -107,10 +109,9 @@ pub(crate) fn score(
 /// below the threshold: a reward in proportion to the cosine pays a fifteenth of the work half the reward.
 pub(crate) fn judge(blank: Score, measured: Measured, rule: &hparams::Score) -> Score {
     let relative = measured.distance / measured.norm_ref;
-    let (raw, value) = if rule.rule == "l2" {
-        (Some(-measured.distance), (1.0 - relative).max(0.0))
-    } else {
-        (measured.cosine(), measured.cosine().unwrap_or(0.0).max(0.0))
+    let (raw, value) = match rule.rule {
+        Rule::L2 => (Some(-measured.distance), (1.0 - relative).max(0.0)),
+        Rule::Cosine => (measured.cosine(), measured.cosine().unwrap_or(0.0).max(0.0)),
     };
     let ratio = measured.norm / measured.norm_ref;
     let refused = if !measured.norm.is_finite() || !measured.norm_ref.is_finite() || !value.is_finite() {
@@ -119,7 +120,7 @@ pub(crate) fn judge(blank: Score, measured: Measured, rule: &hparams::Score) -> 
         Some("one of the two is zero".to_string())
     } else if rule.sharpness == 0.0 {
         None
-    } else if rule.rule == "l2" {
+    } else if rule.rule == Rule::L2 {
         // Two vectors of one length at the threshold's angle are so far apart.
         let most = (2.0 - 2.0 * rule.threshold).max(0.0).sqrt();
         (relative > most).then(|| format!("distance {relative:.3} of the recomputed norm, at most {most:.3} is honest"))
@@ -148,12 +149,12 @@ mod tests {
     use super::*;
     use record::{Hotkey, Uid, Window};
 
-    fn score(cosine: f64, ratio: f64, rule: &str, sharpness: f64) -> Score {
+    fn score(cosine: f64, ratio: f64, rule: Rule, sharpness: f64) -> Score {
         let blank = Score {
             window: Window(1),
             uid: Uid(1),
             hotkey: Hotkey([1; 32]),
-            rule: rule.into(),
+            rule: rule.name().into(),
             dot: None,
             norm: None,
             norm_ref: None,
@@ -162,14 +163,7 @@ mod tests {
             score: None,
             reason: None,
         };
-        let rule = hparams::Score {
-            rule: rule.into(),
-            threshold: 0.98,
-            band_low: 0.95,
-            band_high: 1.05,
-            sharpness,
-            sample: 8,
-        };
+        let rule = hparams::Score { rule, threshold: 0.98, band_low: 0.95, band_high: 1.05, sharpness, sample: 8 };
         let distance = (1.0 + ratio * ratio - 2.0 * cosine * ratio).max(0.0).sqrt();
         let measured = Measured { dot: cosine * ratio, norm: ratio, norm_ref: 1.0, distance, numel: 4096 };
         judge(blank, measured, &rule)
@@ -189,22 +183,22 @@ mod tests {
             (0.0, 1.0),
             (1.0, 1e6),
         ] {
-            for rule in ["cosine", "l2"] {
+            for rule in [Rule::Cosine, Rule::L2] {
                 let judged = score(cosine, ratio, rule, 1.0);
                 assert_eq!(judged.score, Some(0.0), "{rule} {cosine} {ratio}");
                 assert!(judged.reason.is_some());
             }
         }
-        for rule in ["cosine", "l2"] {
+        for rule in [Rule::Cosine, Rule::L2] {
             assert!(score(0.9999, 1.0, rule, 1.0).score.unwrap() > 0.98, "{rule}");
         }
     }
 
     #[test]
     fn in_proportion_half_the_work_earns_almost_all() {
-        assert_eq!(score(0.97, 0.7, "cosine", 0.0).score, Some(0.97));
-        assert_eq!(score(-0.5, 1.0, "cosine", 0.0).score, Some(0.0));
-        assert!(score(f64::NAN, 1.0, "cosine", 0.0).score == Some(0.0));
-        assert!(score(1.0, f64::INFINITY, "cosine", 0.0).score == Some(0.0));
+        assert_eq!(score(0.97, 0.7, Rule::Cosine, 0.0).score, Some(0.97));
+        assert_eq!(score(-0.5, 1.0, Rule::Cosine, 0.0).score, Some(0.0));
+        assert!(score(f64::NAN, 1.0, Rule::Cosine, 0.0).score == Some(0.0));
+        assert!(score(1.0, f64::INFINITY, Rule::Cosine, 0.0).score == Some(0.0));
     }
 }

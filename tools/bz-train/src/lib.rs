@@ -6,13 +6,13 @@
 
 mod run;
 
-use ::run::Settings as _;
+use ::run::{Settings as _, hparams::Dtype};
 use model::{How, device};
 use record::{
     Report, Stream, Window,
     cli::{Common, Make, Shard, check_file, note},
     files,
-    records::{Pages, State, Train},
+    records::{Pages, State, Status, Train},
 };
 use run::{Loaded, Run, Theta};
 use std::{
@@ -90,7 +90,8 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
     if work.is_empty() {
         args.common.say(stream.tool(), "no `pages` record: nothing to train");
     }
-    let how = How { train: true, half: hparams.inner.dtype == "bf16", plain: args.plain, checkpoint: args.checkpoint };
+    let how =
+        How { train: true, half: hparams.inner.dtype == Dtype::Bf16, plain: args.plain, checkpoint: args.checkpoint };
     let mut run = Run { args: &args, hparams: &hparams, devices, device_reason, how, most: None, tried: 0 };
     let mut loaded: Option<Loaded> = None;
     let count = work.len();
@@ -123,7 +124,7 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
                 tried => break tried.map_err(|e| e.at(format!("uid {}, {}", pages.uid, pages.path.display())))?,
             }
         };
-        if train.status == "ok" && train.path.is_some() {
+        if train.status == Status::Ok && train.path.is_some() {
             files::write_json(&files::record_beside(&path), &train)?;
         }
         stream.emit(&train)?;

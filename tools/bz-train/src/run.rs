@@ -10,7 +10,7 @@ use record::{
     Report,
     cli::{check_file, note},
     progress::Progress,
-    records::{PageRef, Pages, State, Train},
+    records::{PageRef, Pages, State, Status, Train},
 };
 use run::Hparams;
 use std::{
@@ -88,7 +88,7 @@ impl Run<'_> {
         let step = |checkpoint| memory::Step {
             model: &self.hparams.model,
             how: How { checkpoint, ..self.how },
-            optimizer: &self.hparams.inner.optimizer,
+            optimizer: self.hparams.inner.optimizer,
             length: self.hparams.data.sequence_length,
             devices: &self.devices,
         };
@@ -182,9 +182,9 @@ impl Run<'_> {
         drop(progress);
         let writing = Instant::now();
         let (written, status) = match (&trained.update, args.make.dry_run()) {
-            (Some(update), false) => (Some(data::write(path, update)?), "ok"),
-            (Some(_), true) => (None, "ok"),
-            (None, _) => (None, "nonfinite"),
+            (Some(update), false) => (Some(data::write(path, update)?), Status::Ok),
+            (Some(_), true) => (None, Status::Ok),
+            (None, _) => (None, Status::Nonfinite),
         };
         let write_s = writing.elapsed().as_secs_f64();
         if let Some(reason) = &mut trained.reason {
@@ -202,7 +202,7 @@ impl Run<'_> {
         Ok(Train {
             window: pages.window,
             uid: pages.uid,
-            role: pages.role.clone(),
+            role: pages.role,
             path: written.map(|_| path.to_path_buf()),
             bytes: written.map_or(0, |(bytes, _)| bytes),
             blake3: written.map(|(_, hash)| hash),
@@ -216,7 +216,7 @@ impl Run<'_> {
             cpu_s: milli(device::cpu_s() - cpu),
             device: device::names(&self.devices),
             device_reason: self.device_reason.clone(),
-            status: status.into(),
+            status,
             reason: trained.reason,
             micro_batch: self.tried,
             checkpoint: self.how.checkpoint,

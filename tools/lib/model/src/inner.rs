@@ -7,7 +7,7 @@ use crate::{
     shim::{self, no_grad},
 };
 use record::{Code, Report};
-use run::hparams::Inner;
+use run::hparams::{Inner, InnerOptimizer};
 use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
@@ -111,7 +111,7 @@ pub fn train(
             let lr = inner.lr * share(step);
             // What the gradients are divided by: never less than one.
             let scale = (inner.clip > 0.0).then(|| no_grad(|| (&norm / inner.clip).clamp_min(1.0)));
-            if inner.optimizer == "sgd" && inner.steps == 1 {
+            if inner.optimizer == InnerOptimizer::Sgd && inner.steps == 1 {
                 // The gradient itself: θ − (θ − g) would lose its low bits.
                 only = Some(no_grad(|| scaled(&model.params, &grads, scale.as_ref(), inner, lr)));
             }
@@ -120,7 +120,7 @@ pub fn train(
             }
             drop(grads);
             // AdamW's kernel has written the copies of what it moved.
-            if inner.optimizer != "adamw" {
+            if inner.optimizer != InnerOptimizer::AdamW {
                 model.refresh();
             }
             replicas.iter_mut().for_each(|(other, _)| other.follow(&model));
@@ -271,10 +271,10 @@ struct Group {
 /// Matrices are decayed, norms and biases are not; Muon moves the matrices inside the layers alone.
 fn rule_of(name: &str, leaf: &Leaf, inner: &Inner) -> (bool, Rule) {
     let matrix = leaf.tensor.dim() > 1;
-    let rule = match inner.optimizer.as_str() {
-        "sgd" => Rule::Sgd,
-        "muon" if matrix && name.starts_with("model.layers.") => Rule::Muon,
-        _ => Rule::AdamW,
+    let rule = match inner.optimizer {
+        InnerOptimizer::Sgd => Rule::Sgd,
+        InnerOptimizer::Muon if matrix && name.starts_with("model.layers.") => Rule::Muon,
+        InnerOptimizer::Muon | InnerOptimizer::AdamW => Rule::AdamW,
     };
     (matrix, rule)
 }

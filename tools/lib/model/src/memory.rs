@@ -2,7 +2,7 @@
 
 use crate::{How, Level, shim};
 use record::Report;
-use run::hparams::Model;
+use run::hparams::{InnerOptimizer, Model};
 use std::{fs, path::Path};
 use tch::Device;
 
@@ -90,8 +90,8 @@ pub struct Step<'a> {
     pub model: &'a Model,
     /// How it computes.
     pub how: How,
-    /// The optimizer's name in hparams.
-    pub optimizer: &'a str,
+    /// The run's inner optimizer.
+    pub optimizer: InnerOptimizer,
     /// Tokens of a sequence.
     pub length: u64,
     /// One for each replica.
@@ -136,7 +136,10 @@ impl Step<'_> {
         let products = if fused && self.widened() { 4 * (tokens * widest).max(last) } else { 0 };
         // The copy that products read; a part's gradients and their sum; moments.
         let copy = if how.half { 2 } else { 0 };
-        let moments = if self.optimizer == "sgd" { 0 } else { 8 };
+        let moments = match self.optimizer {
+            InnerOptimizer::Sgd => 0,
+            InnerOptimizer::AdamW | InnerOptimizer::Muon => 8,
+        };
         let parameters = if how.train { (copy + size + 4 + moments) * model.numel() } else { 0 };
         // Without AVX-512 the libraries pack less: 85 to 205 MB were said too much there.
         let libraries = if Level::V4.here() { LIBRARIES } else { LIBRARIES / 4 * 3 };

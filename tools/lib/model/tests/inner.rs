@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use model::{How, Level, Llama, Params, Sequences, data, device, inner};
-use run::hparams::{Family, Inner, Model};
+use run::hparams::{Dtype, Family, Inner, Model};
 use std::{io::Write, path::Path, process::Command};
 use tch::{Device, Kind, Tensor};
 
@@ -60,7 +60,7 @@ fn sequences(seed: u64) -> Sequences {
 
 fn inner_of(optimizer: &str, steps: u64) -> Inner {
     Inner {
-        optimizer: optimizer.into(),
+        optimizer: optimizer.parse().unwrap(),
         steps,
         batch: Some(4),
         micro_batch: None,
@@ -70,14 +70,14 @@ fn inner_of(optimizer: &str, steps: u64) -> Inner {
         eps: 1e-8,
         weight_decay: 0.0,
         clip: 0.0,
-        dtype: "f32".into(),
+        dtype: Dtype::F32,
         momentum: None,
         schedule: None,
     }
 }
 
 fn run(model: &Model, theta: &Params, inner: &Inner, micro_batch: i64) -> inner::Trained {
-    run_so(model, theta, inner, micro_batch, How { half: inner.dtype == "bf16", ..TRAIN })
+    run_so(model, theta, inner, micro_batch, How { half: inner.dtype == Dtype::Bf16, ..TRAIN })
 }
 
 fn run_so(model: &Model, theta: &Params, inner: &Inner, micro_batch: i64, how: How) -> inner::Trained {
@@ -126,7 +126,7 @@ fn write_updates(threads: &str, folder: &str) {
     let theta = params(&model, 1);
     for (optimizer, dtype) in RECIPES {
         let steps = if optimizer == "sgd" { 1 } else { 3 };
-        let how = Inner { dtype: dtype.into(), clip: 1.0, ..inner_of(optimizer, steps) };
+        let how = Inner { dtype: dtype.parse().unwrap(), clip: 1.0, ..inner_of(optimizer, steps) };
         let update = run(&model, &theta, &how, 2).update.unwrap();
         data::write(&Path::new(folder).join(format!("{optimizer}-{dtype}")), &update).unwrap();
     }
@@ -308,7 +308,7 @@ fn kernels_and_recomputed_layers_give_the_gradient_of_plain_operators() {
             let far = distance(&run_so(&model, &theta, &adamw, parts, TRAIN).update.unwrap(), &plain);
             assert!(far < 1e-3, "{name}, AdamW: {far}");
         }
-        let half = Inner { dtype: "bf16".into(), ..adamw };
+        let half = Inner { dtype: Dtype::Bf16, ..adamw };
         let far = distance(&run(&model, &theta, &half, 4).update.unwrap(), &plain);
         assert!(far < 0.2, "{name}, AdamW in bf16: {far}");
     }

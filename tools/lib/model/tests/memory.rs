@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use model::{How, Level, Llama, Params, Sequences, device, inner, memory};
-use run::hparams::{Inner, Model};
+use run::hparams::{Dtype, Inner, InnerOptimizer, Model};
 use std::{fs, io::Write, process::Command};
 use tch::{Device, Kind, Tensor};
 
@@ -36,7 +36,7 @@ fn measure(model: &Model, how: How, length: i64, micro_batch: i64) -> (u64, u64)
     // Two parts of each step: the first one's gradients are there beside those of the second.
     let count = 2 * micro_batch;
     let inner = Inner {
-        optimizer: "adamw".into(),
+        optimizer: InnerOptimizer::AdamW,
         steps: 2,
         batch: Some(count as u64),
         micro_batch: None,
@@ -46,7 +46,7 @@ fn measure(model: &Model, how: How, length: i64, micro_batch: i64) -> (u64, u64)
         eps: 1e-8,
         weight_decay: 0.1,
         clip: 1.0,
-        dtype: "f32".into(),
+        dtype: Dtype::F32,
         momentum: None,
         schedule: None,
     };
@@ -59,7 +59,7 @@ fn measure(model: &Model, how: How, length: i64, micro_batch: i64) -> (u64, u64)
     let start = inner::Start { theta: &again, replicas: vec![(llama, pages)], micro_batch };
     inner::train(start, &inner, |_| 1.0, |_, _| {}).unwrap();
     let devices = [Device::Cpu];
-    let step = memory::Step { model, how, optimizer: "adamw", length: length as u64, devices: &devices };
+    let step = memory::Step { model, how, optimizer: InnerOptimizer::AdamW, length: length as u64, devices: &devices };
     (status("VmHWM") - before, step.needed(micro_batch as u64))
 }
 

@@ -1,7 +1,11 @@
 //! What all tools share on the command line: the flags, `main`, and how it ends.
 
-use crate::{Code, Context, Hash, Home, Report, Stream, files};
-use clap::{Args, Parser, error::ErrorKind};
+use crate::{Code, Context, Hash, Home, Report, Stream, files, words::Word};
+use clap::{
+    Args, Parser,
+    builder::{PossibleValuesParser, TypedValueParser},
+    error::ErrorKind,
+};
 use std::{
     io::{IsTerminal, Write},
     path::PathBuf,
@@ -148,6 +152,11 @@ impl Shard {
     pub fn takes(&self, place: usize) -> bool {
         place % self.count == self.index
     }
+}
+
+/// A flag whose values are the words of an enum.
+pub fn word<T: Word>() -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(T::words()).try_map(|word| word.parse::<T>())
 }
 
 /// A number of threads that this machine can have: a typo is none. Eight are always allowed, so that what does not depend on

@@ -10,6 +10,7 @@ pub mod progress;
 pub mod records;
 pub mod report;
 pub mod stream;
+pub mod words;
 
 pub use files::Home;
 pub use id::{Hash, Hotkey, Uid, Window};

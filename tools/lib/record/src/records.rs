@@ -18,6 +18,36 @@ macro_rules! record {
     };
 }
 
+crate::words! {
+    /// What was found of something that a peer owes, or that was made.
+    pub enum Status, "status" {
+        /// It is good.
+        Ok = "ok",
+        /// It came after its time.
+        Late = "late",
+        /// It did not come.
+        Missing = "missing",
+        /// It is not what it should be.
+        Invalid = "invalid",
+        /// A value in it is not finite.
+        Nonfinite = "nonfinite",
+    }
+}
+
+crate::words! {
+    /// Why pages were taken.
+    pub enum Role, "role" {
+        /// They are those of the miner itself.
+        Own = "own",
+        /// Another's, to recompute its update.
+        Audit = "audit",
+        /// Nobody's own, the same for all.
+        Random = "random",
+        /// A person named them.
+        Given = "given",
+    }
+}
+
 /// Which network this is: the hash binds the chain, the subnet and the hparams.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Run {
@@ -125,8 +155,8 @@ pub struct Pages {
     pub window: Window,
     /// Whose pages.
     pub uid: Uid,
-    /// `own`, `audit`, `random`, or `given`.
-    pub role: String,
+    /// Why these.
+    pub role: Role,
     /// Which pages.
     pub pages: Vec<PageRef>,
     /// The packed tokens: safetensors with `tokens (sequences, T + 1) I32`.
@@ -211,7 +241,7 @@ pub struct Train {
     /// Whose pages.
     pub uid: Uid,
     /// Role of the pages.
-    pub role: String,
+    pub role: Role,
     /// The update Δ = θ − θ': safetensors, f32, the names and shapes of the model; absent when not finite.
     pub path: Option<PathBuf>,
     /// Size of that file.
@@ -237,7 +267,7 @@ pub struct Train {
     /// `cpu` or `cuda:0`; with `+` between them, those that shared the work.
     pub device: String,
     /// `ok`, or `nonfinite`.
-    pub status: String,
+    pub status: Status,
     /// What was wrong.
     pub reason: Option<String>,
     /// Why it is not on a GPU, where one is there and none was asked for by name.
@@ -300,7 +330,7 @@ pub struct Commit {
     pub path: Option<PathBuf>,
     /// `ok late missing invalid`, as the fetcher saw it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub status: Option<String>,
+    pub status: Option<Status>,
     /// Why not ok.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -333,7 +363,7 @@ pub struct Delta {
     /// Root of the state that it is for.
     pub base: Option<Hash>,
     /// `ok late missing invalid`.
-    pub status: String,
+    pub status: Status,
     /// Why not ok.
     pub reason: Option<String>,
     /// Late only because the fetcher itself was away: no judgement on the peer.
@@ -388,7 +418,7 @@ pub struct Eval {
     /// Whose pages.
     pub uid: Uid,
     /// Role of the pages.
-    pub role: String,
+    pub role: Role,
     /// Nats a token of the state; `null` when not finite.
     pub loss_before: Option<f64>,
     /// Nats a token with the update applied; `null` when there was none or it is not finite.
@@ -396,7 +426,7 @@ pub struct Eval {
     /// Tokens predicted.
     pub tokens: u64,
     /// `ok`, or `nonfinite`.
-    pub status: String,
+    pub status: Status,
 }
 record!(Eval, "eval");
 

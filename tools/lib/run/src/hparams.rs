@@ -3,9 +3,152 @@
 //! An unknown field is refused, since a node that ignores one would train something else than its peers.
 
 pub use crate::model::{Family, Model, RopeScaling};
-use record::{Context, Hash, Report, Window, files};
+use record::{Context, Hash, Report, Window, files, words};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
+
+words! {
+    /// How an update is sent.
+    pub enum CodecName, "codec.name" {
+        /// Some of its tiles, drawn once it was committed to.
+        Slice = "slice",
+        /// All of it.
+        Dense = "dense",
+        /// The largest values of each tile.
+        Topk = "topk",
+        /// The largest values of each tile's cosine transform.
+        Dct = "dct",
+    }
+}
+
+impl CodecName {
+    /// Whether it sends a choice of values, and keeps the rest for later.
+    pub fn is_sparse(self) -> bool {
+        match self {
+            CodecName::Slice | CodecName::Dense => false,
+            CodecName::Topk | CodecName::Dct => true,
+        }
+    }
+
+    /// How it can send a value.
+    fn quantizations(self) -> &'static [Quantization] {
+        use Quantization::{Bf16, F16, F32, Q2, Q4, Q8, Sign};
+        match self {
+            CodecName::Slice | CodecName::Dense => &[F32, Bf16, F16],
+            CodecName::Topk | CodecName::Dct => &[Sign, Q2, Q4, Q8, F16, F32],
+        }
+    }
+}
+
+words! {
+    /// How a value is sent.
+    pub enum Quantization, "codec.values" {
+        /// As it is.
+        F32 = "f32",
+        /// Rounded to bf16.
+        Bf16 = "bf16",
+        /// Rounded to f16.
+        F16 = "f16",
+        /// Its sign alone.
+        Sign = "sign",
+        /// Two bits.
+        Q2 = "q2",
+        /// Four bits.
+        Q4 = "q4",
+        /// Eight bits.
+        Q8 = "q8",
+    }
+}
+
+impl Quantization {
+    /// Bits of a value.
+    pub fn bits(self) -> u64 {
+        match self {
+            Quantization::Sign => 1,
+            Quantization::Q2 => 2,
+            Quantization::Q4 => 4,
+            Quantization::Q8 => 8,
+            Quantization::Bf16 | Quantization::F16 => 16,
+            Quantization::F32 => 32,
+        }
+    }
+}
+
+words! {
+    /// What moves the parameters in a window.
+    pub enum InnerOptimizer, "inner.optimizer" {
+        /// Gradient descent.
+        Sgd = "sgd",
+        /// AdamW.
+        AdamW = "adamw",
+        /// Matrices inside the layers by Muon, with the update's size of AdamW's; all else by AdamW.
+        Muon = "muon",
+    }
+}
+
+words! {
+    /// In what the inner steps' products are computed.
+    pub enum Dtype, "inner.dtype" {
+        /// f32.
+        F32 = "f32",
+        /// bf16, over f32 masters.
+        Bf16 = "bf16",
+    }
+}
+
+words! {
+    /// How the inner learning rate goes on after the warm-up.
+    pub enum ScheduleKind, "inner.schedule.kind" {
+        /// It stays.
+        Constant = "constant",
+        /// A cosine, to `last` at the end of `windows`.
+        Cosine = "cosine",
+        /// Constant, and then straight down to `last` over the last `decay_windows` of `windows`.
+        Wsd = "wsd",
+    }
+}
+
+words! {
+    /// What moves θ from window to window.
+    pub enum OuterOptimizer, "outer.optimizer" {
+        /// Gradient descent.
+        Sgd = "sgd",
+        /// Nesterov's momentum.
+        Nesterov = "nesterov",
+        /// AdamW.
+        AdamW = "adamw",
+    }
+}
+
+words! {
+    /// How deltas become one, where it is not their weighted mean.
+    pub enum Aggregate, "outer.aggregate" {
+        /// Value by value, the median.
+        Median = "median",
+        /// Value by value, the mean without so many at either end.
+        Trimmed = "trimmed",
+        /// Centred clipping.
+        Centred = "centred",
+    }
+}
+
+words! {
+    /// How a delta is judged.
+    pub enum Rule, "score.rule" {
+        /// By its cosine with the recomputed update.
+        Cosine = "cosine",
+        /// By its distance from it.
+        L2 = "l2",
+    }
+}
+
+words! {
+    /// What a delta counts, where not all count the same.
+    pub enum AcceptWeights, "accept.weights" {
+        /// Its peer's incentive on the chain, where any has some.
+        Incentive = "incentive",
+    }
+}
 
 /// All that a run agrees on. Its hash, with chain and subnet, names the run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -84,8 +227,8 @@ pub struct Data {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Inner {
-    /// `sgd`, `adamw`, or `muon`: matrices inside the layers by Muon, with the update's size of AdamW's; all else by AdamW.
-    pub optimizer: String,
+    /// What moves the parameters.
+    pub optimizer: InnerOptimizer,
     /// Steps in a window.
     pub steps: u64,
     /// Sequences in a step; `null`: all sequences of the pages, divided among the steps.
@@ -105,8 +248,8 @@ pub struct Inner {
     pub weight_decay: f64,
     /// Largest norm of a step's gradient; 0: none.
     pub clip: f64,
-    /// `f32`, or `bf16`: products in bf16 over f32 masters.
-    pub dtype: String,
+    /// In what products are computed.
+    pub dtype: Dtype,
     /// Muon's momentum; absent: 0.95.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub momentum: Option<f64>,
@@ -119,9 +262,8 @@ pub struct Inner {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Schedule {
-    /// After the warm-up: `constant`; `cosine`, to `last` at the end of `windows`; `wsd`, constant and then straight down to `last` over
-    /// the last `decay_windows` of `windows`.
-    pub kind: String,
+    /// How it goes on after the warm-up.
+    pub kind: ScheduleKind,
     /// From nothing to all in so many windows.
     pub warmup_windows: u64,
     /// Length of the whole.
@@ -142,13 +284,13 @@ impl Schedule {
             return done / warmup;
         }
         let down = |part: f64| self.last + (1.0 - self.last) * part;
-        match self.kind.as_str() {
-            "cosine" => {
+        match self.kind {
+            ScheduleKind::Constant => 1.0,
+            ScheduleKind::Cosine => {
                 let part = ((done - warmup) / (all - warmup).max(1.0)).min(1.0);
                 down(0.5 * (1.0 + (std::f64::consts::PI * part).cos()))
             }
-            "wsd" => down(((all - done) / decay.max(1.0)).clamp(0.0, 1.0)),
-            _ => 1.0,
+            ScheduleKind::Wsd => down(((all - done) / decay.max(1.0)).clamp(0.0, 1.0)),
         }
     }
 }
@@ -157,12 +299,12 @@ impl Schedule {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Codec {
-    /// `slice`, `dense`, `topk`, or `dct`, which is `topk` of the tiles' cosine transform.
-    pub name: String,
+    /// Which it is.
+    pub name: CodecName,
     /// `slice`: one of so many tiles is revealed; 1 for the others.
     pub compression: u64,
     /// `f32`, `bf16` or `f16`; `topk` and `dct`: `sign`, `q2`, `q4`, `q8`, `f16` or `f32`.
-    pub values: String,
+    pub values: Quantization,
     /// `topk` and `dct`: so many values of each tile are sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub k: Option<u64>,
@@ -174,7 +316,7 @@ pub struct Codec {
 impl Codec {
     /// Whether it sends a choice of values, and keeps the rest for later.
     pub fn is_sparse(&self) -> bool {
-        ["topk", "dct"].contains(&self.name.as_str())
+        self.name.is_sparse()
     }
 }
 
@@ -186,17 +328,17 @@ pub struct Accept {
     pub memory_windows: u64,
     /// Clip each delta to the median norm.
     pub clip_to_median: bool,
-    /// What a delta counts: absent, all the same; `incentive`: its peer's on the chain, where any has some.
+    /// What a delta counts; absent: all the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub weights: Option<String>,
+    pub weights: Option<AcceptWeights>,
 }
 
 /// The outer optimizer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Outer {
-    /// `sgd`, `nesterov` or `adamw`.
-    pub optimizer: String,
+    /// What moves θ.
+    pub optimizer: OuterOptimizer,
     /// Learning rate.
     pub lr: f64,
     /// Nesterov's momentum.
@@ -213,9 +355,9 @@ pub struct Outer {
     pub lr_final: f64,
     /// Length of the schedule in windows; 0: `lr` for ever.
     pub lr_windows: u64,
-    /// How deltas become one: absent for the weighted mean; value by value, `median` or `trimmed` mean; `centred` clipping.
+    /// How deltas become one; absent: their weighted mean.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub aggregate: Option<String>,
+    pub aggregate: Option<Aggregate>,
     /// `trimmed`: the share of the deltas that is left out at either end, rounded down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trim: Option<f64>,
@@ -228,8 +370,8 @@ pub struct Outer {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Score {
-    /// `cosine` or `l2`.
-    pub rule: String,
+    /// By what.
+    pub rule: Rule,
     /// Cosine below which nothing is paid.
     pub threshold: f64,
     /// Least ratio of the sent to the recomputed norm.
@@ -358,31 +500,16 @@ impl Hparams {
                 return bad(field, &format!("{low} to {high}, this is {value}"));
             }
         }
-        for (field, value, known) in [
-            ("inner.optimizer", &i.optimizer, &["sgd", "adamw", "muon"][..]),
-            ("inner.dtype", &i.dtype, &["f32", "bf16"]),
-            ("codec.name", &self.codec.name, &["slice", "dense", "topk", "dct"]),
-            (
-                "codec.values",
-                &self.codec.values,
-                if self.codec.is_sparse() {
-                    &["sign", "q2", "q4", "q8", "f16", "f32"]
-                } else {
-                    &["f32", "bf16", "f16"]
-                },
-            ),
-            ("outer.optimizer", &self.outer.optimizer, &["sgd", "nesterov", "adamw"]),
-            ("score.rule", &self.score.rule, &["cosine", "l2"]),
-        ] {
-            if !known.contains(&value.as_str()) {
-                return bad(field, &format!("one of {known:?}, this is {value:?}"));
-            }
+        let known = self.codec.name.quantizations();
+        if !known.contains(&self.codec.values) {
+            let known: Vec<&str> = known.iter().map(|values| values.name()).collect();
+            return bad("codec.values", &format!("one of {known:?}, this is {:?}", self.codec.values.name()));
         }
         if ![0.0, 1.0].contains(&self.score.sharpness) {
             return bad("score.sharpness", "1 (zero below the threshold) or 0 (in proportion)");
         }
         let codec = &self.codec;
-        if codec.name != "slice" && codec.compression != 1 {
+        if codec.name != CodecName::Slice && codec.compression != 1 {
             return bad("codec.compression", "only slice reveals some of the tiles: 1");
         }
         match (codec.is_sparse(), codec.k, codec.decay) {
@@ -390,10 +517,12 @@ impl Hparams {
             (true, ..) => return bad("codec.k, codec.decay", "topk and dct need k, 1 to 1024, and decay, 0 to 1"),
             (false, ..) => return bad("codec.k, codec.decay", "only topk and dct have them"),
         }
-        if codec.is_sparse() && self.score.rule == "l2" {
+        if codec.is_sparse() && self.score.rule == Rule::L2 {
             return bad("score.rule", "l2 compares all of an update, and this codec sends what earlier windows left");
         }
-        if i.momentum.is_some() && i.optimizer != "muon" || !(0.0..1.0).contains(&i.momentum.unwrap_or(0.0)) {
+        if i.momentum.is_some() && i.optimizer != InnerOptimizer::Muon
+            || !(0.0..1.0).contains(&i.momentum.unwrap_or(0.0))
+        {
             return bad("inner.momentum", "muon's, from 0 to below 1");
         }
         if let Some(schedule) = &i.schedule {
@@ -401,17 +530,13 @@ impl Hparams {
             if parts.is_none_or(|parts| parts > schedule.windows) || schedule.windows > 1 << 40 {
                 return bad("inner.schedule", "warmup_windows and decay_windows fit into windows");
             }
-            if !matches!(schedule.kind.as_str(), "constant" | "cosine" | "wsd") || !(0.0..=1.0).contains(&schedule.last)
-            {
-                return bad("inner.schedule", "kind constant, cosine or wsd; last from 0 to 1");
+            if !(0.0..=1.0).contains(&schedule.last) {
+                return bad("inner.schedule", "last from 0 to 1");
             }
         }
-        if self.accept.weights.as_deref().is_some_and(|weights| weights != "incentive") {
-            return bad("accept.weights", "incentive, or absent");
-        }
-        match (self.outer.aggregate.as_deref(), self.outer.trim, self.outer.radius) {
-            (None | Some("median"), None, None) | (Some("trimmed"), Some(0.0..0.5), None) => {}
-            (Some("centred"), None, Some(radius)) if radius > 0.0 && radius <= 100.0 => {}
+        match (self.outer.aggregate, self.outer.trim, self.outer.radius) {
+            (None | Some(Aggregate::Median), None, None) | (Some(Aggregate::Trimmed), Some(0.0..0.5), None) => {}
+            (Some(Aggregate::Centred), None, Some(radius)) if radius > 0.0 && radius <= 100.0 => {}
             _ => {
                 return bad(
                     "outer.aggregate, outer.trim, outer.radius",
@@ -484,9 +609,34 @@ mod tests {
     }
 
     #[test]
+    fn a_runs_name_is_what_it_was_when_its_words_were_text() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../pipelines/hparams/demo.json");
+        let mut text: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        text["inner"]["schedule"] =
+            json!({"kind": "wsd", "warmup_windows": 1, "windows": 9, "decay_windows": 4, "last": 0.1});
+        text["codec"] = json!({"name": "dct", "compression": 1, "values": "q4", "k": 64, "decay": 0.9});
+        text["outer"]["aggregate"] = "trimmed".into();
+        text["outer"]["trim"] = 0.25.into();
+        text["accept"]["weights"] = "incentive".into();
+        let hparams: Hparams = serde_json::from_value(text.clone()).unwrap();
+        hparams.check().unwrap();
+        // The name is the hash of this form, so that every field's has to be what it was.
+        let now: Value = serde_json::from_slice(&serde_json_canonicalizer::to_vec(&hparams).unwrap()).unwrap();
+        for part in ["inner", "codec", "accept", "outer", "score"] {
+            let canonical = |of: &Value| serde_json_canonicalizer::to_string(&of[part]).unwrap();
+            assert_eq!(canonical(&now), canonical(&text));
+        }
+    }
+
+    #[test]
     fn a_schedule_goes_up_and_down_by_the_window() {
-        let of =
-            |kind: &str| Schedule { kind: kind.into(), warmup_windows: 2, windows: 10, decay_windows: 4, last: 0.1 };
+        let of = |kind: &str| Schedule {
+            kind: kind.parse().unwrap(),
+            warmup_windows: 2,
+            windows: 10,
+            decay_windows: 4,
+            last: 0.1,
+        };
         let at = |kind: &str, window, step| of(kind).share(Window(100), Window(window), step, 4);
         for kind in ["constant", "cosine", "wsd"] {
             assert_eq!([at(kind, 100, 0), at(kind, 100, 3), at(kind, 101, 3)], [0.125, 0.5, 1.0], "{kind}");
@@ -521,7 +671,16 @@ mod tests {
                 "inner.schedule",
             ),
             ("/inner/lr", json!(null), "line"),
-            ("/codec/name", json!("zip"), "codec.name"),
+            (
+                "/codec/name",
+                json!("zip"),
+                "codec.name: one of [\"slice\", \"dense\", \"topk\", \"dct\"], this is \"zip\"",
+            ),
+            ("/codec/values", json!("f64"), "codec.values"),
+            ("/inner/optimizer", json!("adam"), "inner.optimizer"),
+            ("/inner/dtype", json!("f16"), "inner.dtype"),
+            ("/outer/optimizer", json!("muon"), "outer.optimizer"),
+            ("/score/rule", json!("l1"), "score.rule"),
             ("/codec/values", json!("sign"), "codec.values"),
             ("/codec/k", json!(64), "codec.k"),
             ("/codec", json!({"name": "topk", "compression": 1, "values": "sign", "decay": 0.9}), "codec.k"),

@@ -4,17 +4,20 @@
 
 use rayon::prelude::*;
 use record::{Hash, Hotkey, Uid, Window};
-use run::hparams::Codec;
+use run::hparams::{Codec, CodecName, Quantization};
 use safetensors::Dtype;
 use schnorrkel::{ExpansionMode, MiniSecretKey};
 use std::{hint::black_box, time::Instant};
 use wire::{
     Layout, TILE,
+    codec::{
+        Content, choose,
+        group::{Decoder, Encoder, Plan, Source, Values, add},
+    },
     commit::Binding,
-    delta::{self, Content, Delta, Expected},
-    sparse::Payload,
+    delta::{self, Delta, Expected},
     tensors::{Out, Update, write},
-    topk::{Decoder, Encoder, Plan, Shape, Source, Values, add},
+    tile::Shape,
 };
 
 const PEERS: usize = 15;
@@ -166,9 +169,10 @@ fn whole_delta(update: &[Matrix]) -> (usize, f64, f64) {
     let outs = layout.tensors.iter().zip(&data);
     let outs = outs.map(|(t, data)| Out { name: t.name.clone(), dtype: Dtype::F32, shape: t.shape.clone(), data });
     write(&source, outs.collect(), ("format", "pt".into())).unwrap();
-    let codec = Codec { name: "topk".into(), compression: 1, values: "sign".into(), k: Some(64), decay: Some(0.95) };
+    let (name, values) = (CodecName::Topk, Quantization::Sign);
+    let codec = Codec { name, compression: 1, values, k: Some(64), decay: Some(0.95) };
     let update = Update::open(&source, &layout).unwrap();
-    let payload = Payload::new(&update, None, &layout, &codec, |_| Ok(())).unwrap();
+    let payload = choose(&update, None, &layout, &codec, |_| Ok(())).unwrap();
     let pair = MiniSecretKey::from_bytes(&[7; 32]).unwrap().expand_to_keypair(ExpansionMode::Ed25519);
     let (run, base, pages, reveal) = (Hash([1; 32]), Hash([2; 32]), Hash([3; 32]), Hash([4; 32]));
     let (window, hotkey, uid) = (Window(7), Hotkey(pair.public.to_bytes()), Uid(5));

@@ -10,7 +10,7 @@ use record::{
 };
 use run::{
     Hparams,
-    hparams::{Codec, Outer},
+    hparams::{Codec, CodecName, Outer},
 };
 use safetensors::{Dtype, tensor::TensorView};
 use schnorrkel::{ExpansionMode, Keypair, MiniSecretKey};
@@ -18,10 +18,10 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use wire::{
     Layout,
+    codec::{Content, choose},
     commit::Binding,
-    delta::{Content, Delta, Expected, make},
+    delta::{Delta, Expected, make},
     outer::{self, Entry, Values},
-    sparse::Payload,
     state,
     tensors::Update,
 };
@@ -95,7 +95,7 @@ impl Miner {
     /// Make the delta of an update, with what was left of earlier ones, and open it as everybody does.
     fn delta(&self, path: &Path, update: &Update, left: Option<&Update>, of: Of) -> Delta {
         let (layout, codec) = (&self.layout, &self.codec);
-        let payload = codec.is_sparse().then(|| Payload::new(update, left, layout, codec, |_| Ok(())).unwrap());
+        let payload = codec.is_sparse().then(|| choose(update, left, layout, codec, |_| Ok(())).unwrap());
         let content = payload.as_ref().map_or(Content::Tiles(update), Content::Sparse);
         let Of { run, window, uid, base, reveal } = of;
         let hotkey = self.hotkey();
@@ -119,8 +119,9 @@ impl Miner {
 }
 
 fn codec(name: &str, values: &str, k: Option<u64>) -> Codec {
-    let compression = if name == "slice" { 4 } else { 1 };
-    Codec { name: name.into(), compression, values: values.into(), k, decay: k.map(|_| 0.9) }
+    let name = name.parse().unwrap();
+    let compression = if name == CodecName::Slice { 4 } else { 1 };
+    Codec { name, compression, values: values.parse().unwrap(), k, decay: k.map(|_| 0.9) }
 }
 
 /// A delta by each codec, and what it decodes to.

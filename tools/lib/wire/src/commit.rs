@@ -134,10 +134,12 @@ pub fn verify_state(state: &State) -> Result<Hotkey, Report> {
 mod tests {
     use super::*;
     use record::{Uid, records::Accepted};
+    use run::hparams::{CodecName, Quantization};
 
     #[test]
     fn every_part_changes_the_commitment() {
-        let codec = Codec { name: "slice".into(), compression: 4, values: "f32".into(), k: None, decay: None };
+        let (name, values) = (CodecName::Slice, Quantization::F32);
+        let codec = Codec { name, compression: 4, values, k: None, decay: None };
         let h = |b| Hash([b; 32]);
         let good =
             Binding { run: h(1), window: Window(2), hotkey: Hotkey([3; 32]), base: h(4), pages: h(5), root: h(6) };

@@ -1,19 +1,18 @@
 //! Delta files: what a miner reveals of its update. `FORMAT.md` has every byte.
 
 use crate::{
+    codec::{self, Claim, Content, Draw, Form, Reader, Sent},
     commit::{self, Binding, Domain},
-    layout::{Layout, RELEASED, TILE},
-    sparse::{self, Parts, Payload},
+    layout::Layout,
     tensors::{Mapped, Out, Update, write},
-    topk,
-    tree::{self, Tree},
+    tile::{TILE, products},
 };
 use rayon::prelude::*;
 use record::{Context, Hash, Hotkey, Report, Uid, Window};
 use run::hparams::Codec;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 /// The only key of a delta file's metadata.
 const KEY: &str = "boltzmann";
@@ -70,8 +69,9 @@ pub struct Expected {
 
 /// A delta of which every byte has been checked.
 pub struct Delta {
-    mapped: Mapped,
-    parts: Option<Parts>,
+    mapped: Arc<Mapped>,
+    form: Box<dyn Form>,
+    sent: Box<dyn Sent>,
     /// Its metadata.
     pub meta: Meta,
     /// The tiles that it carries, ascending.
@@ -79,53 +79,9 @@ pub struct Delta {
     layout: Layout,
 }
 
-fn values_dtype(codec: &Codec) -> Dtype {
-    match codec.values.as_str() {
-        "bf16" => Dtype::BF16,
-        "f16" => Dtype::F16,
-        _ => Dtype::F32,
-    }
-}
-
-/// No delta of this run is larger, in bytes: its values, its proof, and what names them.
+/// No delta of this run is larger, in bytes.
 pub fn size_cap(layout: &Layout, codec: &Codec) -> u64 {
-    if let Some(plan) = topk::Plan::of(codec) {
-        return 8192 + sparse::most_bytes(layout, plan) as u64;
-    }
-    let width = if codec.values == "f32" { 4 } else { 2 };
-    let names: usize = layout.tensors.iter().map(|t| t.name.len() + 128).sum();
-    let header = 8192 + if codec.name == "dense" { names } else { 0 };
-    let values = if codec.name == "dense" { layout.numel() } else { layout.revealed_count(codec.compression) * TILE };
-    // A tile's path to the root has at most one node a level.
-    let levels = (layout.tiles.next_power_of_two().trailing_zeros() + 1) as usize;
-    let proof = if codec.name == "dense" { 0 } else { layout.revealed_count(codec.compression) * levels * 64 };
-    (header + values * width + proof) as u64
-}
-
-fn tiles_of(layout: &Layout, codec: &Codec, run: Hash, reveal: Hash) -> Vec<usize> {
-    if codec.name == "slice" { layout.revealed(codec.compression, run, reveal) } else { (0..layout.tiles).collect() }
-}
-
-/// What a delta is made of.
-#[derive(Clone, Copy)]
-pub enum Content<'a> {
-    /// `slice` and `dense`: an update, of which tiles are revealed.
-    Tiles(&'a Update),
-    /// `topk`: all that was committed to.
-    Sparse(&'a Payload),
-}
-
-impl Content<'_> {
-    /// What is committed to.
-    ///
-    /// # Errors
-    /// Exit code 65 when the update is wrong or not finite.
-    pub fn root(&self, layout: &Layout, codec: &Codec) -> Result<Hash, Report> {
-        match self {
-            Content::Tiles(update) => Ok(Tree::of_update(update, layout, &codec.values)?.root),
-            Content::Sparse(payload) => Ok(payload.root()),
-        }
-    }
+    codec::size_cap(layout, codec)
 }
 
 /// Make the delta file of an update: the tiles that the reveal draws and their proof, or the payload; the signed metadata.
@@ -140,24 +96,8 @@ pub fn make(
     (uid, codec, reveal): (Uid, &Codec, Hash),
     sign: impl FnOnce(&[u8]) -> [u8; 64],
 ) -> Result<Meta, Report> {
-    let changed = || {
-        Report::data("the update is not the one that was committed to")
-            .hint("it was trained again since: run bz-train and bz-delta commit of one window together")
-    };
-    let mut parts = match content {
-        Content::Sparse(payload) if payload.root() != binding.root => return Err(changed()),
-        Content::Sparse(payload) => vec![
-            ("lengths".into(), Dtype::U32, vec![payload.lengths.len()], payload.lengths_bytes()),
-            ("payload".into(), Dtype::U8, vec![payload.bytes.len()], payload.bytes.clone()),
-        ],
-        Content::Tiles(update) => {
-            let tree = Tree::of_update(update, layout, &codec.values)?;
-            if tree.root != binding.root {
-                return Err(changed());
-            }
-            revealed(update, layout, codec, &tree, (binding.run, reveal))?
-        }
-    };
+    let draw = Draw { run: binding.run, reveal };
+    let mut parts = codec::form_of(codec)?.tensors(content, layout, binding.root, draw)?;
     // The order in the file: wider types first, then by name, as safetensors lays them.
     parts.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
     let mut hasher = blake3::Hasher::new();
@@ -187,55 +127,6 @@ pub fn make(
     Ok(meta)
 }
 
-/// A tensor of the file: name, type, shape, bytes.
-type Tensor = (String, Dtype, Vec<usize>, Vec<u8>);
-
-/// The tensors of `slice` and `dense`.
-fn revealed(
-    update: &Update,
-    layout: &Layout,
-    codec: &Codec,
-    tree: &Tree,
-    (run, reveal): (Hash, Hash),
-) -> Result<Vec<Tensor>, Report> {
-    let tensors = update.tensors(layout)?;
-    let dtype = values_dtype(codec);
-    let encode = |values: &mut dyn Iterator<Item = f32>, out: &mut Vec<u8>| {
-        for value in values {
-            match dtype {
-                Dtype::BF16 => out.extend(half::bf16::from_f32(value).to_le_bytes()),
-                Dtype::F16 => out.extend(half::f16::from_f32(value).to_le_bytes()),
-                _ => out.extend(value.to_le_bytes()),
-            }
-        }
-    };
-    let mut parts: Vec<Tensor> = Vec::new();
-    if codec.name == "dense" {
-        for (tensor, data) in layout.tensors.iter().zip(&tensors) {
-            let mut bytes = Vec::with_capacity(data.len());
-            update.release();
-            encode(&mut data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)), &mut bytes);
-            parts.push((tensor.name.clone(), values_dtype(codec), tensor.shape.clone(), bytes));
-        }
-    } else {
-        let tiles = layout.revealed(codec.compression, run, reveal);
-        let mut bytes = Vec::with_capacity(tiles.len() * TILE * dtype.bitsize() / 8);
-        let mut tile = [0f32; TILE];
-        for (place, index) in tiles.iter().enumerate() {
-            let which = layout.tensor_of(*index);
-            layout.tensors[which].gather(*index, tensors[which], &mut tile);
-            if place % RELEASED == RELEASED - 1 {
-                update.release();
-            }
-            encode(&mut tile.iter().copied(), &mut bytes);
-        }
-        let proof = tree.proof(&tiles);
-        parts.push(("proof".into(), Dtype::U8, vec![proof.len()], proof));
-        parts.push(("tiles".into(), values_dtype(codec), vec![tiles.len(), TILE], bytes));
-    }
-    Ok(parts)
-}
-
 /// The metadata of a delta file, its signature checked, and nothing else believed: for `bz-delta show`.
 ///
 /// # Errors
@@ -262,7 +153,7 @@ impl Delta {
     /// Exit code 65 as [`Delta::open`]; 1 for `slice`, whose tiles only the window's end block tells.
     pub fn look(path: &Path, layout: &Layout) -> Result<Self, Report> {
         let (_, meta) = read_meta(path)?;
-        if meta.codec.name == "slice" {
+        if !codec::tells_its_tiles(&meta.codec)? {
             return Err(Report::no("which tiles a slice has is told by its window's end block, not by the file")
                 .hint("bz-delta check says whether it is good, bz-score how it compares"));
         }
@@ -313,108 +204,17 @@ impl Delta {
                 return Err(Report::data("it is not what was committed to"));
             }
         }
-        let tiles = tiles_of(layout, &meta.codec, meta.run, expected.reveal);
-        let mut delta = Delta { mapped, parts: None, meta, tiles, layout: layout.clone() };
-        if let Some(plan) = topk::Plan::of(&delta.meta.codec) {
-            delta.parts = Some(delta.check_payload(plan)?);
-        } else {
-            delta.check_data()?;
-        }
-        delta.release();
-        Ok(delta)
+        let form = codec::form_of(&meta.codec)?;
+        let tiles = form.tiles(layout, Draw { run: meta.run, reveal: expected.reveal });
+        let mapped = Arc::new(mapped);
+        let sent = form.check(mapped.clone(), layout, &tiles, Claim { root: meta.root, data: meta.data })?;
+        mapped.release();
+        Ok(Delta { mapped, form, sent, meta, tiles, layout: layout.clone() })
     }
 
-    fn payload(&self) -> Result<(&[u8], &[u8]), Report> {
-        let length = self.mapped.shape("payload").and_then(|shape| shape.first().copied()).unwrap_or(0);
-        let parts = self.parts.as_ref().map_or_else(|| self.layout.parts().len(), Parts::len);
-        let lengths = self.mapped.tensor("lengths", Dtype::U32, &[parts])?;
-        Ok((lengths, self.mapped.tensor("payload", Dtype::U8, &[length])?))
-    }
-
-    fn check_payload(&self, plan: topk::Plan) -> Result<Parts, Report> {
-        let (lengths, bytes) = self.payload()?;
-        if self.mapped.len() != 2 {
-            return Err(Report::data(format!("{} tensors, expected 2", self.mapped.len())));
-        }
-        self.check_hash()?;
-        if self.meta.root != self.meta.data {
-            return Err(Report::data("its data is not what was committed to"));
-        }
-        Parts::check(&self.layout, plan, lengths, bytes)
-    }
-
-    fn check_hash(&self) -> Result<(), Report> {
-        if self.meta.data == self.mapped.digest() {
-            return Ok(());
-        }
-        Err(Report::data("its data does not have the hash that its metadata says"))
-    }
-
-    fn check_data(&self) -> Result<(), Report> {
-        let dense = self.meta.codec.name == "dense";
-        if dense {
-            self.parts()?;
-        } else {
-            let proof = tree::proof_len(self.layout.tiles, &self.tiles);
-            self.mapped.tensor("proof", Dtype::U8, &[proof])?;
-            self.mapped.tensor("tiles", values_dtype(&self.meta.codec), &[self.tiles.len(), TILE])?;
-        }
-        let expected = if dense { self.layout.tensors.len() } else { 2 };
-        if self.mapped.len() != expected {
-            return Err(Report::data(format!("{} tensors, expected {expected}", self.mapped.len())));
-        }
-        self.check_hash()?;
-        let wrong = (0..self.tiles.len()).into_par_iter().find_map_first(|place| {
-            let mut tile = [0f32; TILE];
-            self.tile(place, &mut tile);
-            self.release_at(place);
-            let index = self.tiles[place];
-            let tensor = &self.layout.tensors[self.layout.tensor_of(index)];
-            tile.iter().any(|v| !v.is_finite()).then(|| format!("a value in {} is not finite", tensor.name))
-        });
-        if let Some(wrong) = wrong {
-            return Err(Report::data(wrong));
-        }
-        if dense {
-            let tree = Tree::build(self.layout.tiles, |place, tile| {
-                self.tile(place, tile);
-                self.release_at(place);
-                Ok(())
-            })?;
-            if tree.root == self.meta.root {
-                return Ok(());
-            }
-            return Err(Report::data("its values do not have the root that was committed to"));
-        }
-        let proof = self.mapped.tensor("proof", Dtype::U8, &[tree::proof_len(self.layout.tiles, &self.tiles)])?;
-        tree::verify(self.meta.root, self.layout.tiles, &self.tiles, proof, |place, tile| {
-            self.tile(place, tile);
-            self.release_at(place);
-        })?;
-        self.check_padding()
-    }
-
-    /// That tiles at the edge of a tensor are zero beyond it: after the proof, since tiles that were not drawn for these places have
-    /// other edges. Of `dense` the padding is not in the file.
-    fn check_padding(&self) -> Result<(), Report> {
-        for (place, index) in self.tiles.iter().enumerate() {
-            let tensor = &self.layout.tensors[self.layout.tensor_of(*index)];
-            if tensor.tile_numel(*index) == TILE {
-                continue;
-            }
-            let mut tile = [0f32; TILE];
-            self.tile(place, &mut tile);
-            if !tensor.pads_with_zeros(*index, &tile) {
-                let error = format!("tile {index}, at the edge of {}, is not zero beyond it", tensor.name);
-                return Err(Report::data(error));
-            }
-        }
-        Ok(())
-    }
-
-    fn parts(&self) -> Result<Vec<&[u8]>, Report> {
-        let dtype = values_dtype(&self.meta.codec);
-        self.layout.tensors.iter().map(|t| self.mapped.tensor(&t.name, dtype, &t.shape)).collect()
+    /// How it was sent.
+    pub(crate) fn form(&self) -> &dyn Form {
+        &*self.form
     }
 
     /// Give what was read back to the page cache.
@@ -422,21 +222,19 @@ impl Delta {
         self.mapped.release();
     }
 
-    /// The same now and then, where tiles are read one after another.
-    fn release_at(&self, place: usize) {
-        if place % RELEASED == RELEASED - 1 {
-            self.release();
-        }
-    }
-
     /// Tiles are read some at a time: so many times.
     pub fn chunks(&self) -> usize {
-        self.parts.as_ref().map_or(self.tiles.len(), Parts::len)
+        self.sent.chunks()
     }
 
     /// How many tiles a chunk has.
     pub fn chunk_tiles(&self, chunk: usize) -> usize {
-        self.parts.as_ref().map_or(1, |parts| parts.tiles(chunk).len())
+        self.sent.places(chunk).len()
+    }
+
+    /// The numbers of a chunk's tiles.
+    fn chunk(&self, chunk: usize) -> &[usize] {
+        self.tiles.get(self.sent.places(chunk)).unwrap_or_default()
     }
 
     /// The tiles of a chunk: their numbers and values, ascending.
@@ -461,39 +259,6 @@ impl Delta {
         sum_chunk(&[self], &[1.0], chunk, false, &mut each);
     }
 
-    /// The values of the tile at this place of [`Delta::tiles`], of `slice` and `dense`.
-    fn tile(&self, place: usize, out: &mut [f32; TILE]) {
-        let dtype = values_dtype(&self.meta.codec);
-        let widen = |bytes: &[u8], out: &mut [f32]| match dtype {
-            Dtype::BF16 => {
-                for (value, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                    *value = half::bf16::from_le_bytes(*b).to_f32();
-                }
-            }
-            Dtype::F16 => {
-                for (value, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                    *value = half::f16::from_le_bytes(*b).to_f32();
-                }
-            }
-            _ => {
-                for (value, b) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                    *value = f32::from_le_bytes(*b);
-                }
-            }
-        };
-        out.fill(0.0);
-        if self.meta.codec.name == "dense" {
-            let tensor = &self.layout.tensors[self.layout.tensor_of(self.tiles[place])];
-            // Shapes were checked in `open`.
-            if let Ok(data) = self.mapped.tensor(&tensor.name, dtype, &tensor.shape) {
-                tensor.gather_with(self.tiles[place], data, if dtype == Dtype::F32 { 4 } else { 2 }, out, widen);
-            }
-        } else if let Ok(data) = self.mapped.tensor("tiles", dtype, &[self.tiles.len(), TILE]) {
-            let width = data.len() / self.tiles.len();
-            widen(&data[place * width..(place + 1) * width], out);
-        }
-    }
-
     /// Euclidean norm of what was sent.
     pub fn norm(&self) -> f64 {
         let squares: Vec<f64> = (0..self.chunks())
@@ -501,7 +266,7 @@ impl Delta {
             .flat_map_iter(|chunk| {
                 let mut squares = Vec::new();
                 // Of coefficients: the transform keeps the norm, and they are finite where their tile may not be.
-                self.visit_sent(chunk, |_, tile| squares.push(crate::similarity::products(tile, tile)[0]));
+                self.visit_sent(chunk, |_, tile| squares.push(products(tile, tile)[0]));
                 squares
             })
             .collect();
@@ -510,49 +275,50 @@ impl Delta {
     }
 }
 
-/// The payloads of deltas of a codec that sends a choice.
-fn payloads<'a>(deltas: &[&'a Delta]) -> Option<Vec<(&'a Parts, &'a [u8])>> {
-    deltas.iter().map(|delta| Some((delta.parts.as_ref()?, delta.payload().ok()?.1))).collect()
-}
-
 /// The sum of a chunk's tiles over deltas of one codec and one draw, each so many times, in their order: the same bits whatever
-/// the threads.
+/// the threads. As values, or as they were sent.
 pub(crate) fn sum_chunk(
     deltas: &[&Delta],
-    shares: &[f32],
+    factors: &[f32],
     chunk: usize,
-    back: bool,
+    values: bool,
     each: &mut impl FnMut(usize, &[f32; TILE]),
 ) {
-    if let Some(payloads) = payloads(deltas) {
-        return sparse::sum(chunk, &payloads, shares, back, each);
-    }
-    let (mut total, mut sent) = (Box::new([0f32; TILE]), Box::new([0f32; TILE]));
-    for (delta, share) in deltas.iter().zip(shares) {
-        delta.tile(chunk, &mut sent);
-        total.iter_mut().zip(sent.iter()).for_each(|(sum, sent)| *sum += share * sent);
-    }
-    if let Some(index) = deltas.first().and_then(|delta| delta.tiles.get(chunk)) {
-        each(*index, &total);
+    let Some(head) = deltas.first() else { return };
+    let mut readers: Vec<Box<dyn Reader + '_>> = deltas.iter().map(|delta| delta.sent.reader(chunk)).collect();
+    let mut tile = Box::new([0f32; TILE]);
+    for index in head.chunk(chunk) {
+        tile.fill(0.0);
+        for (reader, factor) in readers.iter_mut().zip(factors) {
+            // They were checked, so that every tile is there.
+            if reader.add(*factor, &mut tile).is_none() {
+                return;
+            }
+        }
+        if values {
+            head.form.back(&mut tile);
+        }
+        each(*index, &tile);
     }
 }
 
-/// The tiles of a chunk, each so many times: of every tile those of all deltas, side by side.
+/// The tiles of a chunk as values, each so many times: of every tile those of all deltas, side by side.
 pub(crate) fn each_chunk(
     deltas: &[&Delta],
-    shares: &[f32],
+    factors: &[f32],
     chunk: usize,
     each: &mut impl FnMut(usize, &[Box<[f32; TILE]>]),
 ) {
-    if let Some(payloads) = payloads(deltas) {
-        return sparse::each(chunk, &payloads, shares, each);
-    }
+    let Some(head) = deltas.first() else { return };
+    let mut readers: Vec<Box<dyn Reader + '_>> = deltas.iter().map(|delta| delta.sent.reader(chunk)).collect();
     let mut tiles = vec![Box::new([0f32; TILE]); deltas.len()];
-    for ((delta, share), tile) in deltas.iter().zip(shares).zip(&mut tiles) {
-        delta.tile(chunk, tile);
-        tile.iter_mut().for_each(|value| *value *= share);
-    }
-    if let Some(index) = deltas.first().and_then(|delta| delta.tiles.get(chunk)) {
+    for index in head.chunk(chunk) {
+        for ((reader, factor), tile) in readers.iter_mut().zip(factors).zip(&mut tiles) {
+            if reader.scaled(*factor, tile).is_none() {
+                return;
+            }
+            head.form.back(tile);
+        }
         each(*index, &tiles);
     }
 }

@@ -3,18 +3,10 @@
 //! The tensors, sorted by name, follow each other. A matrix is cut into 64×64 tiles, row of tiles after row of
 //! tiles; a vector into runs of 4,096. A tile is zero-padded to 4,096 f32, which is one 16 KiB group of the hash tree.
 
-use crate::topk::Shape;
+use crate::tile::{SIDE, Shape, TILE};
 use record::id::Hash;
 use run::{Permutation, hparams::Model};
 use std::ops::Range;
-
-/// Values in a tile.
-pub const TILE: usize = 4096;
-/// Bytes of a tile in the hash tree.
-pub const TILE_BYTES: usize = TILE * 4;
-/// After so many tiles that were read from a file its pages are given back, so that reading all of it takes no more memory.
-pub(crate) const RELEASED: usize = 2048;
-const SIDE: usize = 64;
 
 /// One tensor of the model.
 #[derive(Clone, Debug)]

@@ -3,22 +3,27 @@
 //!
 //! Pure Rust: no libtorch, no network, no secret key. Every byte of a delta is hostile until [`delta::Delta::open`]
 //! has checked it.
+//!
 
+pub mod codec;
 pub mod commit;
 mod contain;
+mod cosine;
 pub mod delta;
 mod header;
 pub mod layout;
 pub mod outer;
+pub mod precision;
 pub mod similarity;
-pub mod sparse;
 pub mod state;
 pub mod tensors;
-pub mod topk;
+pub mod tile;
 pub mod tree;
 
 pub use contain::contain;
-pub use layout::{Layout, TILE};
+pub use layout::Layout;
+pub use precision::Precision;
+pub use tile::TILE;
 
 /// Use so many CPU threads; the results are the same with any number.
 ///

@@ -4,13 +4,14 @@
 //! only where a tile was revealed.
 
 use crate::{
+    cosine::cosine,
     delta::{Delta, each_chunk, sum_chunk},
-    layout::{Layout, TILE},
-    similarity::products,
+    layout::Layout,
+    tile::{TILE, products},
 };
 use rayon::prelude::*;
 use record::{Report, Window};
-use run::hparams::Outer;
+use run::hparams::{self, Outer, OuterOptimizer};
 
 /// A state's values in memory: a vector a tensor, in the layout's order.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,8 +30,7 @@ impl Values {
     /// The moments of a first state: zero.
     pub fn fresh(model: Vec<Vec<f32>>, layout: &Layout, outer: &Outer) -> Self {
         let zeros = || layout.tensors.iter().map(|t| vec![0f32; t.numel()]).collect::<Vec<_>>();
-        // Hparams were checked when they were read; what is no optimizer has no moments, and is refused by `apply`.
-        let moments = Optimizer::of(outer).map_or(0, Optimizer::moments);
+        let moments = Optimizer::of(outer).moments();
         Values {
             model,
             first: if moments > 0 { zeros() } else { Vec::new() },
@@ -50,20 +50,16 @@ pub(crate) enum Optimizer {
 
 impl Optimizer {
     /// The run's.
-    ///
-    /// # Errors
-    /// Exit code 78 where it is none of them.
-    pub(crate) fn of(outer: &Outer) -> Result<Self, Report> {
-        match outer.optimizer.as_str() {
-            "sgd" => Ok(Optimizer::Sgd),
-            "nesterov" => Ok(Optimizer::Nesterov { momentum: outer.momentum as f32 }),
-            "adamw" => Ok(Optimizer::AdamW {
+    pub(crate) fn of(outer: &Outer) -> Self {
+        match outer.optimizer {
+            OuterOptimizer::Sgd => Optimizer::Sgd,
+            OuterOptimizer::Nesterov => Optimizer::Nesterov { momentum: outer.momentum as f32 },
+            OuterOptimizer::AdamW => Optimizer::AdamW {
                 beta1: outer.beta1 as f32,
                 beta2: outer.beta2 as f32,
                 eps: outer.eps as f32,
                 weight_decay: outer.weight_decay as f32,
-            }),
-            other => Err(Report::config(format!("outer.optimizer: sgd, nesterov or adamw, this is {other:?}"))),
+            },
         }
     }
 
@@ -99,16 +95,6 @@ pub fn clip_to_median(norms: &[f64]) -> (f64, Vec<f32>) {
         None => 0.0,
     };
     (median, norms.iter().map(scale).collect())
-}
-
-/// `cos x` for `0 ≤ x ≤ π` by its Taylor series in f64: the library's own may differ between machines.
-pub(crate) fn cosine(x: f64) -> f64 {
-    let (mut sum, mut term) = (1.0, 1.0);
-    for k in 1..=16 {
-        term *= -x * x / f64::from(2 * k * (2 * k - 1));
-        sum += term;
-    }
-    sum
 }
 
 /// The outer learning rate of a window: constant, or a cosine from `lr` to `lr_final` over `lr_windows`.
@@ -157,15 +143,14 @@ enum Aggregate {
 }
 
 impl Aggregate {
-    fn of(outer: &Outer, deltas: usize) -> Result<Self, Report> {
-        match outer.aggregate.as_deref() {
-            None => Ok(Aggregate::Mean),
-            Some("median") => Ok(Aggregate::Median),
-            Some("trimmed") => Ok(Aggregate::Trimmed((outer.trim.unwrap_or(0.0) * deltas as f64) as usize)),
-            Some("centred") => Ok(Aggregate::Centred(outer.radius.unwrap_or(1.0))),
-            Some(other) => {
-                Err(Report::config(format!("outer.aggregate: median, trimmed or centred, this is {other:?}")))
+    fn of(outer: &Outer, deltas: usize) -> Self {
+        match outer.aggregate {
+            None => Aggregate::Mean,
+            Some(hparams::Aggregate::Median) => Aggregate::Median,
+            Some(hparams::Aggregate::Trimmed) => {
+                Aggregate::Trimmed((outer.trim.unwrap_or(0.0) * deltas as f64) as usize)
             }
+            Some(hparams::Aggregate::Centred) => Aggregate::Centred(outer.radius.unwrap_or(1.0)),
         }
     }
 
@@ -261,8 +246,7 @@ fn distances(entries: &[Entry<'_>], deltas: &[&Delta], centre: &[f32]) -> Vec<f6
 /// (source: Loshchilov and Hutter 2019, algorithm 2).
 ///
 /// # Errors
-/// Exit code 65 when the deltas do not carry the same tiles, or the result is not finite; 78 where `outer` names what
-/// is not known.
+/// Exit code 65 when the deltas do not carry the same tiles, or the result is not finite.
 pub fn apply(
     values: &mut Values,
     layout: &Layout,
@@ -281,7 +265,7 @@ pub fn apply(
     let deltas: Vec<&Delta> = entries.iter().map(|entry| entry.delta).collect();
     let mut shares: Vec<f32> = entries.iter().map(|entry| f32::from(entry.weight) * entry.scale).collect();
     let scales: Vec<f32> = entries.iter().map(|entry| entry.scale).collect();
-    let (optimizer, how) = (Optimizer::of(outer)?, Aggregate::of(outer, entries.len())?);
+    let (optimizer, how) = (Optimizer::of(outer), Aggregate::of(outer, entries.len()));
     if let Aggregate::Centred(radius) = how {
         (shares, total) = (centred(entries, &deltas, radius), 1.0);
     }
@@ -391,12 +375,8 @@ mod tests {
 
     #[test]
     fn the_cosine_schedule_is_a_cosine() {
-        for i in 0..=100 {
-            let x = std::f64::consts::PI * f64::from(i) / 100.0;
-            assert!((cosine(x) - x.cos()).abs() < 1e-12, "{x}");
-        }
         let outer = Outer {
-            optimizer: "sgd".into(),
+            optimizer: OuterOptimizer::Sgd,
             lr: 7.5e-5,
             momentum: 0.0,
             beta1: 0.9,
@@ -412,19 +392,6 @@ mod tests {
         let at = |w| learning_rate(&outer, Window(10), Window(w));
         assert_eq!((at(0), at(10), at(5010), at(9999)), (7.5e-5, 7.5e-5, 1e-5, 1e-5));
         assert!((at(2510) - 4.25e-5).abs() < 1e-9);
-    }
-
-    #[test]
-    fn what_is_not_known_is_refused_not_taken_for_another() {
-        let outer: Outer = serde_json::from_value(serde_json::json!({
-            "optimizer": "adam", "lr": 0.1, "momentum": 0.9, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8,
-            "weight_decay": 0.0, "lr_final": 0.1, "lr_windows": 0, "aggregate": "trim"
-        }))
-        .unwrap();
-        assert!(Optimizer::of(&outer).err().unwrap().error.contains("\"adam\""));
-        assert!(Aggregate::of(&outer, 3).err().unwrap().error.contains("\"trim\""));
-        let known = |optimizer: &str| Optimizer::of(&Outer { optimizer: optimizer.into(), ..outer.clone() }).unwrap();
-        assert_eq!(["sgd", "nesterov", "adamw"].map(|name| known(name).moments()), [0, 1, 2]);
     }
 
     #[test]

@@ -2,9 +2,9 @@
 
 use crate::{
     delta::Delta,
-    layout::{Layout, TILE},
+    layout::Layout,
     tensors::Update,
-    topk::transform,
+    tile::{TILE, products},
 };
 use rayon::prelude::*;
 use record::Report;
@@ -32,35 +32,12 @@ impl Measured {
     }
 }
 
-/// `[⟨a,b⟩, ⟨b,b⟩, ‖a−b‖²]` of one tile in f64, in a fixed order whatever the machine.
-pub(crate) fn products(a: &[f32; TILE], b: &[f32; TILE]) -> [f64; 3] {
-    const LANES: usize = 32;
-    let mut sums = [[0f64; LANES]; 3];
-    for (x, y) in a.as_chunks::<LANES>().0.iter().zip(b.as_chunks::<LANES>().0) {
-        for lane in 0..LANES {
-            let (x, y) = (f64::from(x[lane]), f64::from(y[lane]));
-            sums[0][lane] += x * y;
-            sums[1][lane] += y * y;
-            sums[2][lane] += (x - y) * (x - y);
-        }
-    }
-    sums.map(|lanes| lanes.iter().sum())
-}
-
-/// The squares of the `k` largest values, added from the largest down.
-fn largest(tile: &[f32; TILE], k: usize) -> f64 {
-    let mut sizes = tile.map(|value| value.to_bits() & 0x7fff_ffff);
-    sizes.sort_unstable_by(|a, b| b.cmp(a));
-    sizes.iter().take(k).map(|bits| f64::from(f32::from_bits(*bits)).powi(2)).sum()
-}
-
 /// Compare a delta with the recomputed update: over the tiles that were revealed, or, of a choice, with the update's own choice.
 ///
 /// # Errors
 /// Exit code 65 when the update does not fit the model.
 pub fn measure(delta: &Delta, reference: &Update, layout: &Layout) -> Result<Measured, Report> {
     let tensors = reference.tensors(layout)?;
-    let sparse = delta.meta.codec.is_sparse();
     let each: Vec<[f64; 5]> = (0..delta.chunks())
         .into_par_iter()
         .flat_map_iter(|chunk| {
@@ -69,20 +46,10 @@ pub fn measure(delta: &Delta, reference: &Update, layout: &Layout) -> Result<Mea
                 let mut own = [0f32; TILE];
                 let which = layout.tensor_of(index);
                 layout.tensors[which].gather(index, tensors[which], &mut own);
-                let mut numel = layout.tensors[which].tile_numel(index);
-                if delta.meta.codec.name == "dct" {
-                    transform(&mut own, false);
-                }
-                // Against what it would have chosen itself: who sends one value that is surely right has not sent the others.
-                let chosen = sparse.then(|| largest(&own, delta.meta.codec.k.unwrap_or(1) as usize));
-                if sparse {
-                    own.iter_mut().zip(sent).filter(|(_, sent)| **sent == 0.0).for_each(|(own, _)| *own = 0.0);
-                    numel = sent.iter().filter(|sent| **sent != 0.0).count();
-                }
-                let [dot, mut own2, distance] = products(sent, &own);
-                if let Some(chosen) = chosen {
-                    own2 = chosen;
-                }
+                let numel = layout.tensors[which].tile_numel(index);
+                let beside = delta.form().beside(sent, &mut own, numel);
+                let [dot, own2, distance] = products(sent, &own);
+                let (own2, numel) = (beside.square.unwrap_or(own2), beside.numel);
                 tiles.push([dot, products(sent, sent)[0], own2, distance, numel as f64]);
             });
             tiles

@@ -147,7 +147,7 @@ pub fn load(dir: &Path, hparams: &Hparams, layout: &Layout) -> Result<Values, Re
     let tensors = model.of_layout(layout, &[""], 0).map_err(|e| e.at(path.display()))?;
     let model = tensors.into_iter().map(|bytes| floats(&model, bytes)).collect();
     let mut values = Values { model, first: Vec::new(), second: Vec::new(), moved: Vec::new() };
-    let moments = Optimizer::of(&hparams.outer)?.moments();
+    let moments = Optimizer::of(&hparams.outer).moments();
     let prefixes = [FIRST, SECOND];
     let (prefixes, more) = (&prefixes[..moments], usize::from(moments > 1));
     let path = dir.join("outer.safetensors");

@@ -1,8 +1,10 @@
 //! The BLAKE3 tree over the tiles: its root binds the whole update, a proof binds some tiles to the root.
 
 use crate::{
-    layout::{Layout, RELEASED, TILE, TILE_BYTES},
+    layout::Layout,
+    precision::Precision,
     tensors::Update,
+    tile::{RELEASED, TILE, TILE_BYTES, le_bytes},
 };
 use bao_tree::{
     BaoTree, BlockSize, ByteRanges, ChunkNum, ChunkRanges,
@@ -36,23 +38,6 @@ fn ranges(tiles: &[usize]) -> ChunkRanges {
         ranges |= round_up_to_chunks(&ByteRanges::from(start..start + TILE_BYTES as u64));
     }
     ranges
-}
-
-/// The values as they will be sent: what is committed is what can be revealed to the bit.
-pub fn quantise(values: &str, tile: &mut [f32; TILE]) {
-    match values {
-        "bf16" => tile.iter_mut().for_each(|v| *v = half::bf16::from_f32(*v).to_f32()),
-        "f16" => tile.iter_mut().for_each(|v| *v = half::f16::from_f32(*v).to_f32()),
-        _ => {}
-    }
-}
-
-fn le_bytes(tile: &[f32; TILE]) -> [u8; TILE_BYTES] {
-    let mut bytes = [0; TILE_BYTES];
-    for (out, value) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(tile) {
-        *out = value.to_le_bytes();
-    }
-    bytes
 }
 
 /// The chaining value of one tile; `None` when the tile is all there is, and its hash is the root.
@@ -114,7 +99,7 @@ impl Tree {
     ///
     /// # Errors
     /// Exit code 65 at a value that is not finite, with its tensor.
-    pub fn of_update(update: &Update, layout: &Layout, values: &str) -> Result<Self, Report> {
+    pub fn of_update(update: &Update, layout: &Layout, precision: Precision) -> Result<Self, Report> {
         let tensors = update.tensors(layout)?;
         Tree::build(layout.tiles, |index, tile| {
             let which = layout.tensor_of(index);
@@ -123,7 +108,7 @@ impl Tree {
             if index % RELEASED == RELEASED - 1 {
                 update.release();
             }
-            quantise(values, tile);
+            precision.quantise(tile);
             if tile.iter().all(|v| v.is_finite()) {
                 return Ok(());
             }

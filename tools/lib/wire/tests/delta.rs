@@ -4,7 +4,7 @@
 use record::{Hash, Hotkey, Uid, Window};
 use run::{
     Hparams,
-    hparams::{Codec, Model, Outer},
+    hparams::{Aggregate, Codec, CodecName, Model, Outer, OuterOptimizer},
 };
 use safetensors::{Dtype, tensor::TensorView};
 use schnorrkel::{ExpansionMode, Keypair, MiniSecretKey};
@@ -13,13 +13,12 @@ use std::{
     path::{Path, PathBuf},
 };
 use wire::{
-    Layout, TILE,
+    Layout, Precision, TILE,
+    codec::{self, Content, Left, Payload},
     commit::{self, Binding, Domain},
-    delta::{self, Content, Delta, Expected, Meta},
+    delta::{self, Delta, Expected, Meta},
     outer::{self, Entry, Values},
-    similarity,
-    sparse::{Left, Payload},
-    state,
+    similarity, state,
     tensors::Update,
     tree::Tree,
 };
@@ -42,18 +41,18 @@ fn model() -> Model {
 }
 
 fn topk(k: u64, values: &str) -> Codec {
-    Codec { name: "topk".into(), compression: 1, values: values.into(), k: Some(k), decay: Some(0.9) }
+    Codec { name: CodecName::Topk, compression: 1, values: values.parse().unwrap(), k: Some(k), decay: Some(0.9) }
 }
 
 fn dct(k: u64, values: &str) -> Codec {
-    Codec { name: "dct".into(), ..topk(k, values) }
+    Codec { name: CodecName::Dct, ..topk(k, values) }
 }
 
 fn codec(name: &str, values: &str) -> Codec {
     Codec {
-        name: name.into(),
+        name: name.parse().unwrap(),
         compression: if name == "dense" { 1 } else { 4 },
-        values: values.into(),
+        values: values.parse().unwrap(),
         k: None,
         decay: None,
     }
@@ -111,7 +110,12 @@ impl Case {
             hotkey: Hotkey(pair.public.to_bytes()),
             base: Hash([2; 32]),
             pages: Hash([3; 32]),
-            root: Content::Tiles(&update).root(&layout, &codec).unwrap(),
+            // Of a choice it is that of its payload, below.
+            root: if codec.is_sparse() {
+                Hash([0; 32])
+            } else {
+                Content::Tiles(&update).root(&layout, &codec).unwrap()
+            },
         };
         let expected = Expected {
             run: binding.run,
@@ -156,7 +160,7 @@ impl Case {
         let sparse = self.codec.is_sparse();
         let mut kept = Left::begin(&self.folder.path().join("kept"), &self.layout, self.binding.run).unwrap();
         let keep = |values: &[f32]| kept.push(values);
-        let made = sparse.then(|| Payload::new(&self.update(), Some(&left), &self.layout, &self.codec, keep).unwrap());
+        let made = sparse.then(|| codec::choose(&self.update(), Some(&left), &self.layout, &self.codec, keep).unwrap());
         if made.is_some() {
             kept.finish().unwrap();
         }
@@ -245,7 +249,7 @@ fn a_choice_carries_what_it_says_and_leaves_the_rest() {
     let plain = [(64, "sign"), (1, "sign"), (1024, "q2"), (7, "q4"), (100, "q8"), (64, "f16"), (300, "f32")];
     let transformed = [dct(64, "sign"), dct(1024, "q4"), dct(300, "f32")];
     for codec in plain.map(|(k, values)| topk(k, values)).into_iter().chain(transformed) {
-        let (k, values, exact) = (codec.k.unwrap(), codec.values.clone(), codec.name == "topk");
+        let (k, values, exact) = (codec.k.unwrap(), codec.values, codec.name == CodecName::Topk);
         let case = Case::new(9, codec);
         let first = std::fs::read(case.make()).unwrap();
         assert!(first.len() as u64 <= delta::size_cap(&case.layout, &case.codec), "{k} {values}");
@@ -530,12 +534,12 @@ fn an_update_that_is_not_finite_is_not_committed_to() {
         if count == 777 { f32::NAN } else { value() }
     });
     let bad = Update::open(&case.folder.path().join("bad"), &case.layout).unwrap();
-    assert!(Tree::of_update(&bad, &case.layout, "f32").err().unwrap().error.contains("not finite in lm_head"));
+    assert!(Tree::of_update(&bad, &case.layout, Precision::F32).err().unwrap().error.contains("not finite in lm_head"));
 }
 
 fn outer_of(optimizer: &str) -> Outer {
     Outer {
-        optimizer: optimizer.into(),
+        optimizer: optimizer.parse().unwrap(),
         lr: 0.3,
         momentum: 0.9,
         beta1: 0.9,
@@ -633,7 +637,10 @@ fn a_million_times_an_update_that_gets_in_is_named_when_it_breaks_the_state() {
     let case = Case::new(1, codec("slice", "f32"));
     write_update(&case.folder.path().join("update"), &case.layout, || 3e38);
     let huge = Case {
-        binding: Binding { root: Tree::of_update(&case.update(), &case.layout, "f32").unwrap().root, ..case.binding },
+        binding: Binding {
+            root: Tree::of_update(&case.update(), &case.layout, Precision::F32).unwrap().root,
+            ..case.binding
+        },
         ..case
     };
     let huge = Case {
@@ -657,8 +664,8 @@ fn the_first_state_comes_from_the_seed_and_survives_its_files() {
     let hparams = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../pipelines/hparams/demo.json");
     let mut hparams = Hparams::load(&hparams).unwrap();
     hparams.model = model();
-    for optimizer in ["sgd", "nesterov", "adamw"] {
-        hparams.outer.optimizer = optimizer.into();
+    for optimizer in OuterOptimizer::ALL.iter().copied() {
+        hparams.outer.optimizer = optimizer;
         let layout = Layout::new(&hparams.model);
         let values = Values::fresh(state::first(&hparams, &layout), &layout, &hparams.outer);
         let again = Values::fresh(state::first(&hparams, &layout), &layout, &hparams.outer);
@@ -718,8 +725,8 @@ fn a_median_is_that_of_the_values_in_float64_and_no_million_moves_it() {
     let opened: Vec<Delta> = cases.iter().map(|case| case.open().unwrap()).collect();
     let entries: Vec<Entry<'_>> = opened.iter().map(|delta| Entry { delta, weight: 1000, scale: 1.0 }).collect();
     let updates: Vec<_> = cases.iter().map(|case| case.update()).collect();
-    for (aggregate, trim) in [("median", None), ("trimmed", Some(0.25))] {
-        let outer = Outer { aggregate: Some(aggregate.into()), trim, ..outer_of("sgd") };
+    for (aggregate, trim) in [(Aggregate::Median, None), (Aggregate::Trimmed, Some(0.25))] {
+        let outer = Outer { aggregate: Some(aggregate), trim, ..outer_of("sgd") };
         let run = |threads| applied(&outer, &layout, &entries, threads);
         let values = run(1);
         assert_eq!(values, run(5));
@@ -731,7 +738,7 @@ fn a_median_is_that_of_the_values_in_float64_and_no_million_moves_it() {
                     .map(|b| f64::from(f32::from_le_bytes(b[at * 4..at * 4 + 4].try_into().unwrap())))
                     .collect();
                 all.sort_by(f64::total_cmp);
-                let exact = if aggregate == "median" { all[2] } else { (all[1] + all[2] + all[3]) / 3.0 };
+                let exact = if aggregate == Aggregate::Median { all[2] } else { (all[1] + all[2] + all[3]) / 3.0 };
                 assert!(
                     (f64::from(values.model[which][at]) + exact).abs() < 1e-6 * exact.abs().max(1.0),
                     "{aggregate}"
@@ -762,7 +769,7 @@ fn a_centre_is_that_of_float64_and_what_is_far_off_does_not_draw_it() {
         let how = [(1000u16, 1.0f32), (2000, 0.5), (1000, 1.0), (1000, 1.0), (3000, 1.0)];
         let entries: Vec<Entry<'_>> =
             opened.iter().zip(how).map(|(delta, (weight, scale))| Entry { delta, weight, scale }).collect();
-        let outer = Outer { aggregate: Some("centred".into()), radius: Some(1.0), ..outer_of("sgd") };
+        let outer = Outer { aggregate: Some(Aggregate::Centred), radius: Some(1.0), ..outer_of("sgd") };
         let run = |threads| applied(&outer, &layout, &entries, threads);
         let values = run(1);
         assert_eq!(values, run(5));

@@ -4,7 +4,7 @@
 //! changes of an honest file, hashed and signed anew by its owner. `topk` and `dct`: the bits of a group, whose shape, `k` and values come first.
 
 use record::{Hash, Hotkey, Uid, Window};
-use run::hparams::Codec;
+use run::hparams::{Codec, CodecName, Quantization};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use schnorrkel::{ExpansionMode, Keypair, MiniSecretKey};
 use std::{
@@ -15,11 +15,14 @@ use std::{
 };
 use wire::{
     Layout, TILE,
+    codec::{
+        Content, choose,
+        group::{Decoder, Plan, Values, add, check, transform},
+    },
     commit::{self, Binding, Domain},
-    delta::{self, Content, Delta, Expected, Meta},
-    sparse::Payload,
+    delta::{self, Delta, Expected, Meta},
     tensors::Update,
-    topk::{Decoder, Plan, Shape, Values, add, check, transform},
+    tile::Shape,
 };
 
 /// An honest delta of a codec, and what it is held against.
@@ -60,7 +63,7 @@ impl Honest {
             .map(|(tensor, data)| (&tensor.name, TensorView::new(Dtype::F32, tensor.shape.clone(), data).unwrap()));
         std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
         let update = Update::open(&path, &layout).unwrap();
-        let payload = codec.is_sparse().then(|| Payload::new(&update, None, &layout, &codec, |_| Ok(())).unwrap());
+        let payload = codec.is_sparse().then(|| choose(&update, None, &layout, &codec, |_| Ok(())).unwrap());
         let content = payload.as_ref().map_or(Content::Tiles(&update), Content::Sparse);
         let pair = MiniSecretKey::from_bytes(&[7; 32]).unwrap().expand_to_keypair(ExpansionMode::Ed25519);
         let (run, base, pages, reveal) = (Hash([1; 32]), Hash([2; 32]), Hash([3; 32]), Hash([4; 32]));
@@ -221,16 +224,18 @@ pub fn decode(target: &str, input: &[u8]) -> bool {
 }
 
 fn codecs(target: &str) -> [Codec; 2] {
-    let codec = |name: &str, values: &str, k: Option<u64>| Codec {
-        name: name.into(),
-        compression: if name == "slice" { 4 } else { 1 },
-        values: values.into(),
+    let codec = |name, values, k: Option<u64>| Codec {
+        name,
+        compression: if name == CodecName::Slice { 4 } else { 1 },
+        values,
         k,
         decay: k.map(|_| 0.9),
     };
-    match target {
-        "slice" | "dense" => [codec(target, "bf16", None), codec(target, "f32", None)],
-        _ => [codec("topk", "q4", Some(9)), codec("dct", "q4", Some(9))],
+    match target.parse() {
+        Ok(name @ (CodecName::Slice | CodecName::Dense)) => {
+            [codec(name, Quantization::Bf16, None), codec(name, Quantization::F32, None)]
+        }
+        _ => [CodecName::Topk, CodecName::Dct].map(|name| codec(name, Quantization::Q4, Some(9))),
     }
 }
 

@@ -1,21 +1,19 @@
 //! Sparse tiles: of each tile the `k` largest values, as a choice of places and what stands there.
 //!
-//! Pure functions over slices; files are in [`crate::delta`]. `FORMAT.md` has every bit. Source of the scheme: SparseLoCo
+//! Pure functions over slices. `FORMAT.md` has every bit. Source of the scheme: SparseLoCo
 //! (arXiv 2508.15706), DeMo (arXiv 2411.19870); signs with one scale a tile in place of quantised values, since they cost less
 //! and have half the error.
 
-mod bits;
-mod dct;
-mod select;
-
-use crate::layout::TILE;
-use bits::{Reader, Writer};
+use super::{
+    bits::{Reader, Writer},
+    select::{INFINITE, MAGNITUDE, Selector},
+    transform,
+};
+use crate::tile::{Shape, TILE};
 use record::Report;
-use run::hparams::Codec;
-use select::{INFINITE, MAGNITUDE, Selector};
 
 /// The most values of a tile.
-pub const MOST: usize = 1024;
+pub const MAX_K: usize = 1024;
 /// A scale has eight exponent bits and four of the mantissa: a sixteenth of an octave.
 const SCALE_SHIFT: u32 = 19;
 /// The largest scale that is finite.
@@ -31,7 +29,7 @@ const SCALE_BITS: u32 = 12;
 /// The parameter of the scales' Rice code: neighbours differ by some sixteenths of an octave.
 const SCALE_RICE: u32 = 3;
 /// No folded difference is larger.
-const MOST_FOLDED: u32 = 2 * LARGEST_SCALE as u32 + 2;
+const MAX_FOLDED: u32 = 2 * LARGEST_SCALE as u32 + 2;
 
 /// How a chosen value is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,9 +57,9 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// A plan; `k` from 1 to [`MOST`].
+    /// A plan; `k` from 1 to [`MAX_K`].
     pub fn new(k: usize, values: Values) -> Self {
-        let k = k.clamp(1, MOST);
+        let k = k.clamp(1, MAX_K);
         // The best parameter for places that are chosen at random: log₂ of their mean distance times ln 2.
         let mean = (TILE - k) as f64 / (k + 1) as f64 * std::f64::consts::LN_2;
         Plan { k, values, transformed: false, rice: mean.max(1.0).log2().floor() as u32 }
@@ -70,20 +68,6 @@ impl Plan {
     /// The same of the tiles' cosine transform.
     pub fn transformed(self) -> Self {
         Plan { transformed: true, ..self }
-    }
-
-    /// The plan of a run's codec, where that is sparse.
-    pub fn of(codec: &Codec) -> Option<Self> {
-        let values = match codec.values.as_str() {
-            "sign" => Values::Sign,
-            "q2" => Values::Bits(2),
-            "q4" => Values::Bits(4),
-            "q8" => Values::Bits(8),
-            "f16" => Values::F16,
-            _ => Values::F32,
-        };
-        let plan = codec.k.map(|k| Plan::new(k as usize, values));
-        if codec.name == "dct" { plan.map(Plan::transformed) } else { plan }
     }
 
     fn value_bits(&self) -> u32 {
@@ -96,63 +80,11 @@ impl Plan {
     }
 
     /// No group of so many tiles has more bytes.
-    pub fn most_bytes(&self, tiles: usize) -> usize {
+    pub fn max_bytes(&self, tiles: usize) -> usize {
         let places = (TILE >> self.rice) + self.k * (1 + self.rice as usize);
-        let scale = (MOST_FOLDED >> SCALE_RICE) + 2 * (1 + SCALE_RICE) + COUNT_BITS + SCALE_BITS;
+        let scale = (MAX_FOLDED >> SCALE_RICE) + 2 * (1 + SCALE_RICE) + COUNT_BITS + SCALE_BITS;
         let tile = scale as usize + places + self.k * self.value_bits() as usize;
         (tiles * tile).div_ceil(8)
-    }
-}
-
-/// The shape of a part of a tensor that is whole rows, and of its tiles.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
-    /// Rows of values.
-    pub rows: usize,
-    /// Values of a row.
-    pub cols: usize,
-    /// Rows and columns of a tile: 64 and 64, or of a vector 1 and 4,096.
-    pub tile: (usize, usize),
-}
-
-impl Shape {
-    fn across(&self) -> usize {
-        self.cols.div_ceil(self.tile.1)
-    }
-
-    /// Whole tiles of 64 columns across.
-    fn whole(&self) -> usize {
-        if self.tile.1 == 64 { self.cols / 64 } else { 0 }
-    }
-
-    /// Number of tiles.
-    pub fn tiles(&self) -> usize {
-        self.rows.div_ceil(self.tile.0) * self.across()
-    }
-
-    /// The first row and column of a tile, and how many of each it has.
-    fn part(&self, tile: usize) -> (usize, usize, usize, usize) {
-        let (row, col) = (tile / self.across() * self.tile.0, tile % self.across() * self.tile.1);
-        (row, col, self.tile.0.min(self.rows - row), self.tile.1.min(self.cols - col))
-    }
-
-    /// The tile that begins at a column of a row of tiles.
-    #[inline(always)]
-    fn gather(&self, col: usize, values: &[f32], out: &mut [f32; TILE]) {
-        out.fill(0.0);
-        let wide = self.tile.1.min(self.cols - col);
-        for (out, from) in out.chunks_exact_mut(self.tile.1).zip(values.chunks_exact(self.cols)) {
-            out[..wide].copy_from_slice(&from[col..col + wide]);
-        }
-    }
-
-    /// Put a tile into the values.
-    pub fn scatter(&self, tile: usize, from: &[f32; TILE], values: &mut [f32]) {
-        let (row, col, rows, cols) = self.part(tile);
-        for (at, from) in from.chunks_exact(self.tile.1).take(rows).enumerate() {
-            let to = (row + at) * self.cols + col;
-            values[to..to + cols].copy_from_slice(&from[..cols]);
-        }
     }
 }
 
@@ -292,12 +224,12 @@ impl Encoder {
     ) -> Result<(), Report> {
         let tile = &mut *self.tile;
         shape.gather(col, left, tile);
-        dct::forward(tile);
+        transform::forward(tile);
         let count = self.selector.select::<WIDE>(None, tile);
         let sent = send_tile(self.plan, self.selector.chosen(count), before, writer, |at, value| {
             tile[usize::from(at) % TILE] = value;
         });
-        dct::inverse(tile);
+        transform::inverse(tile);
         let wide = shape.tile.1.min(shape.cols - col);
         for (from, out) in tile.chunks_exact(shape.tile.1).zip(left.chunks_exact_mut(shape.cols)) {
             out[col..col + wide].copy_from_slice(&from[..wide]);
@@ -365,7 +297,7 @@ fn scale_for(how: Values, values: &[f32]) -> Result<i32, Report> {
 /// The same for processors of the last ten years, in their instructions: the same bits, since every sum keeps its order.
 #[cfg(target_arch = "x86_64")]
 mod wide {
-    use super::{Decoder, Encoder, Report, Shape, Source, TILE, add_all, dct};
+    use super::{Decoder, Encoder, Report, Shape, Source, TILE, add_all, transform as waves};
 
     pub(super) fn has() -> bool {
         is_x86_feature_detected!("avx2")
@@ -387,7 +319,7 @@ mod wide {
 
     #[target_feature(enable = "avx2")]
     pub(super) fn transform(tile: &mut [f32; TILE], back: bool) {
-        if back { dct::inverse(tile) } else { dct::forward(tile) }
+        if back { waves::inverse(tile) } else { waves::forward(tile) }
     }
 
     #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
@@ -464,14 +396,14 @@ pub struct Decoder<'a> {
     plan: Plan,
     before: i32,
     reader: Reader<'a>,
-    places: Box<[u16; MOST]>,
-    values: Box<[f32; MOST]>,
+    places: Box<[u16; MAX_K]>,
+    values: Box<[f32; MAX_K]>,
 }
 
 impl<'a> Decoder<'a> {
     /// A decoder of a group's bytes.
     pub fn new(plan: Plan, bytes: &'a [u8]) -> Self {
-        let (places, values) = (Box::new([0; MOST]), Box::new([0.0; MOST]));
+        let (places, values) = (Box::new([0; MAX_K]), Box::new([0.0; MAX_K]));
         Decoder { plan, before: 0, reader: Reader::new(bytes), places, values }
     }
 
@@ -498,7 +430,7 @@ impl<'a> Decoder<'a> {
                 return None;
             }
         }
-        if !(2..=MOST_FOLDED).contains(&code) {
+        if !(2..=MAX_FOLDED).contains(&code) {
             return None;
         }
         if self.before == 0 {
@@ -594,7 +526,7 @@ pub fn transform(tile: &mut [f32; TILE], back: bool) {
         // SAFETY: as above.
         return unsafe { wide::transform(tile, back) };
     }
-    if back { dct::inverse(tile) } else { dct::forward(tile) }
+    if back { transform::inverse(tile) } else { transform::forward(tile) }
 }
 
 /// Add the next tile of each, so many times, to a sum, in their order; `None` as [`Decoder::tile`].

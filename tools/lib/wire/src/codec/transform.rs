@@ -4,10 +4,12 @@
 //! Source: DeMo (arXiv 2411.19870), which sends the largest coefficients of such chunks; DCT-II as in every textbook.
 //! The same bits on every machine: sums in one order, products and sums rounded one by one.
 
-use crate::layout::TILE;
+use crate::{
+    cosine::cosine,
+    tile::{SIDE, TILE},
+};
 use std::{f64::consts::PI, sync::LazyLock};
 
-const SIDE: usize = 64;
 type Square = [[f32; SIDE]; SIDE];
 
 /// `√(2/64) · cos(π/64 · (n + ½) · k)`, the first row over √2; and its transpose.
@@ -17,7 +19,7 @@ static BASIS: LazyLock<[Box<Square>; 2]> = LazyLock::new(|| {
         for (n, value) in row.iter_mut().enumerate() {
             // The angle is π · turn / 128, and its cosine that of the smaller angle to the same direction.
             let turn = ((2 * n + 1) * k) % 256;
-            let cosine = crate::outer::cosine(PI * turn.min(256 - turn) as f64 / 128.0);
+            let cosine = cosine(PI * turn.min(256 - turn) as f64 / 128.0);
             let norm = if k == 0 { 1.0 / SIDE as f64 } else { 2.0 / SIDE as f64 };
             *value = (norm.sqrt() * cosine) as f32;
         }

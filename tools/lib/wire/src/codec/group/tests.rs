@@ -118,7 +118,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]
     fn what_comes_back_is_what_the_plain_quantiser_sends(
-        seed in any::<u64>(), k in 1usize..=MOST, how in 0..6usize, kind in 0..7u32,
+        seed in any::<u64>(), k in 1usize..=MAX_K, how in 0..6usize, kind in 0..7u32,
         rows in 1usize..200, cols in 1usize..200, vector in any::<bool>(), fed in any::<bool>()
     ) {
         let plan = Plan::new(k, ALL[how]);
@@ -139,7 +139,7 @@ proptest! {
         let mut left = vec![9f32; before.len()];
         let mut encoder = Encoder::new(plan);
         let group = encoder.encode(shape, source, &mut left).unwrap();
-        prop_assert!(group.len() <= plan.most_bytes(shape.tiles()));
+        prop_assert!(group.len() <= plan.max_bytes(shape.tiles()));
         prop_assert!(check(plan, &group, shape));
         let sent = decoded(plan, shape, &group);
         let expected = reference(plan, shape, &before);
@@ -160,7 +160,7 @@ proptest! {
 
     #[test]
     fn of_a_cosine_transform_too(
-        seed in any::<u64>(), k in 1usize..=MOST, how in 0..6usize, kind in 0..4u32, rows in 1usize..140, cols in 1usize..140, vector in any::<bool>()
+        seed in any::<u64>(), k in 1usize..=MAX_K, how in 0..6usize, kind in 0..4u32, rows in 1usize..140, cols in 1usize..140, vector in any::<bool>()
     ) {
         let plan = Plan::new(k, ALL[how]).transformed();
         let shape = if vector {
@@ -173,7 +173,7 @@ proptest! {
         let source = Source { update: &update, left: None };
         let mut left = vec![9f32; values.len()];
         let group = Encoder::new(plan).encode(shape, source, &mut left).unwrap();
-        prop_assert!(check(plan, &group, shape) && group.len() <= plan.most_bytes(shape.tiles()));
+        prop_assert!(check(plan, &group, shape) && group.len() <= plan.max_bytes(shape.tiles()));
         let mut narrow = left.clone();
         prop_assert_eq!(&Encoder::new(plan).encode_with::<false>(shape, source, &mut narrow).unwrap(), &group);
         prop_assert!(narrow.iter().zip(&left).all(|(a, b)| a.to_bits() == b.to_bits()));
@@ -197,7 +197,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_break_the_decoder(bytes in proptest::collection::vec(any::<u8>(), 0..600), k in 1usize..=MOST, how in 0..6usize) {
+    fn no_bytes_break_the_decoder(bytes in proptest::collection::vec(any::<u8>(), 0..600), k in 1usize..=MAX_K, how in 0..6usize) {
         let plan = Plan::new(k, ALL[how]);
         let mut decoder = Decoder::new(plan, &bytes);
         for _ in 0..20 {

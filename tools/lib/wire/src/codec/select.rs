@@ -1,7 +1,7 @@
 //! Which values of a tile are its largest, exactly: by a threshold that is near from other tiles, and a search among the few
 //! values that reach it.
 
-use crate::layout::TILE;
+use crate::tile::TILE;
 
 /// All bits of a value but its sign: as numbers they are in the order of the magnitudes.
 pub(crate) const MAGNITUDE: u32 = 0x7fff_ffff;

@@ -1,14 +1,13 @@
 //! The payload of a sparse delta: every part of the model made sparse, and what is left of it for the next window.
 
+use super::group::{Decoder, Encoder, Plan, Source, check};
 use crate::{
     header,
-    layout::{Layout, Part, TILE},
+    layout::{Layout, Part},
     tensors::Update,
-    topk::{Decoder, Encoder, Plan, Source, add, check, transform},
 };
 use rayon::prelude::*;
 use record::{Hash, Report, files::Pending};
-use run::hparams::Codec;
 use safetensors::Dtype;
 use std::{ops::Range, path::Path};
 
@@ -24,33 +23,28 @@ pub struct Payload {
 const BATCH: usize = 8 << 20;
 
 impl Payload {
-    /// Make the update sparse, with the share of what earlier windows left that the codec still counts. What is not sent goes to
-    /// `keep`, some values at a time, in the order of the layout's tensors.
-    ///
-    /// # Errors
-    /// Exit code 65 when a value is not finite, 78 when the codec is not a sparse one; what `keep` returns.
-    pub fn new(
+    /// Make the update sparse, with so much of what earlier windows left. What is not sent goes to `keep`, some values at a time, in
+    /// the order of the layout's tensors.
+    pub(crate) fn new(
         update: &Update,
-        left: Option<&Update>,
+        left: Option<(&Update, f32)>,
         layout: &Layout,
-        codec: &Codec,
+        plan: Plan,
         keep: impl FnMut(&[f32]) -> Result<(), Report>,
     ) -> Result<Self, Report> {
-        Payload::in_batches(BATCH, update, left, layout, codec, keep)
+        Payload::in_batches(BATCH, update, left, layout, plan, keep)
     }
 
     fn in_batches(
         most: usize,
         update: &Update,
-        left: Option<&Update>,
+        left: Option<(&Update, f32)>,
         layout: &Layout,
-        codec: &Codec,
+        plan: Plan,
         mut keep: impl FnMut(&[f32]) -> Result<(), Report>,
     ) -> Result<Self, Report> {
-        let plan = plan(codec)?;
-        let decay = codec.decay.unwrap_or(0.0) as f32;
         let updates = update.tensors(layout)?;
-        let before = left.map(|left| left.tensors(layout)).transpose()?;
+        let before = left.map(|(left, decay)| Ok::<_, Report>((left.tensors(layout)?, decay))).transpose()?;
         let parts = layout.parts();
         let (mut lengths, mut bytes) = (Vec::with_capacity(parts.len()), Vec::new());
         let mut rest = vec![0f32; most.min(layout.numel())];
@@ -78,7 +72,7 @@ impl Payload {
                 .map_init(
                     || Encoder::new(plan),
                     |encoder, (part, left)| {
-                        let before = before.as_ref().map(|all| (values(all, part), decay));
+                        let before = before.as_ref().map(|(all, decay)| (values(all, part), *decay));
                         let source = Source { update: values(&updates, part), left: before };
                         let name = &layout.tensors[part.tensor].name;
                         encoder.encode(part.shape, source, left).map_err(|e| e.at(name))
@@ -89,7 +83,7 @@ impl Payload {
             sent.iter().for_each(|sent| bytes.extend_from_slice(sent));
             keep(&rest[..numel])?;
             update.release();
-            left.inspect(|left| left.release());
+            left.inspect(|(left, _)| left.release());
         }
         Ok(Payload { lengths, bytes })
     }
@@ -162,17 +156,9 @@ fn values<'a>(tensors: &[&'a [u8]], part: &Part) -> &'a [[u8; 4]] {
     tensors[part.tensor].as_chunks::<4>().0.get(part.values.clone()).unwrap_or_default()
 }
 
-/// The plan of a sparse codec.
-///
-/// # Errors
-/// Exit code 78 when it is not one.
-pub fn plan(codec: &Codec) -> Result<Plan, Report> {
-    Plan::of(codec).ok_or_else(|| Report::config(format!("the codec {} sends no choice of values", codec.name)))
-}
-
-/// No payload of this run has more bytes.
-pub(crate) fn most_bytes(layout: &Layout, plan: Plan) -> usize {
-    layout.parts().iter().map(|part| 4 + plan.most_bytes(part.shape.tiles())).sum()
+/// No payload has more bytes.
+pub(crate) fn max_bytes(layout: &Layout, plan: Plan) -> usize {
+    layout.parts().iter().map(|part| 4 + plan.max_bytes(part.shape.tiles())).sum()
 }
 
 /// The parts of a payload that was checked.
@@ -226,63 +212,17 @@ impl Parts {
         part.first_tile..part.first_tile + part.shape.tiles()
     }
 
-    fn decoder<'a>(&self, part: usize, bytes: &'a [u8]) -> Decoder<'a> {
+    /// Reads the tiles of a part.
+    pub(crate) fn decoder<'a>(&self, part: usize, bytes: &'a [u8]) -> Decoder<'a> {
         Decoder::new(self.plan, bytes.get(self.ranges[part].clone()).unwrap_or_default())
-    }
-}
-
-/// The sum of a part's tiles over some payloads of one layout, each so many times: tile after tile, in the order of the
-/// payloads, transformed `back` where the codec transforms. They were checked, so that every tile is there.
-pub(crate) fn sum(
-    part: usize,
-    payloads: &[(&Parts, &[u8])],
-    shares: &[f32],
-    back: bool,
-    mut each: impl FnMut(usize, &[f32; TILE]),
-) {
-    let Some((first, _)) = payloads.first() else { return };
-    let mut decoders: Vec<Decoder<'_>> = payloads.iter().map(|(parts, bytes)| parts.decoder(part, bytes)).collect();
-    let mut tile = Box::new([0f32; TILE]);
-    for index in first.tiles(part) {
-        tile.fill(0.0);
-        if add(&mut decoders, shares, &mut tile).is_none() {
-            return;
-        }
-        if back && first.plan.transformed {
-            transform(&mut tile, true);
-        }
-        each(index, &tile);
-    }
-}
-
-/// The tiles of a part, each so many times and transformed back: of every tile those of all payloads, side by side.
-pub(crate) fn each(
-    part: usize,
-    payloads: &[(&Parts, &[u8])],
-    shares: &[f32],
-    mut each: impl FnMut(usize, &[Box<[f32; TILE]>]),
-) {
-    let Some((first, _)) = payloads.first() else { return };
-    let mut decoders: Vec<Decoder<'_>> = payloads.iter().map(|(parts, bytes)| parts.decoder(part, bytes)).collect();
-    let mut tiles = vec![Box::new([0f32; TILE]); payloads.len()];
-    for index in first.tiles(part) {
-        for ((decoder, share), tile) in decoders.iter_mut().zip(shares).zip(&mut tiles) {
-            tile.fill(0.0);
-            if add(std::slice::from_mut(decoder), std::slice::from_ref(share), tile).is_none() {
-                return;
-            }
-            if first.plan.transformed {
-                transform(tile, true);
-            }
-        }
-        each(index, &tiles);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::group::Values;
     use super::*;
-    use crate::tensors::Out;
+    use crate::{tensors::Out, tile::TILE};
 
     #[test]
     fn in_any_batches_it_is_the_same() {
@@ -302,7 +242,7 @@ mod tests {
         let outs = outs.map(|(t, data)| Out { name: t.name.clone(), dtype: Dtype::F32, shape: t.shape.clone(), data });
         crate::tensors::write(&path, outs.collect(), ("format", "pt".into())).unwrap();
         let update = Update::open(&path, &layout).unwrap();
-        let codec = Codec { name: "topk".into(), compression: 1, values: "sign".into(), k: Some(9), decay: Some(0.5) };
+        let plan = Plan::new(9, Values::Sign);
         let made = |most: usize| {
             let (mut left, mut times) = (Vec::new(), 0);
             let keep = |values: &[f32]| {
@@ -310,7 +250,7 @@ mod tests {
                 times += 1;
                 Ok(())
             };
-            let payload = Payload::in_batches(most, &update, Some(&update), &layout, &codec, keep).unwrap();
+            let payload = Payload::in_batches(most, &update, Some((&update, 0.5)), &layout, plan, keep).unwrap();
             ((payload.lengths, payload.bytes, left), times)
         };
         let (whole, once) = made(BATCH);
