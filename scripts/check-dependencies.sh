@@ -46,6 +46,9 @@ for library in $libraries; do
     esac
   done
 done
+# The same inside a library: where its files say in which order they stand, each uses those beneath it alone.
+grep -rlE --include='*.rs' '^//! Floors: ' tools/*/src tools/lib/*/src | xargs -r python3 scripts/floors.py || no 'a file uses one that stands above it'
+grep -qE '^//! Floors: ' tools/lib/wire/src/lib.rs || no 'lib/wire does not say in which order its files stand'
 # Who opens a hotkey: only these name WalletArgs::open.
 openers=$(grep -lE 'wallet\.open(_coldkey)?\(\)' -r tools/bz-*/src | sed 's|tools/\([^/]*\)/.*|\1|' | sort -u | tr '\n' ' ')
 [ "$openers" = 'bz-chain bz-delta bz-localnet bz-setweights bz-state ' ] || no "these open a key: $openers"

@@ -4,6 +4,7 @@
 //! Pure Rust: no libtorch, no network, no secret key. Every byte of a delta is hostile until [`delta::Delta::open`]
 //! has checked it.
 //!
+//! Floors: contain < commit < cosine < header < tile < precision < layout < tensors < tree < codec < delta < similarity < outer < state
 
 pub mod codec;
 pub mod commit;

@@ -1,5 +1,6 @@
 //! How an update is sent: a file for each codec, and beneath them what they share.
 //!
+//! Floors: bits < select < transform < group < sparse < form < slice < dense < topk < dct
 
 mod bits;
 mod dct;
