@@ -1,6 +1,7 @@
 //! What enters the next state: good deltas of peers whose last judgement is good, each clipped to the median norm.
 
 use crate::rule;
+use protocol::enter;
 use record::{
     Report, Stream, Uid,
     cli::Common,
@@ -9,12 +10,6 @@ use record::{
 };
 use run::{Settings as _, hparams::AcceptWeights};
 use std::collections::BTreeMap;
-use wire::outer;
-
-/// What a delta counts: in proportion to the greatest incentive, and never nothing, so that a newcomer's work enters too.
-fn weight(incentive: f64, most: f64) -> u16 {
-    if most > 0.0 { ((incentive / most * f64::from(u16::MAX)).round() as u16).max(1) } else { u16::MAX }
-}
 
 /// `bz-score accept`.
 pub(crate) fn accept(common: &Common, stream: &mut Stream<'_>) -> Result<(), Report> {
@@ -44,7 +39,7 @@ pub(crate) fn accept(common: &Common, stream: &mut Stream<'_>) -> Result<(), Rep
             norms.insert(uid, (delta, norm));
         }
     }
-    let (norm_median, scales) = outer::clip_to_median(&norms.values().map(|(_, norm)| *norm).collect::<Vec<_>>());
+    let clip = enter::clip(norms.values().map(|(_, norm)| *norm), None);
     let peers: BTreeMap<Uid, f64> = match hparams.accept.weights {
         Some(AcceptWeights::Incentive) => others.into_iter().map(|peer| (peer.uid, peer.incentive)).collect(),
         None => BTreeMap::new(),
@@ -53,14 +48,13 @@ pub(crate) fn accept(common: &Common, stream: &mut Stream<'_>) -> Result<(), Rep
     let most = norms.keys().map(incentive).fold(0.0, f64::max);
     let accepted = norms
         .into_iter()
-        .zip(scales)
-        .filter_map(|((uid, (delta, _)), scale)| {
-            let scale = if hparams.accept.clip_to_median { scale } else { 1.0 };
-            let weight_u16 = weight(incentive(&uid), most);
+        .filter_map(|(uid, (delta, norm))| {
+            let scale = enter::scale(norm, clip.filter(|_| hparams.accept.clip_to_median));
+            let weight_u16 = enter::weight(incentive(&uid), most);
             Some(Accepted { uid, hotkey: delta.hotkey, blake3: delta.blake3?, weight_u16, scale })
         })
         .collect();
-    stream.emit(&Accept { window: window.window, accepted, norm_median })
+    stream.emit(&Accept { window: window.window, accepted, norm_median: clip.unwrap_or(0.0) })
 }
 
 /// Whether a peer's last judgement, in this window or the ones before, is good.
@@ -81,16 +75,4 @@ fn good(common: &Common, delta: &Delta, now: Option<&Score>, memory: u64) -> Res
     }
     // Who was never judged has to be audited first.
     Ok(false)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::weight;
-
-    #[test]
-    fn a_weight_is_a_share_of_the_greatest_incentive() {
-        assert_eq!([weight(0.5, 0.5), weight(0.25, 0.5), weight(0.0, 0.5)], [65535, 32768, 1]);
-        assert_eq!(weight(0.0, 0.0), 65535, "before anybody was paid all count the same");
-        assert_eq!(weight(-1.0, 0.5), 1);
-    }
 }

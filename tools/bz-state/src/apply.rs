@@ -1,6 +1,7 @@
 //! The next state: by our own decision, which we sign, or by a published one, of which we check every byte.
 
 use ::run::Settings as _;
+use protocol::enter;
 use record::{
     Code, Hash, Report, Stream, Window,
     cli::Common,
@@ -241,12 +242,12 @@ impl<'a> States<'a> {
         if !self.hparams.accept.clip_to_median {
             return Ok(());
         }
-        let norms: Vec<f64> = deltas.iter().map(|(delta, _)| delta.norm()).collect();
-        let (_, scales) = outer::clip_to_median(&norms);
+        let clip = enter::clip(deltas.iter().map(|(delta, _)| delta.norm()), None);
+        let mut rule = deltas.iter().map(|(delta, entry)| (entry, enter::scale(delta.norm(), clip)));
         // A norm in another order of summation differs in its last digits.
-        let over = deltas.iter().zip(scales).find(|((_, entry), most)| entry.scale > most * (1.0 + 1e-5));
+        let over = rule.find(|(entry, most)| entry.scale > most * (1.0 + 1e-5));
         match over {
-            Some(((_, entry), most)) => {
+            Some((entry, most)) => {
                 Err(Report::no(format!("uid {} counts by {}, the median norm allows {most}", entry.uid, entry.scale)))
             }
             None => Ok(()),

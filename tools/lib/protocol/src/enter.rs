@@ -59,13 +59,11 @@ pub fn clip(norms: impl IntoIterator<Item = f64>, before: Option<f64>) -> Option
     }
 }
 
-/// The factor that clips a norm, at most 1. A norm that is no number counts for nothing.
-pub fn scale(norm: f64, clip: Option<f64>, rules: &Rules) -> f32 {
-    if !norm.is_finite() {
-        return 0.0;
-    }
+/// The factor that clips a norm, at most 1; with no clip it is 1. A norm that is no number counts for nothing.
+pub fn scale(norm: f64, clip: Option<f64>) -> f32 {
     match clip {
-        Some(clip) if rules.clip_to_median && norm > clip => (clip / norm) as f32,
+        _ if !norm.is_finite() => 0.0,
+        Some(clip) if norm > clip => (clip / norm) as f32,
         _ => 1.0,
     }
 }
@@ -93,7 +91,7 @@ pub fn list(deltas: &BTreeMap<Uid, (Hash, Seen)>, peers: &Peers, before: Option<
         hotkey: seen.hotkey,
         blake3: *delta,
         weight_u16: weight(incentive(seen.hotkey), greatest),
-        scale: scale(seen.norm, clip, rules),
+        scale: scale(seen.norm, clip.filter(|_| rules.clip_to_median)),
     });
     List { accepted: accepted.collect(), clip }
 }
@@ -116,15 +114,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn rules(weigh_by_incentive: bool) -> Rules {
-        Rules { omission: 0.0, inactive_records: 1, open_windows: 1, clip_to_median: true, weigh_by_incentive }
-    }
-
     #[test]
     fn each_is_clipped_to_the_lower_median() {
         let of = |norms: &[f64]| {
             let clip = clip(norms.iter().copied(), None);
-            norms.iter().map(|norm| scale(*norm, clip, &rules(false))).collect::<Vec<_>>()
+            norms.iter().map(|norm| scale(*norm, clip)).collect::<Vec<_>>()
         };
         assert_eq!(of(&[3.0, 1.0, 2.0]), [(2.0f64 / 3.0) as f32, 1.0, 1.0]);
         assert_eq!(of(&[4.0, 1.0, 2.0, 8.0]), [0.5, 1.0, 1.0, 0.25]);
@@ -153,7 +147,7 @@ mod tests {
         fn no_clipped_norm_is_above_the_median(norms in prop::collection::vec(any::<f64>(), 0..9), before: Option<f64>) {
             let clip = clip(norms.iter().copied(), before);
             for norm in norms.into_iter().filter(|norm| *norm >= 0.0 && norm.is_finite()) {
-                let scale = f64::from(scale(norm, clip, &rules(false)));
+                let scale = f64::from(scale(norm, clip));
                 prop_assert!((0.0..=1.0).contains(&scale) || clip.is_some_and(|clip| clip < 0.0 || clip.is_nan()));
                 if let Some(clip) = clip.filter(|clip| *clip > 1e-30 && norm / clip < 1e30) {
                     prop_assert!(norm * scale <= clip * (1.0 + 1e-6));

@@ -4,6 +4,7 @@
 //! `deltas/BLAKE3.safetensors`.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use protocol::enter;
 use record::{
     Hash, Hotkey, Uid, Window, files,
     records::{Accepted, State},
@@ -180,9 +181,8 @@ fn steps(folder: &Path, hparams: &Hparams) {
             miner.accepted(u64::from(turn) * 1000 + u64::from(*uid), *weight, of)
         });
         let mut made: Vec<(Accepted, Delta)> = made.collect();
-        let norms: Vec<f64> = made.iter().map(|(_, delta)| delta.norm()).collect();
-        let (_, scales) = outer::clip_to_median(&norms);
-        made.iter_mut().zip(scales).for_each(|((entry, _), scale)| entry.scale = scale);
+        let clip = enter::clip(made.iter().map(|(_, delta)| delta.norm()), None);
+        made.iter_mut().for_each(|(entry, delta)| entry.scale = enter::scale(delta.norm(), clip));
         let entries: Vec<Entry<'_>> =
             made.iter().map(|(own, delta)| Entry { delta, weight: own.weight_u16, scale: own.scale }).collect();
         let lr = outer::learning_rate(&hparams.outer, start, window);

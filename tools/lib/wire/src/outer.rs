@@ -83,20 +83,6 @@ pub struct Entry<'a> {
     pub scale: f32,
 }
 
-/// The scale of each delta that clips its norm to the median, and that median: the lower one, so that it is one of the norms.
-pub fn clip_to_median(norms: &[f64]) -> (f64, Vec<f32>) {
-    let mut sorted = norms.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let median = sorted.get(sorted.len().saturating_sub(1) / 2).copied().unwrap_or(0.0);
-    let scale = |norm: &f64| match norm.partial_cmp(&median) {
-        Some(std::cmp::Ordering::Greater) => (median / norm) as f32,
-        Some(_) => 1.0,
-        // A norm that is none counts for nothing.
-        None => 0.0,
-    };
-    (median, norms.iter().map(scale).collect())
-}
-
 /// The outer learning rate of a window: constant, or a cosine from `lr` to `lr_final` over `lr_windows`.
 pub fn learning_rate(outer: &Outer, start: Window, window: Window) -> f32 {
     if outer.lr_windows == 0 {
@@ -362,15 +348,6 @@ mod tests {
         assert_eq!(Aggregate::Trimmed(1).one(&sorted), 3.0);
         assert_eq!(Aggregate::Trimmed(0).one(&[1.0, 2.0]), 1.5);
         assert_eq!((Aggregate::Median.one(&[4.0]), Aggregate::Trimmed(0).one(&[4.0])), (4.0, 4.0));
-    }
-
-    #[test]
-    fn each_is_clipped_to_the_lower_median() {
-        assert_eq!(clip_to_median(&[3.0, 1.0, 2.0]), (2.0, vec![(2.0f64 / 3.0) as f32, 1.0, 1.0]));
-        assert_eq!(clip_to_median(&[4.0, 1.0, 2.0, 8.0]), (2.0, vec![0.5, 1.0, 1.0, 0.25]));
-        assert_eq!(clip_to_median(&[]), (0.0, vec![]));
-        assert_eq!(clip_to_median(&[7.0]), (7.0, vec![1.0]));
-        assert_eq!(clip_to_median(&[f64::NAN, 1.0, 2.0, f64::INFINITY]).1, [0.0, 1.0, 1.0, 0.0]);
     }
 
     #[test]
