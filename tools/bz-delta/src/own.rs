@@ -1,6 +1,6 @@
 //! The miner's side: commit to the own update, then reveal what was drawn.
 
-use ::run::Settings as _;
+use ::run::{Hparams, Settings as _};
 use record::{
     Hash, Report, Stream, Window,
     cli::{Common, Make, check_file, note},

@@ -1,6 +1,6 @@
 //! The next state: by our own decision, which we sign, or by a published one, of which we check every byte.
 
-use ::run::Settings as _;
+use ::run::{Hparams, Settings as _};
 use protocol::enter;
 use record::{
     Code, Hash, Report, Stream, Window,
