@@ -7,7 +7,9 @@ use clap::{
     error::ErrorKind,
 };
 use std::{
+    backtrace::{Backtrace, BacktraceStatus},
     io::{IsTerminal, Write},
+    panic::{self, PanicHookInfo},
     path::PathBuf,
     process::ExitCode,
     sync::OnceLock,
@@ -200,6 +202,25 @@ fn finish(tool: &str, result: Result<(), Report>) -> ExitCode {
     }
 }
 
+/// A panic ends a tool with 101, Rust's own code for it, which is [`Code::Bug`]: here it says so in the tool's name, as every
+/// other error does.
+fn name_bugs(tool: &'static str) {
+    panic::set_hook(Box::new(move |info| {
+        note(tool, bug(info));
+        let backtrace = Backtrace::capture();
+        if backtrace.status() == BacktraceStatus::Captured {
+            note(tool, backtrace);
+        }
+    }));
+}
+
+fn bug(info: &PanicHookInfo<'_>) -> Report {
+    let what = info.payload_as_str().unwrap_or("a panic");
+    let place = info.location().map(|at| format!(" ({at})")).unwrap_or_default();
+    Report::new(Code::Bug, format!("a bug of this program: {what}{place}"))
+        .hint("please report it, with the command and its input; RUST_BACKTRACE=1 shows how it came there")
+}
+
 /// The command line of a tool. Its help names the variables and never shows what they hold: some are secrets.
 fn command<A: Parser>() -> clap::Command {
     with_args(A::command(), |arg| arg.hide_env_values(true))
@@ -258,6 +279,7 @@ pub fn main<A: Parser>(run: fn(A, &mut Stream<'_>) -> Result<(), Report>) -> Exi
     };
     let started = std::time::Instant::now();
     let tool: &'static str = command.get_name().to_string().leak();
+    name_bugs(tool);
     let version: &'static str = command.get_version().unwrap_or("0").to_string().leak();
     let stdin = std::io::stdin();
     let input = (!stdin.is_terminal()).then(|| Box::new(stdin.lock()) as Box<dyn std::io::BufRead>);
@@ -275,7 +297,11 @@ pub fn main<A: Parser>(run: fn(A, &mut Stream<'_>) -> Result<(), Report>) -> Exi
 /// `main` of a tool that is not a stage of a pipe: no records are read.
 pub fn main_plain<A: Parser>(run: fn(A) -> Result<(), Report>) -> ExitCode {
     match parse::<A>() {
-        Ok((command, args, _)) => finish(command.get_name(), run(args)),
+        Ok((command, args, _)) => {
+            let tool: &'static str = command.get_name().to_string().leak();
+            name_bugs(tool);
+            finish(tool, run(args))
+        }
         Err(code) => code,
     }
 }

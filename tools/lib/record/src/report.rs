@@ -100,7 +100,8 @@ impl Report {
     }
     /// An error of writing the output stream; a closed pipe downstream is no error.
     pub fn output(error: &io::Error) -> Self {
-        let mut report = Self::again(format!("cannot write the output stream: {error}"));
+        let mut report = Self::again(format!("cannot write the output stream: {error}"))
+            .hint("is there room where the output goes? the same command may be run again");
         report.closed_pipe = error.kind() == io::ErrorKind::BrokenPipe;
         report
     }

@@ -32,8 +32,10 @@ static PLACE: Mutex<Option<String>> = Mutex::new(None);
 ///
 /// # Errors
 /// What the work returns; exit code 101 when it panics, with the panic's message and place, and that it is a bug of
-/// ours.
+/// ours; 75 when this machine starts no threads for it.
 pub fn contain<T>(work: impl FnOnce() -> Result<T, Report>) -> Result<T, Report> {
+    // Without threads the work would panic, whoever's bytes they are.
+    crate::have_threads()?;
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let before = panic::take_hook();
