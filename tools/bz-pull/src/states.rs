@@ -76,6 +76,7 @@ pub(crate) fn pull(context: &Context<'_>, publish: bool, stream: &mut Stream<'_>
     if window <= context.hparams.start_window || publishers.followed(window) {
         return Ok(());
     }
+    publishers.can_keep(window)?;
     let own = publishers.all.iter().position(|p| p.peer.own);
     if publishers.all.len() == usize::from(own.is_some()) && !(publish && own.is_some()) {
         return Err(Report::again("no other validator has a permit and a bucket").hint("bz-window shows the peers"));
@@ -105,6 +106,9 @@ pub(crate) fn newest(context: &Context<'_>, stream: &mut Stream<'_>) -> Result<(
     let publishers = Publishers { patient: true, ..Publishers::new(context) };
     let block = context.chain.finalized()?;
     let oldest = context.hparams.start_window.0.max(window.0.saturating_sub(NEWEST_BACK));
+    if oldest < window.0 {
+        publishers.can_keep(window)?;
+    }
     for back in (oldest + 1..=window.0).rev().map(Window) {
         let all: Vec<&Publisher> = publishers.in_turn(back, block).collect();
         let found = publishers.own_records(&all, back);
@@ -141,6 +145,11 @@ impl<'a> Publishers<'a> {
             disk: Disk::default(),
             patient: false,
         }
+    }
+
+    /// That what is fetched can be kept: what stands against it is known before others are asked.
+    fn can_keep(&self, window: Window) -> Result<(), Report> {
+        files::writable_dir(&self.context.common.home().window(window).join("fetched"))
     }
 
     fn own_disk(&self) -> Result<(), Report> {
@@ -390,7 +399,10 @@ impl<'a> Publishers<'a> {
         let context = self.context;
         let Some(base) = record.prev_window.filter(|_| !record.accepted.is_empty()) else { return Ok(()) };
         let folder = context.common.home().window(base).join("accepted");
-        files::create_dir(&folder).map_err(|e| e.error)?;
+        files::create_dir(&folder).map_err(|e| {
+            note_disk(&self.disk, &e.error);
+            e.error
+        })?;
         let cap = delta::size_cap(&Layout::new(&context.hparams.model), &context.hparams.codec);
         let mut mirrors: Vec<&Publisher> = self.all.iter().collect();
         mirrors.sort_by_key(|p| record.by != Some(p.peer.hotkey));

@@ -243,7 +243,10 @@ impl Validator<'_> {
         let refusal = refusal(args, self.hparams, rules, (&record, &uids, key), lost);
         record.reason = refusal.as_ref().map(|refusal| refusal.reason.clone());
         if let Some(refusal) = &refusal {
-            record::cli::note("bz-setweights", format!("not set: {}", refusal.reason));
+            // That it is not time yet is no error.
+            if refusal.lasting || !args.common.quiet {
+                record::cli::note("bz-setweights", format!("not set: {}", refusal.reason));
+            }
             // What cannot be sent can be shown, if there is anything, and the chain is known well enough.
             if !args.dry.dry_run || uids.is_empty() || !rules.unknown.is_empty() {
                 stream.emit(&record)?;
