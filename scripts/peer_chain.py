@@ -246,16 +246,18 @@ try:
     pairs = {"mnemonic": lambda k: k.create_from_mnemonic(words), "seed": lambda k: k.create_from_seed(seed if k is bittensor_wallet.Keypair else bytes.fromhex(seed[2:])),
              "uri": lambda k: k.create_from_uri("//Alice")}
     registered = set()
-    # One that everybody can list; whose it is does not matter here.
-    bucket = next(peer["bucket"] for peer in keys.values() if peer["bucket"])
+    # Those that everybody can list; whose they are does not matter here. What is committed already is not sent again.
+    buckets, committed = [peer["bucket"] for peer in keys.values() if peer["bucket"]], {}
 
     def signs(wallet, hotkey, address):
         """It is who it is, it signs, and the chain believes it: only who is registered may commit."""
         args = ["--network", URL, "--wallet", wallet, "--hotkey", hotkey]
         who = chain_record("whoami", *args, "whoami")
         assert who["hotkey"] == address, (wallet, hotkey, who)
+        bucket = next(bucket for bucket in buckets if bucket != committed.get(address))
         out = run("bz-chain", *args, "bucket", bucket)
         if address in registered:
+            committed[address] = bucket
             assert f'"bucket":"{bucket}"' in out.stdout and '"submitted":true' in out.stdout, out
         else:
             assert out.returncode == 1 and ("register it first" in out.stderr or "cannot pay" in out.stderr), out

@@ -105,10 +105,13 @@ pub(crate) fn run(
     let own: Vec<String> = own.filter(|key| !key.is_empty()).collect();
     let address = fit_to_publish(&args.address, args.with_key, &own)?;
     let shown = format!("{}/{}", address.endpoint, address.bucket);
-    if chain.uid_of(hotkey)?.is_none() {
+    let last = chain.finalized()?;
+    let block = chain.block_hash(last)?.ok_or_else(|| Report::again(format!("the node does not know block {last}")))?;
+    let peers = chain.peers(block, Some(hotkey))?;
+    let Some(peer) = peers.into_iter().find(|peer| peer.own) else {
         return Err(Report::no(format!("the hotkey {hotkey} is not registered: it may commit no bucket"))
             .hint("register it first: bz-chain register"));
-    }
+    };
     let call = chain.bucket_call(&args.address)?;
     let (pool, bucket) = (Pool::new()?, Bucket::peer(&args.address, chain.is_localnet()?)?);
     let note = |text: String| record::cli::note("bz-chain", text);
@@ -142,6 +145,10 @@ pub(crate) fn run(
         call_bytes: None,
         reason: None,
     };
+    if peer.bucket.as_deref() == Some(args.address.as_str()) {
+        record.reason = Some("it is committed already".into());
+        return stream.emit(&record);
+    }
     if args.dry.dry_run {
         (record.call, record.call_bytes) = crate::shown(chain, &call)?;
         record.reason = Some("dry run".into());
