@@ -1,6 +1,12 @@
 //! Whole-pipeline tests: what they share.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod gate;
+mod network;
+
+pub use gate::{Gate, Pass};
+pub use network::{BLOCKS, Network};
+
 use serde_json::Value;
 use std::{
     io::{Read, Write},
@@ -39,14 +45,12 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// A node's folder with the demo's run, shortened, and one source file as its text; that text's folder; and the records of
-/// window 0, which no chain has.
-pub fn node_without_chain(folder: &Path, edit: impl FnOnce(&mut Value)) -> (PathBuf, PathBuf, Vec<Value>) {
-    let (home, data) = (folder.join("home"), folder.join("text"));
-    std::fs::create_dir(&home).unwrap();
+/// A folder with one source file as the text of a run, and the run: the demo's, shortened.
+pub fn short_run(folder: &Path) -> (PathBuf, Value) {
+    let data = folder.join("text");
     std::fs::create_dir(&data).unwrap();
     std::fs::copy(root().join("tests/tests/network.rs"), data.join("text.rs")).unwrap();
-    let out = tool("bz-pages", &home).args(["index", "--name", "t", "--data"]).arg(&data).output().unwrap();
+    let out = tool("bz-pages", folder).args(["index", "--name", "t", "--data"]).arg(&data).output().unwrap();
     let manifest = lines(&out.stdout).into_iter().find(|record| record["type"] == "manifest").unwrap();
     let demo = std::fs::read(root().join("pipelines/hparams/demo.json")).unwrap();
     let mut hparams: Value = serde_json::from_slice(&demo).unwrap();
@@ -55,6 +59,14 @@ pub fn node_without_chain(folder: &Path, edit: impl FnOnce(&mut Value)) -> (Path
     hparams["data"]["pages_per_window"] = 1.into();
     hparams["inner"]["steps"] = 2.into();
     hparams["inner"]["batch"] = 2.into();
+    (data, hparams)
+}
+
+/// A node's folder with such a run; its text's folder; and the records of window 0, which no chain has.
+pub fn node_without_chain(folder: &Path, edit: impl FnOnce(&mut Value)) -> (PathBuf, PathBuf, Vec<Value>) {
+    let home = folder.join("home");
+    std::fs::create_dir(&home).unwrap();
+    let (data, mut hparams) = short_run(folder);
     edit(&mut hparams);
     std::fs::write(home.join("hparams.json"), hparams.to_string()).unwrap();
     let path = format!("{}:{}", bins().display(), std::env::var("PATH").unwrap());
@@ -79,6 +91,29 @@ pub fn text(bytes: &[u8]) -> String {
 /// The JSON lines of a tool.
 pub fn lines(bytes: &[u8]) -> Vec<Value> {
     text(bytes).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// A file of one JSON value.
+pub fn read(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// Send a signal to a process that may have ended by itself.
+pub fn signal(id: &str, name: &str) {
+    let _ = Command::new("kill").args([name, id]).stderr(Stdio::null()).status();
+}
+
+/// What lies in a folder and was never finished.
+pub fn unfinished(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if path.file_name().unwrap().as_encoded_bytes().starts_with(b".part-") {
+            found.push(path);
+        } else if path.is_dir() {
+            found.extend(unfinished(&path));
+        }
+    }
+    found
 }
 
 /// A process that ends with the value.

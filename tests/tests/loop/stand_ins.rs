@@ -1,5 +1,4 @@
-//! The loops, with tools that do as they are told: signals, retries, windows that are given up, the log.
-#![allow(clippy::unwrap_used, clippy::panic)]
+//! With tools that do as they are told: signals, retries, windows that are given up, the log.
 
 use std::{
     os::unix::fs::PermissionsExt,
@@ -162,19 +161,23 @@ fn a_killed_loop_leaves_its_stage_and_no_follower_and_the_next_one_goes_on() {
 
 #[test]
 fn what_was_away_is_tried_again_ever_later_and_said_once() {
-    let node = Node::new();
-    // Three times no luck. A block each time says nothing of how long blocks take, and is no reason to hurry.
-    let (out, pauses) = three_failures(&node, 1);
-    assert!(pauses[0] >= 2000 && pauses[1] >= 4000 && pauses[2] >= 8000 && pauses[2] < 16_000, "{pauses:?}");
-    let log = node.read("home/log");
-    for words in ["bz-train: no luck", "failed with status 75", "status 75; the same again"] {
-        assert_eq!(log.matches(words).count(), 1, "{words}: {log}");
-    }
-    assert!(log.contains("window 7: 0 kB sent; incentive 0.125"), "{log}");
-    assert_eq!(log, text(&out.stderr), "a terminal sees what the log has");
-    // Ten windows each time: an eighth of one is no time at all, and two seconds are waited.
-    let (_, pauses) = three_failures(&Node::new(), 100);
-    assert!(pauses.iter().all(|pause| (2000..4000).contains(pause)), "{pauses:?}");
+    std::thread::scope(|scope| {
+        // Ten windows each time: an eighth of one is no time at all, and two seconds are waited.
+        scope.spawn(|| {
+            let (_, pauses) = three_failures(&Node::new(), 100);
+            assert!(pauses.iter().all(|pause| (2000..4000).contains(pause)), "{pauses:?}");
+        });
+        // Three times no luck. A block each time says nothing of how long blocks take, and is no reason to hurry.
+        let node = Node::new();
+        let (out, pauses) = three_failures(&node, 1);
+        assert!(pauses[0] >= 2000 && pauses[1] >= 4000 && pauses[2] >= 8000 && pauses[2] < 16_000, "{pauses:?}");
+        let log = node.read("home/log");
+        for words in ["bz-train: no luck", "failed with status 75", "status 75; the same again"] {
+            assert_eq!(log.matches(words).count(), 1, "{words}: {log}");
+        }
+        assert!(log.contains("window 7: 0 kB sent; incentive 0.125"), "{log}");
+        assert_eq!(log, text(&out.stderr), "a terminal sees what the log has");
+    });
 }
 
 /// A miner whose training fails three times, while the chain goes on by so many blocks each time; its pauses, in ms.
@@ -191,25 +194,29 @@ fn three_failures(node: &Node, blocks: u32) -> (Output, Vec<i64>) {
 
 #[test]
 fn a_follower_that_is_gone_is_started_again_in_the_next_window() {
-    let next = "echo $(($(cat \"$STUBS/window\") + 1)) >\"$STUBS/window\"";
     // Windows take long enough for a follower to end in.
-    let mut node = Node::new();
-    node.write("stubs/bz-train", &format!("{next}; sleep 1"));
-    node.write("stubs/follow", "[ $(wc -l <\"$STUBS/followers\") -gt 1 ] || exit 0");
-    let out = node.loop_of("miner").arg("10").output().unwrap();
-    let log = text(&out.stderr);
-    assert!(out.status.success() && log.matches("it is started again").count() == 1, "{log}");
-    assert_eq!(node.read("stubs/followers").lines().count(), 2, "{log}");
-    assert_eq!(node.processes(), []);
-    // One that cannot follow is left alone.
-    node = Node::new();
-    node.write("stubs/bz-train", &format!("{next}; sleep 1"));
-    node.write("stubs/follow", "exit 78");
-    let out = node.loop_of("miner").arg("9").output().unwrap();
-    let log = text(&out.stderr);
-    assert!(out.status.success() && log.contains("the tools ask a node themselves"), "{log}");
-    assert!(!log.contains("it is started again"), "{log}");
-    assert_eq!(node.read("stubs/followers").lines().count(), 1, "{log}");
+    let next = "echo $(($(cat \"$STUBS/window\") + 1)) >\"$STUBS/window\"; sleep 1";
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let node = Node::new();
+            node.write("stubs/bz-train", next);
+            node.write("stubs/follow", "[ $(wc -l <\"$STUBS/followers\") -gt 1 ] || exit 0");
+            let out = node.loop_of("miner").arg("10").output().unwrap();
+            let log = text(&out.stderr);
+            assert!(out.status.success() && log.matches("it is started again").count() == 1, "{log}");
+            assert_eq!(node.read("stubs/followers").lines().count(), 2, "{log}");
+            assert_eq!(node.processes(), []);
+        });
+        // One that cannot follow is left alone.
+        let node = Node::new();
+        node.write("stubs/bz-train", next);
+        node.write("stubs/follow", "exit 78");
+        let out = node.loop_of("miner").arg("9").output().unwrap();
+        let log = text(&out.stderr);
+        assert!(out.status.success() && log.contains("the tools ask a node themselves"), "{log}");
+        assert!(!log.contains("it is started again"), "{log}");
+        assert_eq!(node.read("stubs/followers").lines().count(), 1, "{log}");
+    });
 }
 
 #[test]
