@@ -4,6 +4,8 @@
 SHELL := /bin/bash
 JOBS ?= 2
 CARGO := cargo
+# Binaries find libtorch from here, wherever else the user's own cargo builds.
+export CARGO_TARGET_DIR := $(CURDIR)/target
 # The demo and the tests share one build, with --all-targets, so that the tests' own features do not build the
 # dependencies once more; a real network runs the release build.
 DEBUG := $(CURDIR)/target/debug

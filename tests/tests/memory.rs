@@ -55,9 +55,8 @@ fn less_memory_is_fewer_sequences_at_once_and_the_same_loss_or_an_error() {
     let all = trained(&whole);
     assert_eq!((all.len(), text(&whole.stderr).contains("memory is short")), (2, false), "{}", text(&whole.stderr));
     assert!(all.iter().all(|one| one["micro_batch"] == 256 && one["checkpoint"] == false));
-    let (mut by_layer, mut halved, mut ended) = (0, 0, 0);
-    let mut limit = 3 << 20;
-    while ended == 0 {
+    // Whether it trained within so many KiB, and what it said of them.
+    let trains_within = |limit: u64| -> (bool, String) {
         let out = within(limit, "bz-train", &home, &input);
         let said = text(&out.stderr);
         match out.status.code() {
@@ -71,20 +70,34 @@ fn less_memory_is_fewer_sequences_at_once_and_the_same_loss_or_an_error() {
                 // What was said may have been of the second one alone.
                 assert_eq!(now[1]["checkpoint"] == true, said.contains("--checkpoint"), "{said}");
                 assert_eq!(now[1]["micro_batch"] != 256, said.contains("sequences at once"), "{said}");
-                by_layer += u32::from(said.contains("going on as with --checkpoint"));
-                halved += u32::from(said.contains("sequences at once"));
+                (true, said)
             }
             // Too little for the libraries themselves.
             Some(code) => {
                 assert!([75, 127].contains(&code), "{limit} KiB: {:?} {said}", out.status);
-                ended = limit;
+                (false, said)
             }
             None => panic!("{limit} KiB: {:?} {said}", out.status),
         }
-        limit = limit / 10 * 9;
+    };
+    // Where all of it fits, large steps; smaller ones until each way was taken once; then large ones to the end.
+    let mut limit = 3 << 20;
+    while trains_within(limit / 4 * 3) == (true, String::new()) {
+        limit = limit / 4 * 3;
     }
-    assert!(by_layer > 0 && halved > 0, "by layer {by_layer}, halved {halved}, ended with {ended} KiB");
+    let (mut by_layer, mut halved) = (false, false);
+    loop {
+        let next = if by_layer && halved { limit / 4 * 3 } else { limit / 10 * 9 };
+        let (trained, said) = trains_within(next);
+        by_layer |= said.contains("going on as with --checkpoint");
+        halved |= said.contains("sequences at once");
+        if !trained {
+            break;
+        }
+        limit = next;
+    }
+    assert!(by_layer && halved, "by layer {by_layer}, halved {halved}, ended below {limit} KiB");
     // A pass without gradients finds its own way.
-    let out = within(ended / 9 * 10, "bz-eval", &home, &input);
+    let out = within(limit, "bz-eval", &home, &input);
     assert!(out.status.success(), "{}", text(&out.stderr));
 }

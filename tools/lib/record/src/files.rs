@@ -384,7 +384,9 @@ pub fn folder_of(path: &Path) -> &Path {
 /// # Errors
 /// Exit code 75 when another process holds it.
 pub fn lock(path: &Path) -> Result<File, Report> {
-    let file = File::create(path).map_err(|e| io_report("create", path, &e))?;
+    // Not `File::create`: a lock that is taken again leaves the folder as it was.
+    let file = File::options().write(true).create(true).truncate(false).open(path);
+    let file = file.map_err(|e| io_report("create", path, &e))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => {
