@@ -1,0 +1,456 @@
+//! A validator: checks, proposes, judges, votes, follows.
+
+use crate::{
+    chain::SLOT,
+    dice::mix,
+    node::{Asked, Published},
+    policy::Mutation,
+    world::{Event, World, hotkey, node_of, root},
+};
+use protocol::{
+    Ballot, Base, Duty, Electorate, Proposal, Record, Seen, Standing, duty,
+    enter::{Fault, choose, list},
+    judge::{Lack, Verdict, View},
+    propose,
+    turn::{Judged, Turn},
+    vote,
+};
+use record::{Hash, Uid, Window};
+use std::rc::Rc;
+
+impl World {
+    /// What a validator does now.
+    pub fn validate(&mut self, node: usize) {
+        let clock = self.scenario.clock;
+        loop {
+            if !self.nodes[node].up() {
+                return;
+            }
+            let sees = self.settled(self.view(node));
+            match duty::validator(&clock, self.scenario.start, sees, &self.nodes[node].done()) {
+                Duty::Tally(window) => {
+                    if !self.follow(node, window) {
+                        return;
+                    }
+                }
+                Duty::Check(window) => self.check(node, window),
+                Duty::Vote(window) => {
+                    if !self.decide(node, window) {
+                        return;
+                    }
+                }
+                Duty::Wait(until) => {
+                    self.oracle_waits(node, "validator", sees, until);
+                    return self.wake_at_block(node, sees, until);
+                }
+                other => return self.oracle_odd(node, format!("a validator's duty is {other:?}")),
+            }
+        }
+    }
+
+    /// Begin to fetch a window's deltas; those that a crash left whole are there.
+    fn check(&mut self, node: usize, window: Window) {
+        self.nodes[node].check(window);
+        self.trace.note(self.now, "checks", node, [window.0, 0]);
+        self.nodes[node].memory.base = match self.nodes[node].disk.ledger.base(window, self.scenario.clock.lag) {
+            Base::Known(head) => Some(head.hash),
+            Base::Untold(_) => None,
+        };
+        if self.nodes[node].disk.files_of == Some(window) {
+            for (delta, standing) in std::mem::take(&mut self.nodes[node].disk.files) {
+                self.see(node, delta, standing != Standing::Allowed);
+            }
+        }
+        for delta in self.sent.get(&window).cloned().unwrap_or_default() {
+            self.ask_delta(node, delta, self.deltas[delta].owner);
+        }
+    }
+
+    /// Ask a bucket for a delta.
+    pub fn ask_delta(&mut self, node: usize, delta: usize, from: usize) {
+        let own = from == self.deltas[delta].owner;
+        if own && self.deltas[delta].shown >> node & 1 == 0
+            || self.nodes[node].memory.seen.contains_key(&self.deltas[delta].hash)
+            || self.asks(node, Asked::Delta(delta))
+        {
+            return;
+        }
+        let after = self.fetch(node, from).unwrap_or(SLOT) + self.dice.between(0, SLOT);
+        self.push(after, node, Event::Delta(delta, from));
+    }
+
+    /// A delta comes, or is asked for once more.
+    pub fn delta_comes(&mut self, node: usize, delta: usize, from: usize) {
+        let window = self.deltas[delta].window;
+        let best = self.view(node).best;
+        let moments = self.scenario.clock.moments(window);
+        if self.nodes[node].memory.checked != Some(window) || best >= moments.tally {
+            return;
+        }
+        let has = if from == self.deltas[delta].owner {
+            self.deltas[delta].sent && self.deltas[delta].shown >> node & 1 == 1
+        } else {
+            // An honest one shows what it has to all.
+            let shown = self.scenario.honest(from) || self.deltas[delta].shown >> node & 1 == 1;
+            self.deltas[delta].held >> from & 1 == 1 && shown
+        };
+        if !has || self.nodes[node].troubles.disk_full > 0 || self.fetch(node, from).is_none() {
+            // Whoever has it may send it: its owner, or who stands for a record that names it.
+            let holders = self.deltas[delta].held;
+            let choice = self.dice.below(u64::from(holders.count_ones()) + 1) as usize;
+            let other = (0..32).filter(|bit| holders >> bit & 1 == 1).nth(choice);
+            let other = other.unwrap_or(self.deltas[delta].owner);
+            let after = self.dice.between(SLOT, 2 * SLOT);
+            return self.push(after, node, Event::Delta(delta, other));
+        }
+        self.see(node, delta, best <= moments.deadline);
+        if best >= moments.propose {
+            self.wake(node, 0);
+        }
+    }
+
+    /// Look at a delta's bytes, and at what is known of its peer.
+    fn see(&mut self, node: usize, id: usize, in_time: bool) {
+        let commit = self.scenario.clock.moments(self.deltas[id].window).commit;
+        let block = if self.policy.breaks(Mutation::LateCommitments) { self.view(node).best } else { commit };
+        let delta = &self.deltas[id];
+        let committed = self.chain.entry(delta.owner, block).commitment;
+        let age = delta.window.0.saturating_sub(self.scenario.start.0);
+        let fate = mix((node as u64) << 32 | delta.owner as u64 | 1 << 50);
+        let standing = if committed != Some((delta.window, delta.commitment)) {
+            Standing::Barred(Fault::Uncommitted)
+        } else if !delta.valid || Some(delta.base) != self.nodes[node].memory.base {
+            Standing::Barred(Fault::Invalid)
+        } else if delta.cheat && age >= fate % 16 {
+            Standing::Barred(Fault::Audit)
+        } else if (in_time || self.policy.breaks(Mutation::LateIsDue)) && age >= fate % 3 {
+            Standing::Due
+        } else {
+            Standing::Allowed
+        };
+        let seen = Seen { uid: Uid(delta.owner as u16), hotkey: hotkey(delta.owner), norm: delta.norm, standing };
+        let hash = delta.hash;
+        self.deltas[id].held |= 1 << node;
+        if standing == Standing::Due {
+            self.deltas[id].due |= 1 << node;
+        }
+        let memory = &mut self.nodes[node].memory;
+        memory.seen.insert(hash, seen);
+        memory.stale = true;
+        self.trace.note(self.now, "sees", node, [id as u64, u64::from(standing == Standing::Due)]);
+    }
+
+    /// Who votes on a window, as a node knows it.
+    fn electorate(&mut self, node: usize, window: Window) -> Option<Rc<Electorate>> {
+        if let Some(known) = &self.nodes[node].memory.electorate {
+            return Some(Rc::clone(known));
+        }
+        let peers = self.peers_at(window);
+        let head = self.nodes[node].disk.ledger.before(window)?;
+        let electorate = self.policy.electorate(head, &self.founding, window, &peers, &self.scenario.rules)?;
+        let electorate = Rc::new(electorate);
+        self.nodes[node].memory.electorate = Some(Rc::clone(&electorate));
+        Some(electorate)
+    }
+
+    /// The blocks that bound a window's decision.
+    pub fn turn(&self, window: Window) -> Turn {
+        let clock = self.scenario.clock;
+        let last_call = clock.last_call(window, self.scenario.inclusion);
+        Turn { propose: clock.moments(window).propose, grace: clock.grace, last_call }
+    }
+
+    /// Propose, judge, vote. True once the window needs nothing more of this node.
+    fn decide(&mut self, node: usize, window: Window) -> bool {
+        let best = self.view(node).best;
+        if self.nodes[node].memory.checked != Some(window) {
+            self.check(node, window);
+        }
+        let turn = self.turn(window);
+        if best > turn.last_call {
+            return self.persist(node, |disk| disk.voted = Some(window)) || {
+                self.wake(node, SLOT);
+                false
+            };
+        }
+        self.poll(node, window);
+        let votes = self.votes_at(window, best);
+        self.ask_voted(node, window, &votes);
+        self.judge(node, window);
+        if let Some(lie) = self.scenario.validators.get(node).and_then(|validator| validator.lie) {
+            self.lie(node, window, lie, best);
+            return false;
+        }
+        let Some(electorate) = self.electorate(node, window) else {
+            self.wake(node, SLOT);
+            return false;
+        };
+        let memory = &self.nodes[node].memory;
+        let mut turn_to_propose = turn;
+        if self.policy.breaks(Mutation::OutOfTurn) {
+            turn_to_propose.grace = 0;
+        }
+        match propose(hotkey(node), best, &turn_to_propose, &electorate, &memory.judged) {
+            Proposal::Make if !memory.making => {
+                self.nodes[node].memory.making = true;
+                let after = self.dice.between(2, 20);
+                self.push(after, node, Event::Made(window));
+            }
+            Proposal::Wait(until) => {
+                self.oracle_waits(node, "proposal", best, until);
+                self.wake_at_block(node, best, until);
+            }
+            _ => {}
+        }
+        self.ballot(node, window, &electorate, &votes);
+        false
+    }
+
+    fn ballot(&mut self, node: usize, window: Window, electorate: &Electorate, votes: &protocol::tally::Votes) {
+        let best = self.view(node).best;
+        let turn = self.turn(window);
+        let own = self.nodes[node].disk.entry.vote.filter(|(of, _)| *of == window).map(|(_, record)| record);
+        let judged = &self.nodes[node].memory.judged;
+        let at = if self.policy.breaks(Mutation::Restless) && own.is_some() { best.max(turn.last_call) } else { best };
+        match vote(at, &turn, own, electorate, votes, judged) {
+            Ballot::Cast(record) => self.cast(node, window, record),
+            Ballot::Keep(until) | Ballot::Wait(until) => {
+                self.oracle_waits(node, "ballot", best, until.max(best + 1));
+                self.wake_at_block(node, best, until.max(best + 1));
+            }
+            Ballot::Late => self.wake(node, SLOT),
+        }
+    }
+
+    /// Vote for a record: write it down, show it and what it names, send the vote.
+    pub fn cast(&mut self, node: usize, window: Window, hash: Hash) {
+        let record = self.by_hash.get(&hash).copied();
+        if let Some(record) = record.filter(|_| self.scenario.honest(node)) {
+            self.oracle_votes(node, window, record);
+        }
+        let written = self.persist(node, |disk| {
+            disk.entry.vote = Some((window, hash));
+            if let Some(record) = record {
+                disk.keep(record);
+            }
+        });
+        if !written {
+            return self.retry(node);
+        }
+        if let Some(record) = record {
+            self.records[record].holders |= 1 << node;
+        }
+        self.trace.note(self.now, "votes", node, [window.0, record.map_or(u64::MAX, |record| record as u64)]);
+        let best = self.view(node).best;
+        self.send(node, best);
+        self.wake(node, SLOT);
+    }
+
+    /// Look again a slot later, if there is a later.
+    pub fn retry(&mut self, node: usize) {
+        if self.nodes[node].up() {
+            self.wake(node, SLOT);
+        }
+    }
+
+    /// Look once for proposals that came before this node was there.
+    fn poll(&mut self, node: usize, window: Window) {
+        if std::mem::replace(&mut self.nodes[node].memory.polled, true) {
+            return;
+        }
+        if let Some((of, record)) = self.nodes[node].disk.proposal
+            && of == window
+        {
+            // It may have died between writing its proposal down and showing it.
+            self.nodes[node].memory.making = true;
+            self.propose(node, window, record, node, u32::MAX);
+        }
+        for all in self.published.get(&window).cloned().unwrap_or_default() {
+            if all.shown >> node & 1 == 1 && all.bucket != node {
+                let after = self.dice.between(1, SLOT);
+                self.push(after, node, Event::Proposal(window, all.record, all.by, all.bucket));
+            }
+        }
+    }
+
+    /// Fetch what others vote for and this node has not seen.
+    fn ask_voted(&mut self, node: usize, window: Window, votes: &protocol::tally::Votes) {
+        for (voter, hash) in votes {
+            let Some(record) = self.by_hash.get(hash).copied() else { continue };
+            if self.nodes[node].memory.records.contains(&record) || self.asks(node, Asked::Record(record)) {
+                continue;
+            }
+            let Some(voter) = node_of(*voter) else { continue };
+            let by = self.records[record].signers[0];
+            let after = self.dice.between(1, SLOT);
+            self.push(after, node, Event::Proposal(window, record, by, voter));
+        }
+    }
+
+    /// A proposal comes, or is asked for once more.
+    pub fn proposal_comes(&mut self, node: usize, proposal: (Window, usize, usize), from: usize) {
+        let (window, record, by) = proposal;
+        let best = self.view(node).best;
+        if self.nodes[node].memory.checked != Some(window) || best > self.turn(window).last_call {
+            return;
+        }
+        let there = self.records[record].holders >> from & 1 == 1;
+        if !there || self.nodes[node].troubles.disk_full > 0 || self.fetch(node, from).is_none() {
+            let after = self.dice.between(SLOT, 2 * SLOT);
+            return self.push(after, node, Event::Proposal(window, record, by, from));
+        }
+        let stranger = |of: &Judged| node_of(of.by).is_none_or(|of| !self.validates(of));
+        let strangers = self.nodes[node].memory.judged.iter().filter(|judged| stranger(judged)).count();
+        let full = strangers >= 2 && !self.validates(by);
+        let memory = &mut self.nodes[node].memory;
+        let known = memory.judged.iter().zip(&memory.records).any(|(judged, known)| {
+            *known == record && judged.by == hotkey(by)
+        });
+        // Two of each signer: more than one shows already that it lies. Two of all who have no vote.
+        let of_signer = memory.judged.iter().filter(|judged| judged.by == hotkey(by)).count();
+        if known || of_signer >= 2 || full {
+            return;
+        }
+        let verdict = Verdict::Lacks(Lack::State);
+        memory.judged.push(Judged { record: self.records[record].hash, by: hotkey(by), verdict });
+        memory.records.push(record);
+        memory.stale = true;
+        self.trace.note(self.now, "reads", node, [record as u64, by as u64]);
+        self.oracle_bounds(node);
+        self.wake(node, 0);
+    }
+
+    /// Judge what is not judged for good.
+    fn judge(&mut self, node: usize, window: Window) {
+        if !std::mem::take(&mut self.nodes[node].memory.stale) {
+            return;
+        }
+        let peers = self.peers_at(window);
+        let draw = self.scenario.clock.moments(window).draw;
+        let Some(reveal) = self.chain.hash(draw) else { return };
+        let Some(head) = self.nodes[node].disk.ledger.before(window).cloned() else { return };
+        let mut judged = std::mem::take(&mut self.nodes[node].memory.judged);
+        let mut wanted = Vec::new();
+        for (judged, record) in judged.iter_mut().zip(&self.nodes[node].memory.records) {
+            if !matches!(judged.verdict, Verdict::Lacks(_)) {
+                continue;
+            }
+            let view = View {
+                run: self.run,
+                window,
+                reveal,
+                peers: &peers,
+                head: &head,
+                seen: &self.nodes[node].memory.seen,
+                rules: &self.scenario.rules,
+            };
+            let computed = self.nodes[node].memory.roots.get(record).copied();
+            judged.verdict = self.policy.judge(&self.records[*record].record, judged.by, &view, computed);
+            if let Verdict::Lacks(lack) = &judged.verdict {
+                wanted.push((*record, judged.by, lack.clone()));
+            }
+            let word = match &judged.verdict {
+                Verdict::Good => 0,
+                Verdict::Bad(_) => 1,
+                Verdict::Lacks(_) => 2,
+            };
+            self.trace.note(self.now, "judges", node, [*record as u64, word]);
+        }
+        self.nodes[node].memory.judged = judged;
+        for (record, by, lack) in wanted {
+            match lack {
+                Lack::Deltas(deltas) => {
+                    let from = node_of(by).filter(|by| self.validates(*by));
+                    for delta in deltas.iter().filter_map(|hash| self.delta_of(hash)).collect::<Vec<_>>() {
+                        self.ask_delta(node, delta, from.unwrap_or(self.deltas[delta].owner));
+                    }
+                }
+                Lack::State if !self.asks(node, Asked::State(record)) => {
+                    let after = self.dice.between(2, 20);
+                    self.push(after, node, Event::State(window, record));
+                }
+                Lack::State | Lack::Votes => {}
+            }
+        }
+    }
+
+    /// A node has applied a record's list to the state that it has.
+    pub fn state_computed(&mut self, node: usize, window: Window, record: usize) {
+        if self.nodes[node].memory.checked != Some(window) {
+            return;
+        }
+        let Some(head) = self.nodes[node].disk.ledger.before(window) else { return };
+        let root = root(head.root, &self.records[record].record);
+        let memory = &mut self.nodes[node].memory;
+        memory.roots.insert(record, root);
+        memory.stale = true;
+        self.wake(node, 0);
+    }
+
+    /// What a node proposes for a window, as the rules have it.
+    pub fn honest_record(&mut self, node: usize, window: Window) -> Option<Record> {
+        let peers = self.peers_at(window);
+        let reveal = self.chain.hash(self.scenario.clock.moments(window).draw)?;
+        let rules = self.scenario.rules;
+        let it = &self.nodes[node];
+        let head = it.disk.ledger.before(window)?;
+        let active = self.policy.next_active(head, &self.founding, &rules)?;
+        let list = list(&choose(&it.memory.seen, &peers), &peers, head.clip, &rules);
+        let mut record = Record {
+            run: self.run,
+            window,
+            prev: head.hash,
+            reveal,
+            accepted: list.accepted,
+            clip: list.clip,
+            root: Hash([0; 32]),
+            active,
+        };
+        record.root = root(head.root, &record);
+        Some(record)
+    }
+
+    /// A proposal is made: write it down, show it.
+    pub fn proposal_made(&mut self, node: usize, window: Window) {
+        let best = self.view(node).best;
+        if self.nodes[node].memory.checked != Some(window) || best > self.turn(window).last_call {
+            return;
+        }
+        if let Some(lie) = self.scenario.validators.get(node).and_then(|validator| validator.lie) {
+            return self.lie_is_made(node, window, lie);
+        }
+        let Some(record) = self.honest_record(node, window) else { return };
+        let id = self.new_record(record, node);
+        self.oracle_proposes(node, window, id);
+        let written = self.persist(node, |disk| {
+            disk.proposal = Some((window, id));
+            disk.keep(id);
+        });
+        if written {
+            self.propose(node, window, id, node, u32::MAX);
+        } else if self.nodes[node].up() {
+            self.push(SLOT, node, Event::Made(window));
+        }
+    }
+
+    /// Show a proposal in a bucket, and vote on it like all others.
+    pub fn propose(&mut self, node: usize, window: Window, record: usize, by: usize, shown: u32) {
+        self.trace.note(self.now, "proposes", node, [window.0, record as u64]);
+        self.records[record].holders |= 1 << node;
+        let published = self.published.entry(window).or_default();
+        if !published.iter().any(|other| (other.record, other.by, other.bucket) == (record, by, node)) {
+            published.push(Published { window, record, by, bucket: node, shown });
+            for other in 0..self.scenario.validators.len() {
+                if other != node && shown >> other & 1 == 1 && self.nodes[other].up() {
+                    let after = self.dice.between(1, SLOT) + self.fetch(other, node).unwrap_or(SLOT);
+                    self.push(after, other, Event::Proposal(window, record, by, node));
+                }
+            }
+        }
+        let hash = self.records[record].hash;
+        let memory = &mut self.nodes[node].memory;
+        memory.judged.push(Judged { record: hash, by: hotkey(by), verdict: Verdict::Good });
+        memory.records.push(record);
+        self.wake(node, 0);
+    }
+}
