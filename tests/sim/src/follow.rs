@@ -6,7 +6,7 @@ use crate::{
     policy::Mutation,
     world::{Event, World, hotkey},
 };
-use protocol::{Electorate, Head, Ledger, Outcome, tally::newest};
+use protocol::{Head, Ledger, Outcome, tally::newest};
 use record::{Hash, Hotkey, Window};
 use std::collections::BTreeMap;
 
@@ -52,7 +52,7 @@ impl World {
                 Outcome::None => None,
                 Outcome::Final { record, voters } => {
                     let Some(id) = self.read(node, record) else { return false };
-                    Some((id, Head::after(&self.records[id].record, record, voters, electorate.open)))
+                    Some((id, Head::after(&self.records[id].record, record, voters, &electorate)))
                 }
             };
             let hash = head.as_ref().map(|(_, head)| head.hash);
@@ -110,14 +110,13 @@ impl World {
     fn rejoin(&mut self, node: usize, sees: u64) -> bool {
         let window = self.scenario.clock.window_at(sees);
         let peers = self.peers_at(window);
-        let stakes = Electorate::new(peers.0.keys().copied(), &peers, true);
         let held: BTreeMap<Hotkey, Hash> = (0..self.scenario.validators.len())
             .filter_map(|node| Some((hotkey(node), self.chain.entry(node, sees).last?)))
             .collect();
         let found = if self.policy.breaks(Mutation::TrustOne) {
             held.values().next_back().copied()
         } else {
-            newest(&stakes, &held)
+            newest(&peers, window, &held, &self.scenario.rules)
         };
         let Some(hash) = found.filter(|hash| *hash != self.run) else { return false };
         let Some(id) = self.read(node, hash) else { return false };
@@ -136,7 +135,10 @@ impl World {
             None => (record.prev == self.run).then_some(self.founding.window),
         };
         let known = before.filter(|_| tally + MEMORY >= sees && tally <= sees);
-        let head = self.taken_over(&record, hash, known);
+        let then = self.peers_at(record.window);
+        let votes = self.final_votes(record.window);
+        let decided = known.map(|before| (before, &*votes));
+        let head = Head::taken_over(&record, hash, decided, &then, &self.scenario.rules);
         self.trace.note(self.now, "rejoins", node, [record.window.0, u64::from(head.voters.is_some())]);
         self.oracle_took(node, record.window, hash);
         if ours_same(&self.nodes[node].disk.ledger, &head) {
@@ -155,22 +157,6 @@ impl World {
             self.wake(node, 0);
         }
         false
-    }
-
-    fn taken_over(&mut self, record: &protocol::Record, hash: Hash, before: Option<Window>) -> Head {
-        let mut head = Head::after(record, hash, Vec::new(), false);
-        head.voters = None;
-        let Some(before) = before else { return head };
-        let window = record.window;
-        let peers = self.peers_at(window);
-        let votes = self.final_votes(window);
-        let members = record.active.iter().map(|member| member.hotkey);
-        let closed = Electorate::new(members, &peers, false);
-        head.open =
-            window.0.saturating_sub(before.0) > self.scenario.rules.open_windows || closed.members().is_empty();
-        let voters = votes.iter().filter(|(hotkey, vote)| **vote == hash && peers.voting(**hotkey) > 0);
-        head.voters = Some(voters.map(|(hotkey, _)| *hotkey).collect());
-        head
     }
 }
 

@@ -67,7 +67,6 @@ struct True {
     clip: Option<f64>,
     active: BTreeMap<usize, u32>,
     voters: Vec<usize>,
-    open: bool,
 }
 
 /// The true course of a run.
@@ -102,7 +101,6 @@ impl Oracle {
             clip: None,
             active: founders.iter().map(|node| (*node, 0)).collect(),
             voters: founders,
-            open: false,
         };
         Oracle {
             heads: BTreeMap::from([(scenario.start.0 - 1, first)]),
@@ -167,10 +165,8 @@ impl World {
     /// Whose votes count after a record: who voted for it, and who did lately.
     fn true_active(&self, head: &True) -> BTreeMap<usize, u32> {
         let mut active: BTreeMap<usize, u32> = BTreeMap::new();
-        if !head.open {
-            let lately = head.active.iter().filter(|(_, missed)| **missed < self.scenario.rules.inactive_records);
-            active.extend(lately.map(|(node, missed)| (*node, missed + 1)));
-        }
+        let lately = head.active.iter().filter(|(_, missed)| **missed < self.scenario.rules.inactive_records);
+        active.extend(lately.map(|(node, missed)| (*node, missed + 1)));
         active.extend(head.voters.iter().map(|node| (*node, 0)));
         active
     }
@@ -183,8 +179,16 @@ impl World {
         let active = self.true_active(head).into_keys();
         let stakes: BTreeMap<usize, u64> = active.map(|node| (node, stake(node))).filter(|(_, s)| *s > 0).collect();
         if window - since > self.scenario.rules.open_windows || stakes.is_empty() {
-            let all = (0..self.scenario.validators.len()).map(|node| (node, stake(node)));
-            return Deciders { stakes: all.filter(|(_, s)| *s > 0).collect(), open: true };
+            // Those whose entry was put in one of the last windows; if there are none, all.
+            let blocks = self.scenario.clock.blocks;
+            let since = window.saturating_sub(self.scenario.rules.open_windows) * blocks;
+            let there = |node: &usize| self.chain.put_at(*node, window * blocks).is_some_and(|put| put >= since);
+            let all = || (0..self.scenario.validators.len()).filter(|node| stake(*node) > 0);
+            let mut present: Vec<usize> = all().filter(there).collect();
+            if present.is_empty() {
+                present = all().collect();
+            }
+            return Deciders { stakes: present.into_iter().map(|node| (node, stake(node))).collect(), open: true };
         }
         Deciders { stakes, open: false }
     }
@@ -204,10 +208,8 @@ impl World {
             if let Some(hash) = vote {
                 *support.entry(hash).or_default() += u128::from(*stake);
             }
-            if vote.is_some() || !deciders.open {
-                total += u128::from(*stake);
-                lying += if self.scenario.honest(*node) { 0 } else { u128::from(*stake) };
-            }
+            total += u128::from(*stake);
+            lying += if self.scenario.honest(*node) { 0 } else { u128::from(*stake) };
         }
         let won = support.into_iter().find(|(_, stake)| stake * 2 > total).map(|(hash, _)| hash);
         let voters: Vec<usize> = (0..self.scenario.validators.len())
@@ -231,13 +233,13 @@ impl World {
                 self.is_final(window, id, &voters);
                 let record = &self.records[id].record;
                 let members = record.active.iter().filter_map(|m| Some((node_of(m.hotkey)?, m.missed)));
+                let present = deciders.stakes.keys().map(|node| (*node, 0));
                 let head = True {
                     hash,
                     root: record.root,
                     clip: record.clip,
-                    active: members.collect(),
+                    active: if deciders.open { present.collect() } else { members.collect() },
                     voters,
-                    open: deciders.open,
                 };
                 self.oracle.heads.insert(window, head);
             }
@@ -440,15 +442,22 @@ impl World {
     /// An honest node proposes.
     pub fn oracle_proposes(&mut self, node: usize, window: Window, id: usize) {
         if let Err(wrong) = self.right(window.0, id) {
-            return self.breaks(Invariant::Right, window, format!("node {node} proposes a record: {wrong}"));
+            self.breaks(Invariant::Right, window, format!("node {node} proposes a record: {wrong}"));
         }
+    }
+
+    /// An honest node finds that it is its turn.
+    pub fn oracle_turn(&mut self, node: usize, window: Window, best: u64) {
         let mut stakes: Vec<_> = self.deciders(window.0).stakes.into_iter().collect();
         stakes.sort_by_key(|(node, stake)| (std::cmp::Reverse(*stake), hotkey(*node)));
         let rank = stakes.iter().position(|(member, _)| *member == node);
         let clock = self.scenario.clock;
-        let best = self.view(node).best;
         let last_call = clock.tally - self.scenario.inclusion;
-        let turn = rank.map(|rank| (clock.propose + clock.grace * rank as u64).min(last_call - clock.grace));
+        let turn = |from: u64| rank.map(|rank| (from + clock.grace * rank as u64).min(last_call - clock.grace).max(from));
+        let again = clock.propose + (last_call - clock.propose) / 2;
+        let own = hotkey(node);
+        let first = !self.nodes[node].memory.judged.iter().any(|judged| judged.by == own);
+        let turn = turn(if first { clock.propose } else { again });
         if turn.is_none_or(|turn| best < self.last_block(window.0) + turn) {
             self.breaks(Invariant::InTurn, window, format!("node {node} of rank {rank:?} proposes at block {best}"));
         }

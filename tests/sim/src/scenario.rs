@@ -375,9 +375,9 @@ impl Scenario {
         };
         let lasts = match what {
             Trouble::Killed(_) => dice.between(10, window),
+            Trouble::Stalled | Trouble::Missing | Trouble::Forking | Trouble::Split(_) => dice.between(SLOT, window),
             // Longer than the chain remembers.
             _ if long && dice.per_mille(200) => dice.between(window, 12 * window),
-            Trouble::Stalled => dice.between(SLOT, window / 2),
             _ => dice.between(SLOT, window),
         };
         let from = if matches!(what, Trouble::Joins(_)) { 0 } else { from };
@@ -450,6 +450,15 @@ impl Scenario {
             Some(validator) => validator.lie.is_none(),
             None => self.miners.get(node - self.validators.len()) == Some(&Trick::Honest),
         }
+    }
+
+    /// Whether those who hold the network up, honest and not gone for ever, hold more stake than the liars.
+    pub fn sound(&self) -> bool {
+        let stake = |of: &dyn Fn(usize) -> bool| -> u64 {
+            self.validators.iter().enumerate().filter(|(node, _)| of(*node)).map(|(_, one)| one.stake).sum()
+        };
+        let lying = stake(&|node| !self.honest(node));
+        stake(&|node| self.honest(node) && !self.dies(node)) > lying
     }
 
     /// Whether a node goes for ever.

@@ -22,7 +22,8 @@ struct Shrinker {
 impl Shrinker {
     /// Whether the same breaks with these parts left out; then they are.
     fn try_out(&mut self, edits: Edits) -> bool {
-        if self.left == 0 || edits == self.found.edits {
+        let sound = Scenario::new(self.seed, self.kind, &edits).sound();
+        if self.left == 0 || edits == self.found.edits || !sound {
             return false;
         }
         self.left -= 1;

@@ -8,12 +8,12 @@ use crate::{
     world::{Event, World, hotkey, node_of, root},
 };
 use protocol::{
-    Ballot, Base, Duty, Electorate, Proposal, Record, Seen, Standing, duty,
+    Ballot, Base, Duty, Electorate, Peers, Proposal, Record, Seen, Standing, duty,
     enter::{Fault, choose, list},
     judge::{Lack, Verdict, View},
     propose,
     turn::{Judged, Turn},
-    vote,
+    vote, wanted,
 };
 use record::{Hash, Uid, Window};
 use std::rc::Rc;
@@ -131,6 +131,8 @@ impl World {
         let seen = Seen { uid: Uid(delta.owner as u16), hotkey: hotkey(delta.owner), norm: delta.norm, standing };
         let hash = delta.hash;
         self.deltas[id].held |= 1 << node;
+        // What is fetched again after a crash may be late now.
+        self.deltas[id].due &= !(1 << node);
         if standing == Standing::Due {
             self.deltas[id].due |= 1 << node;
         }
@@ -155,9 +157,7 @@ impl World {
 
     /// The blocks that bound a window's decision.
     pub fn turn(&self, window: Window) -> Turn {
-        let clock = self.scenario.clock;
-        let last_call = clock.last_call(window, self.scenario.inclusion);
-        Turn { propose: clock.moments(window).propose, grace: clock.grace, last_call }
+        Turn::of(&self.scenario.clock, window, self.scenario.inclusion)
     }
 
     /// Propose, judge, vote. True once the window needs nothing more of this node.
@@ -167,14 +167,14 @@ impl World {
             self.check(node, window);
         }
         let turn = self.turn(window);
-        if best > turn.last_call {
-            return self.persist(node, |disk| disk.voted = Some(window)) || {
-                self.wake(node, SLOT);
-                false
-            };
-        }
         self.poll(node, window);
-        let votes = self.votes_at(window, best);
+        // At the last call all look at the same block.
+        let late = best >= turn.last_call;
+        let at = if late { turn.last_call.saturating_sub(self.scenario.finality + 1) } else { best };
+        let votes = self.votes_at(window, at);
+        if best > turn.last_call {
+            return self.last_word(node, window, &votes);
+        }
         self.ask_voted(node, window, &votes);
         self.judge(node, window);
         if let Some(lie) = self.scenario.validators.get(node).and_then(|validator| validator.lie) {
@@ -185,14 +185,17 @@ impl World {
             self.wake(node, SLOT);
             return false;
         };
+        let peers = self.peers_at(window);
         let memory = &self.nodes[node].memory;
+        let listable = choose(&memory.seen, &peers).len();
         let mut turn_to_propose = turn;
         if self.policy.breaks(Mutation::OutOfTurn) {
             turn_to_propose.grace = 0;
         }
-        match propose(hotkey(node), best, &turn_to_propose, &electorate, &memory.judged) {
+        match propose(hotkey(node), best, &turn_to_propose, &electorate, (&votes, &memory.judged), listable) {
             Proposal::Make if !memory.making => {
                 self.nodes[node].memory.making = true;
+                self.oracle_turn(node, window, best);
                 let after = self.dice.between(2, 20);
                 self.push(after, node, Event::Made(window));
             }
@@ -218,8 +221,25 @@ impl World {
                 self.oracle_waits(node, "ballot", best, until.max(best + 1));
                 self.wake_at_block(node, best, until.max(best + 1));
             }
-            Ballot::Late => self.wake(node, SLOT),
+            Ballot::Show | Ballot::Late => self.wake(node, SLOT),
         }
+    }
+
+    /// The time to vote is over: who had nothing to vote for shows that it is there.
+    fn last_word(&mut self, node: usize, window: Window, votes: &protocol::tally::Votes) -> bool {
+        let best = self.view(node).best;
+        let own = self.nodes[node].disk.entry.vote.filter(|(of, _)| *of == window).map(|(_, record)| record);
+        let nobody = Electorate::new([], &Peers::default(), false);
+        let shows = matches!(vote(best, &self.turn(window), own, &nobody, votes, &[]), Ballot::Show);
+        if !self.persist(node, |disk| disk.voted = Some(window)) {
+            self.retry(node);
+            return false;
+        }
+        if shows {
+            self.trace.note(self.now, "shows", node, [window.0, best]);
+            self.send(node, best);
+        }
+        true
     }
 
     /// Vote for a record: write it down, show it and what it names, send the vote.
@@ -228,8 +248,14 @@ impl World {
         if let Some(record) = record.filter(|_| self.scenario.honest(node)) {
             self.oracle_votes(node, window, record);
         }
+        let restless = self.policy.breaks(Mutation::Restless);
+        let last = self.view(node).best >= self.turn(window).last_call;
         let written = self.persist(node, |disk| {
             disk.entry.vote = Some((window, hash));
+            // It moves once.
+            if last && !restless {
+                disk.voted = Some(window);
+            }
             if let Some(record) = record {
                 disk.keep(record);
             }
@@ -262,7 +288,6 @@ impl World {
             && of == window
         {
             // It may have died between writing its proposal down and showing it.
-            self.nodes[node].memory.making = true;
             self.propose(node, window, record, node, u32::MAX);
         }
         for all in self.published.get(&window).cloned().unwrap_or_default() {
@@ -312,7 +337,8 @@ impl World {
             return;
         }
         let verdict = Verdict::Lacks(Lack::State);
-        memory.judged.push(Judged { record: self.records[record].hash, by: hotkey(by), verdict });
+        let listed = self.records[record].record.accepted.len();
+        memory.judged.push(Judged { record: self.records[record].hash, by: hotkey(by), listed, verdict });
         memory.records.push(record);
         memory.stale = true;
         self.trace.note(self.now, "reads", node, [record as u64, by as u64]);
@@ -330,7 +356,7 @@ impl World {
         let Some(reveal) = self.chain.hash(draw) else { return };
         let Some(head) = self.nodes[node].disk.ledger.before(window).cloned() else { return };
         let mut judged = std::mem::take(&mut self.nodes[node].memory.judged);
-        let mut wanted = Vec::new();
+        let mut wants = Vec::new();
         for (judged, record) in judged.iter_mut().zip(&self.nodes[node].memory.records) {
             if !matches!(judged.verdict, Verdict::Lacks(_)) {
                 continue;
@@ -346,8 +372,10 @@ impl World {
             };
             let computed = self.nodes[node].memory.roots.get(record).copied();
             judged.verdict = self.policy.judge(&self.records[*record].record, judged.by, &view, computed);
-            if let Verdict::Lacks(lack) = &judged.verdict {
-                wanted.push((*record, judged.by, lack.clone()));
+            let deltas = wanted(&self.records[*record].record, &judged.verdict, view.seen);
+            let state = judged.verdict == Verdict::Lacks(Lack::State);
+            if state || !deltas.is_empty() {
+                wants.push((*record, judged.by, deltas, state));
             }
             let word = match &judged.verdict {
                 Verdict::Good => 0,
@@ -357,19 +385,14 @@ impl World {
             self.trace.note(self.now, "judges", node, [*record as u64, word]);
         }
         self.nodes[node].memory.judged = judged;
-        for (record, by, lack) in wanted {
-            match lack {
-                Lack::Deltas(deltas) => {
-                    let from = node_of(by).filter(|by| self.validates(*by));
-                    for delta in deltas.iter().filter_map(|hash| self.delta_of(hash)).collect::<Vec<_>>() {
-                        self.ask_delta(node, delta, from.unwrap_or(self.deltas[delta].owner));
-                    }
-                }
-                Lack::State if !self.asks(node, Asked::State(record)) => {
-                    let after = self.dice.between(2, 20);
-                    self.push(after, node, Event::State(window, record));
-                }
-                Lack::State | Lack::Votes => {}
+        for (record, by, deltas, state) in wants {
+            let from = node_of(by).filter(|by| self.validates(*by));
+            for delta in deltas.iter().filter_map(|hash| self.delta_of(hash)).collect::<Vec<_>>() {
+                self.ask_delta(node, delta, from.unwrap_or(self.deltas[delta].owner));
+            }
+            if state && !self.asks(node, Asked::State(record)) {
+                let after = self.dice.between(2, 20);
+                self.push(after, node, Event::State(window, record));
             }
         }
     }
@@ -419,6 +442,7 @@ impl World {
         if let Some(lie) = self.scenario.validators.get(node).and_then(|validator| validator.lie) {
             return self.lie_is_made(node, window, lie);
         }
+        self.nodes[node].memory.making = false;
         let Some(record) = self.honest_record(node, window) else { return };
         let id = self.new_record(record, node);
         self.oracle_proposes(node, window, id);
@@ -428,8 +452,8 @@ impl World {
         });
         if written {
             self.propose(node, window, id, node, u32::MAX);
-        } else if self.nodes[node].up() {
-            self.push(SLOT, node, Event::Made(window));
+        } else {
+            self.retry(node);
         }
     }
 
@@ -449,7 +473,8 @@ impl World {
         }
         let hash = self.records[record].hash;
         let memory = &mut self.nodes[node].memory;
-        memory.judged.push(Judged { record: hash, by: hotkey(by), verdict: Verdict::Good });
+        let listed = self.records[record].record.accepted.len();
+        memory.judged.push(Judged { record: hash, by: hotkey(by), listed, verdict: Verdict::Good });
         memory.records.push(record);
         self.wake(node, 0);
     }

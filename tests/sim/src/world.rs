@@ -321,6 +321,10 @@ impl World {
         if self.scenario.faults.iter().any(joins) {
             self.nodes[node].disk = Disk::new(Ledger::new(self.founding.clone()));
         }
+        // What it set for itself while it died does not wake it.
+        self.nodes[node].life += 1;
+        self.nodes[node].wake_at = u64::MAX;
+        self.nodes[node].memory = Memory::default();
         self.trace.note(self.now, "starts", node, [0, 0]);
         let after = self.dice.between(1, 30);
         self.wake(node, after);
@@ -397,25 +401,29 @@ impl World {
 
     /// The peers of a window.
     pub fn peers_at(&mut self, window: Window) -> Rc<Peers> {
-        // Incentives change now and then; stakes do not, since what was assumed about them has to hold.
-        let epoch = Window(window.0 - window.0 % 8);
-        if let Some(peers) = self.peers.get(&epoch) {
+        if let Some(peers) = self.peers.get(&window) {
             return Rc::clone(peers);
         }
+        // Incentives change now and then; stakes do not, since what was assumed about them has to hold.
+        let epoch = window.0 - window.0 % 8;
         let validators = self.scenario.validators.len();
+        let (blocks, start) = (self.scenario.clock.blocks, self.scenario.clock.moments(window).start);
         let peer = |node: usize| {
             let stake = self.scenario.validators.get(node).map_or(0, |validator| validator.stake);
-            let work = if node < validators { 0 } else { mix(epoch.0 ^ mix(node as u64)) % 1000 };
+            let work = if node < validators { 0 } else { mix(epoch ^ mix(node as u64)) % 1000 };
             let peer = Peer {
                 uid: Uid(node as u16),
                 stake,
                 permit: stake > 0,
-                incentive: if epoch.0.is_multiple_of(3) { 0.0 } else { work as f64 / 1e4 },
+                incentive: if epoch.is_multiple_of(3) { 0.0 } else { work as f64 / 1e4 },
+                entry: self.chain.put_at(node, start).map(|block| Window(block / blocks)),
             };
             (hotkey(node), peer)
         };
         let peers = Rc::new(Peers((0..self.nodes.len()).map(peer).collect()));
-        self.peers.insert(epoch, Rc::clone(&peers));
+        if self.chain.finalized() >= start {
+            self.peers.insert(window, Rc::clone(&peers));
+        }
         peers
     }
 

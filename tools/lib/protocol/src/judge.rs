@@ -84,6 +84,19 @@ pub enum Verdict {
     Lacks(Lack),
 }
 
+/// What a node fetches for a record's sake: the deltas that it lacks to judge it; and those of a record that does nothing wrong
+/// but to leave out too much, since the node may list them beside what was left out ([`crate::propose`]).
+pub fn wanted(record: &Record, verdict: &Verdict, seen: &BTreeMap<Hash, Seen>) -> Vec<Hash> {
+    let lacking = || record.accepted.iter().map(|accepted| accepted.blake3).filter(|delta| !seen.contains_key(delta));
+    match verdict {
+        Verdict::Lacks(Lack::Deltas(_)) => lacking().collect(),
+        Verdict::Bad(refusals) if refusals.iter().all(|refusal| matches!(refusal, Refusal::Omission(..))) => {
+            lacking().collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
 /// Of the deltas that had to enter, how many a list leaves out, and how many there are.
 pub fn left_out(record: &Record, seen: &BTreeMap<Hash, Seen>, peers: &Peers) -> (u32, u32) {
     let listed: BTreeSet<Uid> = record.accepted.iter().map(|accepted| accepted.uid).collect();
@@ -188,6 +201,7 @@ mod tests {
             stake: if n == 0 { 100 } else { 0 },
             permit: n == 0,
             incentive: f64::from(n) / 100.0,
+            entry: None,
         };
         let seen = |n: u8| Seen { uid: Uid(n.into()), hotkey: key(n), norm: f64::from(n), standing: Standing::Due };
         let mut head = Head::founding(Hash([1; 32]), Hash([2; 32]), Window(10), &[key(0)]);
@@ -295,6 +309,16 @@ mod tests {
         assert_eq!(judge(&record, key(0), &world.view(), None), Verdict::Lacks(Lack::State));
         world.seen.remove(&Hash([103; 32]));
         assert_eq!(world.judged(&record), Verdict::Lacks(Lack::Deltas(vec![Hash([103; 32])])));
+        let verdict = world.judged(&record);
+        assert_eq!(wanted(&record, &verdict, &world.seen), [Hash([103; 32])]);
+        // What leaves out too much is looked at all the same, and what lies is not.
+        let mut short = record.clone();
+        short.accepted.drain(3..);
+        let verdict = world.judged(&short);
+        assert_eq!(verdict, Verdict::Bad(vec![Refusal::Omission(5, 7)]));
+        assert_eq!(wanted(&short, &verdict, &world.seen), [Hash([103; 32])]);
+        let lie = Record { window: Window(11), ..short };
+        assert_eq!(wanted(&lie, &world.judged(&lie), &world.seen), []);
         let record = world.record();
         world.head.voters = None;
         assert_eq!(world.judged(&record), Verdict::Lacks(Lack::Votes));

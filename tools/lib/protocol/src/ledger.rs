@@ -24,8 +24,6 @@ pub struct Head {
     pub active: Vec<Member>,
     /// Who voted for it, in the order of hotkeys; `None` where this node did not see the tally itself.
     pub voters: Option<Vec<Hotkey>>,
-    /// An open electorate decided on it: of the members of old nothing is known any more.
-    pub open: bool,
 }
 
 impl Head {
@@ -41,7 +39,6 @@ impl Head {
             clip: None,
             active: founders.iter().map(|hotkey| Member { hotkey: *hotkey, missed: 0 }).collect(),
             voters: Some(founders),
-            open: false,
         }
     }
 
@@ -51,12 +48,10 @@ impl Head {
     pub fn next_active(&self, rules: &Rules) -> Option<Vec<Member>> {
         let voters = self.voters.as_ref()?;
         let mut active: BTreeMap<Hotkey, u32> = voters.iter().map(|hotkey| (*hotkey, 0)).collect();
-        if !self.open {
-            for member in &self.active {
-                let missed = member.missed.saturating_add(1);
-                if missed <= rules.inactive_records {
-                    active.entry(member.hotkey).or_insert(missed);
-                }
+        for member in &self.active {
+            let missed = member.missed.saturating_add(1);
+            if missed <= rules.inactive_records {
+                active.entry(member.hotkey).or_insert(missed);
             }
         }
         Some(active.into_iter().map(|(hotkey, missed)| Member { hotkey, missed }).collect())
@@ -64,28 +59,57 @@ impl Head {
 
     /// Who decides on a window after this record; `None` where [`Head::next_active`] is not known.
     pub fn electorate(&self, window: Window, peers: &Peers, rules: &Rules) -> Option<Electorate> {
-        let active = self.next_active(rules)?;
-        let silent = window.0.saturating_sub(self.window.0) > rules.open_windows;
-        let closed = Electorate::new(active.iter().map(|member| member.hotkey), peers, false);
-        // Active members without any stake or permit decide nothing: then everybody does, as where no founder is named.
-        if silent || closed.members().is_empty() {
-            return Some(Electorate::new(peers.0.keys().copied(), peers, true));
-        }
-        Some(closed)
+        Some(decide(&self.next_active(rules)?, self.window, window, peers, rules))
     }
 
-    /// The head after a record that became final with these votes.
-    pub fn after(record: &Record, hash: Hash, voters: Vec<Hotkey>, open: bool) -> Self {
-        Head {
-            window: record.window,
-            hash,
-            root: record.root,
-            clip: record.clip,
-            active: record.active.clone(),
-            voters: Some(voters),
-            open,
-        }
+    /// The head after a record that became final with these votes, in this electorate.
+    pub fn after(record: &Record, hash: Hash, voters: Vec<Hotkey>, electorate: &Electorate) -> Self {
+        // Of an open electorate all stay active, not only who voted for this record: else one lie that splits the others'
+        // votes would leave the liar among few.
+        let active = if electorate.open {
+            let mut hotkeys: Vec<Hotkey> = electorate.members().iter().map(|(hotkey, _)| *hotkey).collect();
+            hotkeys.sort_unstable();
+            hotkeys.into_iter().map(|hotkey| Member { hotkey, missed: 0 }).collect()
+        } else {
+            record.active.clone()
+        };
+        let (window, root, clip) = (record.window, record.root, record.clip);
+        Head { window, hash, root, clip, active, voters: Some(voters) }
     }
+
+    /// The head that a newcomer takes over: a record that the others hold for final.
+    ///
+    /// With the window of the final record before it and the votes at its own tally block, where the chain still has them, the
+    /// newcomer knows who votes next; without, it follows from the next record on.
+    pub fn taken_over(
+        record: &Record,
+        hash: Hash,
+        decided: Option<(Window, &BTreeMap<Hotkey, Hash>)>,
+        peers: &Peers,
+        rules: &Rules,
+    ) -> Self {
+        let before = decided.map_or(record.window, |(before, _)| before);
+        let electorate = decide(&record.active, before, record.window, peers, rules);
+        let voters = decided.map(|(_, votes)| {
+            let voters = votes.iter().filter(|(hotkey, vote)| **vote == hash && peers.voting(**hotkey) > 0);
+            voters.map(|(hotkey, _)| *hotkey).collect()
+        });
+        Head { voters, ..Head::after(record, hash, Vec::new(), &electorate) }
+    }
+}
+
+/// Who decides on a window, when the last final record is that of `since`.
+fn decide(active: &[Member], since: Window, window: Window, peers: &Peers, rules: &Rules) -> Electorate {
+    let silent = window.0.saturating_sub(since.0) > rules.open_windows;
+    let closed = Electorate::new(active.iter().map(|member| member.hotkey), peers, false);
+    // Active members without any stake or permit decide nothing: then everybody does, as where no founder is named.
+    if !silent && !closed.members().is_empty() {
+        return closed;
+    }
+    // Whoever is there counts, also where it does not vote: otherwise a single vote in a window in which the others are away
+    // would decide alone.
+    let present = Electorate::new(peers.present(window, rules.open_windows), peers, true);
+    if present.members().is_empty() { Electorate::new(peers.0.keys().copied(), peers, true) } else { present }
 }
 
 /// Which state a window trains from.
@@ -178,7 +202,8 @@ mod tests {
     }
 
     fn peers(stakes: &[(u8, u64)]) -> Peers {
-        let peer = |n: u8, stake| Peer { uid: Uid(n.into()), stake, permit: true, incentive: 0.0 };
+        let entry = Some(Window(100));
+        let peer = |n: u8, stake| Peer { uid: Uid(n.into()), stake, permit: true, incentive: 0.0, entry };
         Peers(stakes.iter().map(|(n, stake)| (key(*n), peer(*n, *stake))).collect())
     }
 
@@ -190,7 +215,6 @@ mod tests {
             clip: None,
             active: active.iter().map(|(n, missed)| Member { hotkey: key(*n), missed: *missed }).collect(),
             voters: Some(voters.iter().map(|n| key(*n)).collect()),
-            open: false,
         }
     }
 
@@ -202,9 +226,53 @@ mod tests {
     fn who_votes_is_active_and_who_does_not_is_forgotten() {
         let first = head(10, &[(1, 0), (2, 0), (3, 2)], &[1, 4]);
         assert_eq!(members(&first), [(1, 0), (2, 1), (4, 0)], "3 missed its third, 4 came new");
-        // After an open vote nothing is known of the members of old.
-        let open = Head { open: true, ..first };
-        assert_eq!(members(&open), [(1, 0), (4, 0)]);
+    }
+
+    #[test]
+    fn after_an_open_vote_all_who_were_there_are_active() {
+        let record = Record {
+            run: Hash([1; 32]),
+            window: Window(104),
+            prev: Hash([1; 32]),
+            reveal: Hash([3; 32]),
+            accepted: Vec::new(),
+            clip: None,
+            root: Hash([4; 32]),
+            active: vec![Member { hotkey: key(9), missed: 1 }],
+        };
+        let there = peers(&[(1, 50), (2, 30), (3, 20)]);
+        let open = Electorate::new([key(1), key(2), key(3)], &there, true);
+        // 3 voted for something else: it missed one record, and does not lose its vote at once.
+        let head = Head::after(&record, Hash([5; 32]), vec![key(1), key(2)], &open);
+        assert_eq!(members(&head), [(1, 0), (2, 0), (3, 1)], "and of 9 nothing is known any more");
+        let closed = Electorate::new([key(9)], &there, false);
+        assert_eq!(members(&Head::after(&record, Hash([5; 32]), vec![key(1)], &closed)), [(1, 0), (9, 2)]);
+    }
+
+    #[test]
+    fn a_newcomer_who_finds_the_votes_knows_as_much_as_the_others() {
+        let there = peers(&[(1, 50), (2, 30), (3, 20)]);
+        let founding = Head::founding(Hash([1; 32]), Hash([2; 32]), Window(100), &[key(1), key(2)]);
+        for window in [100, 104] {
+            let electorate = founding.electorate(Window(window), &there, &rules()).unwrap();
+            let record = Record {
+                run: Hash([1; 32]),
+                window: Window(window),
+                prev: founding.hash,
+                reveal: Hash([3; 32]),
+                accepted: Vec::new(),
+                clip: Some(2.0),
+                root: Hash([4; 32]),
+                active: founding.next_active(&rules()).unwrap(),
+            };
+            let hash = Hash([5; 32]);
+            let votes = BTreeMap::from([(key(1), hash), (key(2), Hash([6; 32])), (key(3), hash), (key(7), hash)]);
+            let there_all_along = Head::after(&record, hash, vec![key(1), key(3)], &electorate);
+            let new = Head::taken_over(&record, hash, Some((founding.window, &votes)), &there, &rules());
+            assert_eq!(new, there_all_along, "{window}");
+            let blind = Head::taken_over(&record, hash, None, &there, &rules());
+            assert_eq!((blind.electorate(Window(window + 1), &there, &rules()), blind.root), (None, record.root));
+        }
     }
 
     #[test]
@@ -215,6 +283,15 @@ mod tests {
         assert_eq!(of(100).members(), [(key(1), 50), (key(2), 30)]);
         assert!(!of(103).open && of(104).open, "the founding counts as window 99");
         assert_eq!(of(104).total(), 100);
+        // Of all with a permit those count whose entry was put within the last windows, and nobody else.
+        let mut mixed = there.clone();
+        mixed.0.get_mut(&key(1)).unwrap().entry = Some(Window(99));
+        mixed.0.get_mut(&key(2)).unwrap().entry = None;
+        let who = |peers: &Peers| founding.electorate(Window(104), peers, &rules()).unwrap().members().to_vec();
+        assert_eq!(who(&mixed), [(key(3), 20)]);
+        // Where nobody was there, everybody counts, and more than half of all is needed.
+        mixed.0.get_mut(&key(3)).unwrap().entry = None;
+        assert_eq!(who(&mixed).len(), 3);
         // None is named, or all that are named have gone: everybody with a permit.
         let nobody = Head::founding(Hash([1; 32]), Hash([2; 32]), Window(100), &[]);
         assert!(nobody.electorate(Window(100), &there, &rules()).unwrap().open);

@@ -24,7 +24,7 @@ pub mod turn;
 pub use clock::{Clock, Lag, Moments};
 pub use duty::{Done, Duty};
 pub use enter::{Seen, Standing};
-pub use judge::{Refusal, judge};
+pub use judge::{Refusal, judge, wanted};
 pub use ledger::{Base, Head, Ledger};
 pub use peers::{Electorate, Peers, Stake};
 pub use record::{Member, Record};

@@ -1,6 +1,6 @@
 //! Who is there, as the chain has it at the first block of a window, and who of them votes.
 
-use ::record::{Hotkey, Uid};
+use ::record::{Hotkey, Uid, Window};
 use std::collections::BTreeMap;
 
 /// Stake in the chain's smallest unit: sums are exact, in any order.
@@ -17,6 +17,8 @@ pub struct Peer {
     pub permit: bool,
     /// Share of the miners' emission.
     pub incentive: f64,
+    /// The window in which its entry was last put on the chain.
+    pub entry: Option<Window>,
 }
 
 /// The peers of a window, by hotkey.
@@ -33,6 +35,14 @@ impl Peers {
     pub fn voting(&self, hotkey: Hotkey) -> Stake {
         self.0.get(&hotkey).filter(|peer| peer.permit).map_or(0, |peer| peer.stake)
     }
+
+    /// Those who may vote and whose entry was put within so many windows before this one: they are there, whether they vote
+    /// in it or not.
+    pub fn present(&self, window: Window, within: u64) -> impl Iterator<Item = Hotkey> + '_ {
+        let since = window.0.saturating_sub(within);
+        let present = move |peer: &Peer| peer.permit && peer.stake > 0 && peer.entry.is_some_and(|put| put.0 >= since);
+        self.0.iter().filter(move |(_, peer)| present(peer)).map(|(hotkey, _)| *hotkey)
+    }
 }
 
 /// Whose votes count in a window.
@@ -40,7 +50,7 @@ impl Peers {
 pub struct Electorate {
     /// In turn: by stake from above, then by hotkey.
     members: Vec<(Hotkey, Stake)>,
-    /// Only the stake of those who vote counts, since too few of the active ones have voted for too long.
+    /// All who are there decide, since too few of the active ones have voted for too long.
     pub open: bool,
 }
 
@@ -52,11 +62,6 @@ impl Electorate {
         members.sort_by_key(|(hotkey, stake)| (std::cmp::Reverse(*stake), *hotkey));
         members.dedup();
         Electorate { members, open }
-    }
-
-    /// The same members, of whom only those who vote count.
-    pub fn opened(&self) -> Self {
-        Electorate { members: self.members.clone(), open: true }
     }
 
     /// Its members in turn.

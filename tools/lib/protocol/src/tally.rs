@@ -1,6 +1,9 @@
 //! What is final: a function of the chain at the tally block, the same for everybody.
 
-use crate::peers::Electorate;
+use crate::{
+    Rules,
+    peers::{Electorate, Peers},
+};
 use ::record::{Hash, Hotkey, Window};
 use std::collections::BTreeMap;
 
@@ -40,7 +43,7 @@ pub fn support(electorate: &Electorate, votes: &Votes) -> BTreeMap<Hash, u128> {
 /// What became final. `permitted` says who else may become a member by its vote.
 pub fn tally(electorate: &Electorate, votes: &Votes, permitted: impl Fn(Hotkey) -> bool) -> Outcome {
     let support = support(electorate, votes);
-    let total = if electorate.open { support.values().sum() } else { electorate.total() };
+    let total = electorate.total();
     // More than half can stand for one record only.
     let Some((record, _)) = support.iter().find(|(_, stake)| **stake * 2 > total) else { return Outcome::None };
     let mut voters: Vec<Hotkey> = votes
@@ -52,10 +55,11 @@ pub fn tally(electorate: &Electorate, votes: &Votes, permitted: impl Fn(Hotkey) 
     Outcome::Final { record: *record, voters }
 }
 
-/// The record that a newcomer begins with: the newest one that more than half of the stake with a permit holds for final, of
-/// those that say so. `held` is what each entry says, with the window of that record.
-pub fn newest(stakes: &Electorate, held: &BTreeMap<Hotkey, Hash>) -> Option<Hash> {
-    match tally(&stakes.opened(), held, |_| true) {
+/// The record that a newcomer begins with: the one that more than half of the stake holds for final, of those who are there
+/// and say so. `held` is what each entry says now; who has not put its entry for long speaks of the past, and is not heard.
+pub fn newest(peers: &Peers, now: Window, held: &BTreeMap<Hotkey, Hash>, rules: &Rules) -> Option<Hash> {
+    let saying = peers.present(now, rules.open_windows).filter(|hotkey| held.contains_key(hotkey));
+    match tally(&Electorate::new(saying, peers, true), held, |_| true) {
         Outcome::Final { record, .. } => Some(record),
         Outcome::None => None,
     }
@@ -64,12 +68,12 @@ pub fn newest(stakes: &Electorate, held: &BTreeMap<Hotkey, Hash>) -> Option<Hash
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::peers::{Peer, Peers};
+    use crate::peers::Peer;
     use ::record::Uid;
     use proptest::prelude::*;
 
     fn electorate(stakes: &[u64], open: bool) -> Electorate {
-        let peer = |n: usize, stake| Peer { uid: Uid(n as u16), stake, permit: true, incentive: 0.0 };
+        let peer = |n: usize, stake| Peer { uid: Uid(n as u16), stake, permit: true, incentive: 0.0, entry: None };
         let peers = stakes.iter().enumerate().map(|(n, stake)| (Hotkey([n as u8; 32]), peer(n, *stake))).collect();
         let peers = Peers(peers);
         Electorate::new(peers.0.keys().copied(), &peers, open)
@@ -90,12 +94,34 @@ mod tests {
         assert_eq!(of(&[50, 30, 20], false, &[(0, 7), (1, 8), (2, 7)]), (7, 2));
         assert_eq!(of(&[50, 30, 20], false, &[(0, 7), (1, 8), (2, 8)]), (0, 0), "half is not more than half");
         assert_eq!(of(&[50, 30, 20], false, &[(1, 8), (2, 8)]), (0, 0), "who is silent counts against");
-        assert_eq!(of(&[50, 30, 20], true, &[(1, 8), (2, 8)]), (8, 2), "unless the vote is open");
+        assert_eq!(of(&[50, 30, 20], true, &[(1, 8), (2, 8)]), (0, 0), "in an open vote too: it was there lately");
         assert_eq!(of(&[50], false, &[(0, 7)]), (7, 1), "one alone decides alone");
         assert_eq!(of(&[50, 50], false, &[(0, 7), (1, 8), (9, 7)]), (0, 0), "strangers count nothing");
         assert_eq!(of(&[60, 50], false, &[(0, 7), (9, 7)]), (7, 2), "but become members by their vote");
         assert_eq!(of(&[u64::MAX, u64::MAX, u64::MAX], false, &[(0, 7), (1, 7)]), (7, 2), "no sum overflows");
         assert_eq!(of(&[], true, &[(0, 7)]), (0, 0));
+    }
+
+    #[test]
+    fn a_newcomer_hears_those_who_are_there() {
+        let rules = Rules {
+            omission: 0.0,
+            inactive_records: 2,
+            open_windows: 4,
+            clip_to_median: true,
+            weigh_by_incentive: false,
+        };
+        let peer =
+            |n: u16, stake, put| Peer { uid: Uid(n), stake, permit: true, incentive: 0.0, entry: Some(Window(put)) };
+        // The one with the most stake died in window 3.
+        let peers = [(0, 60, 3), (1, 30, 20), (2, 25, 19), (3, 20, 20)]
+            .map(|(n, s, put)| (Hotkey([n as u8; 32]), peer(n, s, put)));
+        let peers = Peers(BTreeMap::from(peers));
+        let said = |list: &[(u8, u8)]| newest(&peers, Window(20), &votes_of(list), &rules).map(|hash| hash.0[0]);
+        assert_eq!(said(&[(0, 3), (1, 19), (2, 19), (3, 19)]), Some(19), "the dead speak of the past");
+        assert_eq!(said(&[(0, 3), (1, 19), (2, 18), (3, 17)]), None);
+        assert_eq!(said(&[(1, 19), (2, 18)]), Some(19), "who says nothing is not asked");
+        assert_eq!(said(&[(0, 3)]), None);
     }
 
     proptest! {

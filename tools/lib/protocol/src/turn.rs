@@ -1,7 +1,12 @@
 //! Whose turn it is to propose, and what to vote for.
 
-use crate::{judge::Verdict, peers::Electorate, tally::Votes, tally::support};
-use ::record::{Hash, Hotkey};
+use crate::{
+    clock::Clock,
+    judge::Verdict,
+    peers::Electorate,
+    tally::{Votes, support},
+};
+use ::record::{Hash, Hotkey, Window};
 use std::cmp::Reverse;
 
 /// A proposal that a validator has seen, and its word on it.
@@ -11,6 +16,8 @@ pub struct Judged {
     pub record: Hash,
     /// Who signed it.
     pub by: Hotkey,
+    /// How many deltas it lists.
+    pub listed: usize,
     /// Whether this node stands for it.
     pub verdict: Verdict,
 }
@@ -22,8 +29,21 @@ pub struct Turn {
     pub propose: u64,
     /// So many blocks later each next one may.
     pub grace: u64,
+    /// From here on, where no record has more than half of the stake, the first in turn proposes once more.
+    pub again: u64,
     /// A vote that is sent after this may not be counted.
     pub last_call: u64,
+}
+
+impl Turn {
+    /// The blocks of a window's decision; a transaction needs at most `inclusion` blocks.
+    pub fn of(clock: &Clock, window: Window, inclusion: u64) -> Self {
+        let propose = clock.moments(window).propose;
+        let last_call = clock.last_call(window, inclusion);
+        // What was proposed first, and the deltas that it names, have the first half of the time to come around.
+        let again = propose.saturating_add(last_call.saturating_sub(propose) / 2);
+        Turn { propose, grace: clock.grace, again, last_call }
+    }
 }
 
 /// Whether to propose.
@@ -31,7 +51,7 @@ pub struct Turn {
 pub enum Proposal {
     /// This hotkey's vote does not count in this window: nobody waits for its proposal.
     NotMember,
-    /// One before it has proposed what it stands for.
+    /// A record is there that it stands for and that it could not better.
     Leave(Hash),
     /// Its turn comes at this block, unless one before it proposes something good.
     Wait(u64),
@@ -41,45 +61,82 @@ pub enum Proposal {
     Late,
 }
 
-/// Whether a validator proposes at this block, given the proposals that it has seen.
-pub fn propose(me: Hotkey, block: u64, turn: &Turn, electorate: &Electorate, judged: &[Judged]) -> Proposal {
+/// Whether a validator proposes at this block, given the proposals that it has seen, the votes, and how many deltas it would
+/// list itself by now.
+///
+/// In its first turn it proposes unless one before it has proposed something good. Validators to whom some miners have shown
+/// different deltas refuse each other's lists then, and none is final. So each fetches what the others name, and where half of
+/// the time is over and no record has more than half of the stake, it proposes once more, if it could list more than any good
+/// record does: that list leaves out nothing that anybody has proposed, and is good to all.
+pub fn propose(
+    me: Hotkey,
+    block: u64,
+    turn: &Turn,
+    electorate: &Electorate,
+    ballots: (&Votes, &[Judged]),
+    listable: usize,
+) -> Proposal {
     let Some(rank) = electorate.rank(me) else { return Proposal::NotMember };
-    if let Some(own) = judged.iter().find(|judged| judged.by == me) {
-        return Proposal::Leave(own.record);
+    if block >= turn.last_call {
+        return Proposal::Late;
     }
-    let earlier = judged.iter().filter(|judged| electorate.rank(judged.by).is_some_and(|other| other < rank));
-    if let Some(good) =
-        earlier.filter(|judged| judged.verdict == Verdict::Good).min_by_key(|good| electorate.rank(good.by))
-    {
-        return Proposal::Leave(good.record);
-    }
+    let (votes, judged) = ballots;
+    let good = || judged.iter().filter(|judged| judged.verdict == Verdict::Good);
     // The last ones in a long line share the last block that is of use.
-    let own = turn.propose.saturating_add(turn.grace.saturating_mul(rank));
-    let own = own.min(turn.last_call.saturating_sub(turn.grace).max(turn.propose));
-    match block {
-        _ if block >= turn.last_call => Proposal::Late,
-        _ if block < own => Proposal::Wait(own),
+    let at = |from: u64| {
+        let own = from.saturating_add(turn.grace.saturating_mul(rank));
+        own.min(turn.last_call.saturating_sub(turn.grace).max(from))
+    };
+    let own = judged.iter().filter(|judged| judged.by == me).count();
+    let earlier = good().filter(|good| electorate.rank(good.by).is_some_and(|other| other < rank));
+    let earlier = earlier.min_by_key(|good| electorate.rank(good.by));
+    if block < turn.again || own == 0 && earlier.is_none() {
+        return match (judged.iter().find(|judged| judged.by == me), earlier) {
+            (Some(own), _) => Proposal::Leave(own.record),
+            (None, Some(good)) => Proposal::Leave(good.record),
+            (None, None) if block < at(turn.propose) => Proposal::Wait(at(turn.propose)),
+            (None, None) => Proposal::Make,
+        };
+    }
+    let ahead = majority(electorate, votes);
+    let widest = good().max_by_key(|good| (good.listed, Reverse(electorate.rank(good.by))));
+    match (ahead, widest) {
+        (Some(ahead), _) => Proposal::Leave(ahead),
+        (None, Some(good)) if good.listed >= listable || own > 1 => Proposal::Leave(good.record),
+        _ if block < at(turn.again) => Proposal::Wait(at(turn.again)),
+        (None, None) if own > 1 => Proposal::Late,
         _ => Proposal::Make,
     }
+}
+
+/// The record behind which more than half of the stake stands, if there is one.
+fn majority(electorate: &Electorate, votes: &Votes) -> Option<Hash> {
+    let total = electorate.total();
+    support(electorate, votes).into_iter().find(|(_, stake)| *stake * 2 > total).map(|(record, _)| record)
 }
 
 /// What to do about the own vote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ballot {
-    /// Vote for this record.
+    /// Vote for this record. At the last call this is the last word: the vote moves once.
     Cast(Hash),
     /// The own vote stands; look again at this block.
     Keep(u64),
     /// Nothing that it stands for is there; look again at this block.
     Wait(u64),
+    /// It has nothing to vote for: put the entry as it is once more, so that the chain shows that this hotkey is there
+    /// ([`crate::Peers::present`]).
+    Show,
     /// A vote would not be counted any more.
     Late,
 }
 
-/// How a validator votes at this block. `own` is its vote as the chain has it, `votes` are all of them.
+/// How a validator votes at this block. `own` is its vote in this window, `votes` are all of them.
 ///
-/// The first vote is for the first good proposal. At the last call, once, it goes to the good proposal behind which the most
-/// stake stands, and of those the first in turn: all who see the same then vote the same.
+/// The first vote is for the good proposal of the first in turn. At the last call, once, it goes where more than half of the
+/// stake stands, if that is good; else to the good proposal with the longest list, since what leaves out least is good to
+/// most; of those to the one with the most stake behind it, and of those to the first in turn. All who see the same then vote
+/// the same: at the last call `votes` have to be those of one block that is final by then, the same for everybody.
 pub fn vote(
     block: u64,
     turn: &Turn,
@@ -89,22 +146,27 @@ pub fn vote(
     judged: &[Judged],
 ) -> Ballot {
     if block > turn.last_call {
-        return Ballot::Late;
+        return if own.is_none() { Ballot::Show } else { Ballot::Late };
     }
     let support = support(electorate, votes);
     let behind = |record: &Hash| support.get(record).copied().unwrap_or(0);
     let rank = |by: Hotkey| electorate.rank(by).unwrap_or(u64::MAX);
     let good = || judged.iter().filter(|judged| judged.verdict == Verdict::Good);
+    let ahead = majority(electorate, votes);
+    let last = |judged: &&Judged| {
+        let first = (ahead != Some(judged.record), Reverse(judged.listed), Reverse(behind(&judged.record)));
+        (first, rank(judged.by), judged.record)
+    };
     let best = match own {
         None => good().min_by_key(|judged| (rank(judged.by), Reverse(behind(&judged.record)), judged.record)),
-        Some(_) => good().min_by_key(|judged| (Reverse(behind(&judged.record)), rank(judged.by), judged.record)),
+        Some(_) => good().min_by_key(last),
     };
     match (best, own) {
         (None, None) => Ballot::Wait(block.saturating_add(1)),
-        (None, Some(_)) => Ballot::Keep(turn.last_call),
+        (None, Some(_)) => Ballot::Keep(turn.last_call.max(block.saturating_add(1))),
         (Some(best), None) => Ballot::Cast(best.record),
         (Some(best), Some(own)) if best.record != own && block >= turn.last_call => Ballot::Cast(best.record),
-        (Some(_), Some(_)) => Ballot::Keep(turn.last_call),
+        (Some(_), Some(_)) => Ballot::Keep(turn.last_call.max(block.saturating_add(1))),
     }
 }
 
@@ -117,56 +179,108 @@ mod tests {
     };
     use ::record::Uid;
 
-    const TURN: Turn = Turn { propose: 100, grace: 5, last_call: 140 };
+    const TURN: Turn = Turn { propose: 100, grace: 5, again: 120, last_call: 140 };
 
     fn key(n: u8) -> Hotkey {
         Hotkey([n; 32])
     }
 
+    fn hash(n: u8) -> Hash {
+        Hash([100 + n; 32])
+    }
+
     /// Hotkeys 0, 1, 2 … in turn.
     fn electorate(stakes: &[u64]) -> Electorate {
-        let peer = |n: usize, stake| Peer { uid: Uid(n as u16), stake, permit: true, incentive: 0.0 };
+        let peer = |n: usize, stake| Peer { uid: Uid(n as u16), stake, permit: true, incentive: 0.0, entry: None };
         let peers = Peers(stakes.iter().enumerate().map(|(n, s)| (key(n as u8), peer(n, *s))).collect());
         Electorate::new(peers.0.keys().copied(), &peers, false)
     }
 
     fn judged(by: u8, verdict: Verdict) -> Judged {
-        Judged { record: Hash([100 + by; 32]), by: key(by), verdict }
+        Judged { record: hash(by), by: key(by), listed: 5, verdict }
+    }
+
+    fn votes_of(votes: &[(u8, u8)]) -> Votes {
+        votes.iter().map(|(who, what)| (key(*who), hash(*what))).collect()
+    }
+
+    #[test]
+    fn the_second_turn_lies_in_the_middle() {
+        let clock = Clock {
+            blocks: 60,
+            page: 5,
+            commit: 3,
+            deadline: 15,
+            propose: 20,
+            grace: 4,
+            tally: 45,
+            lag: crate::Lag::One,
+        };
+        assert_eq!(Turn::of(&clock, Window(10), 5), Turn { propose: 679, grace: 4, again: 689, last_call: 699 });
     }
 
     #[test]
     fn each_waits_for_those_before_it_and_for_nobody_else() {
         let three = electorate(&[30, 20, 10]);
-        let at = |me, block, judged: &[Judged]| propose(key(me), block, &TURN, &three, judged);
+        let at = |me, block, judged: &[Judged]| propose(key(me), block, &TURN, &three, (&Votes::new(), judged), 5);
         assert_eq!([at(0, 99, &[]), at(0, 100, &[])], [Proposal::Wait(100), Proposal::Make]);
         assert_eq!([at(2, 109, &[]), at(2, 110, &[])], [Proposal::Wait(110), Proposal::Make]);
         assert_eq!(at(9, 110, &[]), Proposal::NotMember);
         assert_eq!(at(0, 140, &[]), Proposal::Late);
         let good = [judged(0, Verdict::Good)];
-        assert_eq!(at(1, 105, &good), Proposal::Leave(Hash([100; 32])));
+        assert_eq!(at(1, 105, &good), Proposal::Leave(hash(0)));
         // What is bad, or cannot be judged yet, holds nobody up.
         for verdict in [Verdict::Bad(vec![Refusal::Root]), Verdict::Lacks(Lack::State)] {
             assert_eq!(at(1, 105, &[judged(0, verdict)]), Proposal::Make);
         }
         assert_eq!(at(0, 105, &[judged(1, Verdict::Good)]), Proposal::Make, "one behind it holds nobody up");
-        assert_eq!(at(1, 130, &[judged(1, Verdict::Good)]), Proposal::Leave(Hash([101; 32])), "once");
+        assert_eq!(at(1, 119, &[judged(1, Verdict::Good)]), Proposal::Leave(hash(1)), "once");
+        assert_eq!(at(1, 130, &[judged(1, Verdict::Good)]), Proposal::Leave(hash(1)), "and it could not better it");
         // Of a hundred even the last has its turn before the last call.
         let many = electorate(&(1..=100).rev().collect::<Vec<_>>());
-        assert_eq!(propose(key(99), 134, &TURN, &many, &[]), Proposal::Wait(135));
-        assert_eq!(propose(key(99), 135, &TURN, &many, &[]), Proposal::Make);
+        let last = |block| propose(key(99), block, &TURN, &many, (&Votes::new(), &[]), 5);
+        assert_eq!([last(134), last(135)], [Proposal::Wait(135), Proposal::Make]);
+    }
+
+    #[test]
+    fn who_could_list_more_than_is_good_to_anybody_proposes_again() {
+        let three = electorate(&[30, 25, 20]);
+        let bad = Verdict::Bad(vec![Refusal::Omission(1, 5)]);
+        // 0 and 1 have each refused what the other proposed, and fetched what it named.
+        let split = [judged(0, Verdict::Good), judged(1, bad.clone())];
+        let at = |me, block, votes: &[(u8, u8)], judged: &[Judged]| {
+            propose(key(me), block, &TURN, &three, (&votes_of(votes), judged), 6)
+        };
+        assert_eq!(at(0, 119, &[], &split), Proposal::Leave(hash(0)));
+        assert_eq!(at(0, 120, &[], &split), Proposal::Make);
+        let split = [judged(0, bad), judged(1, Verdict::Good)];
+        assert_eq!([at(1, 120, &[], &split), at(1, 125, &[], &split)], [Proposal::Wait(125), Proposal::Make]);
+        assert_eq!(at(1, 125, &[(1, 1), (2, 1)], &split), Proposal::Leave(hash(1)), "more than half is enough");
+        // The first one's second proposal lists all.
+        let joined = Judged { record: hash(9), listed: 6, ..judged(0, Verdict::Good) };
+        let all = [split.to_vec(), vec![joined]].concat();
+        assert_eq!(at(1, 125, &[(1, 1), (0, 0)], &all), Proposal::Leave(hash(9)));
+        // Nobody proposes a third time.
+        let twice = [judged(1, Verdict::Good), Judged { record: hash(9), ..judged(1, Verdict::Good) }];
+        assert!(matches!(at(1, 130, &[], &twice), Proposal::Leave(_)));
     }
 
     #[test]
     fn a_vote_is_for_the_first_that_is_good_and_moves_once() {
         let three = electorate(&[30, 20, 10]);
-        let at = |block, own: Option<u8>, votes: &[(u8, u8)], judged: &[Judged]| {
-            let votes = votes.iter().map(|(who, what)| (key(*who), Hash([100 + what; 32]))).collect();
-            match vote(block, &TURN, own.map(|n| Hash([100 + n; 32])), &three, &votes, judged) {
-                Ballot::Cast(Hash(bytes)) => i32::from(bytes[0]) - 100,
-                Ballot::Keep(_) => -1,
-                Ballot::Wait(_) => -2,
-                Ballot::Late => -3,
-            }
+        let at = |block, own: Option<u8>, votes: &[(u8, u8)], judged: &[Judged]| match vote(
+            block,
+            &TURN,
+            own.map(hash),
+            &three,
+            &votes_of(votes),
+            judged,
+        ) {
+            Ballot::Cast(Hash(bytes)) => i32::from(bytes[0]) - 100,
+            Ballot::Keep(_) => -1,
+            Ballot::Wait(_) => -2,
+            Ballot::Late => -3,
+            Ballot::Show => -4,
         };
         let both = [judged(0, Verdict::Good), judged(1, Verdict::Good)];
         assert_eq!(at(100, None, &[], &[]), -2);
@@ -177,6 +291,11 @@ mod tests {
         assert_eq!(at(140, Some(1), &[(0, 0), (1, 1)], &both), 0, "where the most stake stands");
         assert_eq!(at(140, Some(0), &[(0, 0), (1, 1)], &both), -1);
         assert_eq!(at(140, Some(1), &[(0, 0), (1, 1)], &both[1..]), -1, "never for what it has not judged good");
-        assert_eq!(at(141, None, &[], &both), -3);
+        assert_eq!(at(141, None, &[], &both), -4, "that it is there can be shown later, too");
+        assert_eq!(at(141, Some(0), &[], &both), -3);
+        // The longest list, unless more than half stands for another one.
+        let longer = [judged(0, Verdict::Good), Judged { listed: 6, ..judged(1, Verdict::Good) }];
+        assert_eq!(at(140, Some(0), &[(0, 0), (1, 1)], &longer), 1);
+        assert_eq!(at(140, Some(1), &[(0, 0), (2, 0), (1, 1)], &longer), 0);
     }
 }
