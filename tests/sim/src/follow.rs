@@ -48,11 +48,11 @@ impl World {
             } else {
                 self.final_votes(window)
             };
-            let head = match self.policy.tally(&electorate, &votes, |hotkey| peers.voting(hotkey) > 0) {
+            let head = match self.policy.tally(&electorate, &votes) {
                 Outcome::None => None,
-                Outcome::Final { record, voters } => {
+                Outcome::Final(record) => {
                     let Some(id) = self.read(node, record) else { return false };
-                    Some((id, Head::after(&self.records[id].record, record, voters, &electorate)))
+                    Some((id, Head::after(&self.records[id].record, record, &votes, &electorate, &peers)))
                 }
             };
             let hash = head.as_ref().map(|(_, head)| head.hash);

@@ -90,6 +90,8 @@ pub struct Troubles {
     pub down: u32,
     /// Gone for ever.
     pub dead: bool,
+    /// Its bucket goes at this second.
+    pub closes: Option<u64>,
     /// It dies at its next write.
     pub armed: bool,
     /// It died at a write.

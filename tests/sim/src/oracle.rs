@@ -67,6 +67,7 @@ struct True {
     clip: Option<f64>,
     active: BTreeMap<usize, u32>,
     voters: Vec<usize>,
+    others: Vec<usize>,
 }
 
 /// The true course of a run.
@@ -101,6 +102,7 @@ impl Oracle {
             clip: None,
             active: founders.iter().map(|node| (*node, 0)).collect(),
             voters: founders,
+            others: Vec::new(),
         };
         Oracle {
             heads: BTreeMap::from([(scenario.start.0 - 1, first)]),
@@ -167,6 +169,7 @@ impl World {
         let mut active: BTreeMap<usize, u32> = BTreeMap::new();
         let lately = head.active.iter().filter(|(_, missed)| **missed < self.scenario.rules.inactive_records);
         active.extend(lately.map(|(node, missed)| (*node, missed + 1)));
+        active.extend(head.active.keys().filter(|node| head.others.contains(node)).map(|node| (*node, 0)));
         active.extend(head.voters.iter().map(|node| (*node, 0)));
         active
     }
@@ -215,6 +218,8 @@ impl World {
         let voters: Vec<usize> = (0..self.scenario.validators.len())
             .filter(|node| self.scenario.validators[*node].stake > 0 && won.is_some() && vote(*node) == won)
             .collect();
+        let others = (0..self.scenario.validators.len()).filter(|node| vote(*node).is_some() && vote(*node) != won);
+        let others: Vec<usize> = others.collect();
         if lying * 2 >= total && lying > 0 && won.is_some() {
             let kind = if deciders.open { "an open vote" } else { "the active stake" };
             let what = format!("liars hold {lying} of {total} in {kind}");
@@ -240,6 +245,7 @@ impl World {
                     clip: record.clip,
                     active: if deciders.open { present.collect() } else { members.collect() },
                     voters,
+                    others,
                 };
                 self.oracle.heads.insert(window, head);
             }

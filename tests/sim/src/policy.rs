@@ -147,18 +147,15 @@ impl Policy {
     }
 
     /// [`protocol::tally()`].
-    pub fn tally(self, electorate: &Electorate, votes: &Votes, permitted: impl Fn(Hotkey) -> bool) -> Outcome {
+    pub fn tally(self, electorate: &Electorate, votes: &Votes) -> Outcome {
         let enough = |stake: u128| match self.0 {
             Some(Mutation::Plurality) => stake > 0,
             Some(Mutation::Half) => stake * 2 >= electorate.total(),
             _ => false,
         };
         let most = support(electorate, votes).into_iter().max_by_key(|(_, stake)| *stake);
-        match (tally(electorate, votes, permitted), most) {
-            (Outcome::None, Some((record, stake))) if enough(stake) => {
-                let voters = votes.iter().filter(|(_, vote)| **vote == record).map(|(hotkey, _)| *hotkey);
-                Outcome::Final { record, voters: voters.collect() }
-            }
+        match (tally(electorate, votes), most) {
+            (Outcome::None, Some((record, stake))) if enough(stake) => Outcome::Final(record),
             (outcome, _) => outcome,
         }
     }

@@ -120,7 +120,7 @@ pub enum Trouble {
     Down(usize),
     /// A node dies right after it wrote to its disk, before it acted on it; and starts again.
     Killed(usize),
-    /// A node is gone for ever, and its bucket with it.
+    /// A node is gone for ever, and some windows later its bucket.
     Dead(usize),
     /// A node comes with an empty disk.
     Joins(usize),

@@ -102,6 +102,9 @@ pub struct World {
     sequence: u64,
 }
 
+/// Windows after its owner's end in which a bucket is still there.
+const CLOSES: u64 = 6;
+
 const HOTKEY: u64 = 1;
 const DELTA: u64 = 2;
 
@@ -265,7 +268,10 @@ impl World {
         let troubles = &mut self.nodes[node].troubles;
         match fault.what {
             Trouble::Down(_) | Trouble::Joins(_) => count(&mut troubles.down),
-            Trouble::Dead(_) => troubles.dead = true,
+            Trouble::Dead(_) => {
+                troubles.dead = true;
+                troubles.closes = Some(self.now + CLOSES * self.scenario.clock.blocks * SLOT);
+            }
             Trouble::Killed(_) => {
                 troubles.armed = begins;
                 troubles.killed &= begins;
@@ -387,7 +393,8 @@ impl World {
     /// Seconds until a node has an object from another's bucket; `None` while it cannot.
     pub fn fetch(&mut self, reader: usize, owner: usize) -> Option<u64> {
         let (from, to) = (self.nodes[owner].troubles, self.nodes[reader].troubles);
-        if from.bucket_down > 0 || from.dead || reader != owner && to.no_buckets > 0 {
+        let closed = from.closes.is_some_and(|at| at <= self.now);
+        if from.bucket_down > 0 || closed || reader != owner && to.no_buckets > 0 {
             return None;
         }
         if self.validates(reader) && self.validates(owner) {

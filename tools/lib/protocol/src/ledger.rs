@@ -24,6 +24,8 @@ pub struct Head {
     pub active: Vec<Member>,
     /// Who voted for it, in the order of hotkeys; `None` where this node did not see the tally itself.
     pub voters: Option<Vec<Hotkey>>,
+    /// Who voted for another record, in the order of hotkeys.
+    pub others: Vec<Hotkey>,
 }
 
 impl Head {
@@ -39,17 +41,21 @@ impl Head {
             clip: None,
             active: founders.iter().map(|hotkey| Member { hotkey: *hotkey, missed: 0 }).collect(),
             voters: Some(founders),
+            others: Vec::new(),
         }
     }
 
-    /// Whose votes decide on the next record: who voted for this one, and who did so lately enough.
+    /// Whose votes decide on the next record: who voted for this one, and of those who decided on it whoever voted for another
+    /// one, or lately enough. Who is outvoted keeps its vote: otherwise liars who split the others would push a part of
+    /// them out.
     ///
     /// `None` where this node did not see the votes for this one.
     pub fn next_active(&self, rules: &Rules) -> Option<Vec<Member>> {
         let voters = self.voters.as_ref()?;
         let mut active: BTreeMap<Hotkey, u32> = voters.iter().map(|hotkey| (*hotkey, 0)).collect();
         for member in &self.active {
-            let missed = member.missed.saturating_add(1);
+            let voted = self.others.binary_search(&member.hotkey).is_ok();
+            let missed = if voted { 0 } else { member.missed.saturating_add(1) };
             if missed <= rules.inactive_records {
                 active.entry(member.hotkey).or_insert(missed);
             }
@@ -62,8 +68,15 @@ impl Head {
         Some(decide(&self.next_active(rules)?, self.window, window, peers, rules))
     }
 
-    /// The head after a record that became final with these votes, in this electorate.
-    pub fn after(record: &Record, hash: Hash, voters: Vec<Hotkey>, electorate: &Electorate) -> Self {
+    /// The head after a record that became final in this electorate, with the votes of its window. New members are all with a
+    /// permit who voted for it.
+    pub fn after(
+        record: &Record,
+        hash: Hash,
+        votes: &BTreeMap<Hotkey, Hash>,
+        electorate: &Electorate,
+        peers: &Peers,
+    ) -> Self {
         // Of an open electorate all stay active, not only who voted for this record: else one lie that splits the others'
         // votes would leave the liar among few.
         let active = if electorate.open {
@@ -73,8 +86,11 @@ impl Head {
         } else {
             record.active.clone()
         };
+        let permitted = votes.iter().filter(|(hotkey, _)| peers.voting(**hotkey) > 0);
+        let (voters, others): (Vec<_>, Vec<_>) = permitted.partition(|(_, vote)| **vote == hash);
+        let hotkeys = |votes: Vec<(&Hotkey, &Hash)>| votes.into_iter().map(|(hotkey, _)| *hotkey).collect();
         let (window, root, clip) = (record.window, record.root, record.clip);
-        Head { window, hash, root, clip, active, voters: Some(voters) }
+        Head { window, hash, root, clip, active, voters: Some(hotkeys(voters)), others: hotkeys(others) }
     }
 
     /// The head that a newcomer takes over: a record that the others hold for final.
@@ -88,13 +104,12 @@ impl Head {
         peers: &Peers,
         rules: &Rules,
     ) -> Self {
-        let before = decided.map_or(record.window, |(before, _)| before);
+        let Some((before, votes)) = decided else {
+            let electorate = Electorate::new([], peers, false);
+            return Head { voters: None, ..Head::after(record, hash, &BTreeMap::new(), &electorate, peers) };
+        };
         let electorate = decide(&record.active, before, record.window, peers, rules);
-        let voters = decided.map(|(_, votes)| {
-            let voters = votes.iter().filter(|(hotkey, vote)| **vote == hash && peers.voting(**hotkey) > 0);
-            voters.map(|(hotkey, _)| *hotkey).collect()
-        });
-        Head { voters, ..Head::after(record, hash, Vec::new(), &electorate) }
+        Head::after(record, hash, votes, &electorate, peers)
     }
 }
 
@@ -215,6 +230,7 @@ mod tests {
             clip: None,
             active: active.iter().map(|(n, missed)| Member { hotkey: key(*n), missed: *missed }).collect(),
             voters: Some(voters.iter().map(|n| key(*n)).collect()),
+            others: Vec::new(),
         }
     }
 
@@ -226,6 +242,8 @@ mod tests {
     fn who_votes_is_active_and_who_does_not_is_forgotten() {
         let first = head(10, &[(1, 0), (2, 0), (3, 2)], &[1, 4]);
         assert_eq!(members(&first), [(1, 0), (2, 1), (4, 0)], "3 missed its third, 4 came new");
+        let outvoted = Head { others: vec![key(3), key(5)], ..first };
+        assert_eq!(members(&outvoted), [(1, 0), (2, 1), (3, 0), (4, 0)], "3 voted, and 5 was no member");
     }
 
     #[test]
@@ -242,11 +260,13 @@ mod tests {
         };
         let there = peers(&[(1, 50), (2, 30), (3, 20)]);
         let open = Electorate::new([key(1), key(2), key(3)], &there, true);
-        // 3 voted for something else: it missed one record, and does not lose its vote at once.
-        let head = Head::after(&record, Hash([5; 32]), vec![key(1), key(2)], &open);
+        let hash = Hash([5; 32]);
+        let votes = BTreeMap::from([(key(1), hash), (key(2), hash), (key(7), hash)]);
+        // 3 did not vote: it missed one record, and does not lose its vote at once. 7 has no permit.
+        let head = Head::after(&record, hash, &votes, &open, &there);
         assert_eq!(members(&head), [(1, 0), (2, 0), (3, 1)], "and of 9 nothing is known any more");
         let closed = Electorate::new([key(9)], &there, false);
-        assert_eq!(members(&Head::after(&record, Hash([5; 32]), vec![key(1)], &closed)), [(1, 0), (9, 2)]);
+        assert_eq!(members(&Head::after(&record, hash, &votes, &closed, &there)), [(1, 0), (2, 0), (9, 2)]);
     }
 
     #[test]
@@ -267,7 +287,8 @@ mod tests {
             };
             let hash = Hash([5; 32]);
             let votes = BTreeMap::from([(key(1), hash), (key(2), Hash([6; 32])), (key(3), hash), (key(7), hash)]);
-            let there_all_along = Head::after(&record, hash, vec![key(1), key(3)], &electorate);
+            let there_all_along = Head::after(&record, hash, &votes, &electorate, &there);
+            assert_eq!((there_all_along.voters.as_deref(), &*there_all_along.others), (Some(&[key(1), key(3)][..]), &[key(2)][..]));
             let new = Head::taken_over(&record, hash, Some((founding.window, &votes)), &there, &rules());
             assert_eq!(new, there_all_along, "{window}");
             let blind = Head::taken_over(&record, hash, None, &there, &rules());

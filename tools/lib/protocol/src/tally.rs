@@ -16,15 +16,10 @@ pub fn votes(entries: impl IntoIterator<Item = (Hotkey, Window, Hash)>, window: 
 }
 
 /// How a window ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// More than half of the stake that counts stands for this record.
-    Final {
-        /// Its hash.
-        record: Hash,
-        /// All peers with a permit who voted for it, in the order of hotkeys: members, and who wants to become one.
-        voters: Vec<Hotkey>,
-    },
+    /// More than half of the stake that counts stands for the record of this hash.
+    Final(Hash),
     /// No record has as much: the model stays as it is.
     None,
 }
@@ -40,27 +35,20 @@ pub fn support(electorate: &Electorate, votes: &Votes) -> BTreeMap<Hash, u128> {
     support
 }
 
-/// What became final. `permitted` says who else may become a member by its vote.
-pub fn tally(electorate: &Electorate, votes: &Votes, permitted: impl Fn(Hotkey) -> bool) -> Outcome {
-    let support = support(electorate, votes);
+/// What became final.
+pub fn tally(electorate: &Electorate, votes: &Votes) -> Outcome {
     let total = electorate.total();
     // More than half can stand for one record only.
-    let Some((record, _)) = support.iter().find(|(_, stake)| **stake * 2 > total) else { return Outcome::None };
-    let mut voters: Vec<Hotkey> = votes
-        .iter()
-        .filter(|(hotkey, vote)| *vote == record && permitted(**hotkey))
-        .map(|(hotkey, _)| *hotkey)
-        .collect();
-    voters.sort_unstable();
-    Outcome::Final { record: *record, voters }
+    let most = support(electorate, votes).into_iter().find(|(_, stake)| *stake * 2 > total);
+    most.map_or(Outcome::None, |(record, _)| Outcome::Final(record))
 }
 
 /// The record that a newcomer begins with: the one that more than half of the stake holds for final, of those who are there
 /// and say so. `held` is what each entry says now; who has not put its entry for long speaks of the past, and is not heard.
 pub fn newest(peers: &Peers, now: Window, held: &BTreeMap<Hotkey, Hash>, rules: &Rules) -> Option<Hash> {
     let saying = peers.present(now, rules.open_windows).filter(|hotkey| held.contains_key(hotkey));
-    match tally(&Electorate::new(saying, peers, true), held, |_| true) {
-        Outcome::Final { record, .. } => Some(record),
+    match tally(&Electorate::new(saying, peers, true), held) {
+        Outcome::Final(record) => Some(record),
         Outcome::None => None,
     }
 }
@@ -85,21 +73,18 @@ mod tests {
 
     #[test]
     fn more_than_half_of_the_stake_decides() {
-        let of =
-            |stakes: &[u64], open, list: &[(u8, u8)]| match tally(&electorate(stakes, open), &votes_of(list), |_| true)
-            {
-                Outcome::Final { record, voters } => (record.0[0], voters.len()),
-                Outcome::None => (0, 0),
-            };
-        assert_eq!(of(&[50, 30, 20], false, &[(0, 7), (1, 8), (2, 7)]), (7, 2));
-        assert_eq!(of(&[50, 30, 20], false, &[(0, 7), (1, 8), (2, 8)]), (0, 0), "half is not more than half");
-        assert_eq!(of(&[50, 30, 20], false, &[(1, 8), (2, 8)]), (0, 0), "who is silent counts against");
-        assert_eq!(of(&[50, 30, 20], true, &[(1, 8), (2, 8)]), (0, 0), "in an open vote too: it was there lately");
-        assert_eq!(of(&[50], false, &[(0, 7)]), (7, 1), "one alone decides alone");
-        assert_eq!(of(&[50, 50], false, &[(0, 7), (1, 8), (9, 7)]), (0, 0), "strangers count nothing");
-        assert_eq!(of(&[60, 50], false, &[(0, 7), (9, 7)]), (7, 2), "but become members by their vote");
-        assert_eq!(of(&[u64::MAX, u64::MAX, u64::MAX], false, &[(0, 7), (1, 7)]), (7, 2), "no sum overflows");
-        assert_eq!(of(&[], true, &[(0, 7)]), (0, 0));
+        let of = |stakes: &[u64], open, list: &[(u8, u8)]| match tally(&electorate(stakes, open), &votes_of(list)) {
+            Outcome::Final(record) => record.0[0],
+            Outcome::None => 0,
+        };
+        assert_eq!(of(&[50, 30, 20], false, &[(0, 7), (1, 8), (2, 7)]), 7);
+        assert_eq!(of(&[50, 30, 20], false, &[(0, 7), (1, 8), (2, 8)]), 0, "half is not more than half");
+        assert_eq!(of(&[50, 30, 20], false, &[(1, 8), (2, 8)]), 0, "who is silent counts against");
+        assert_eq!(of(&[50, 30, 20], true, &[(1, 8), (2, 8)]), 0, "in an open vote too: it was there lately");
+        assert_eq!(of(&[50], false, &[(0, 7)]), 7, "one alone decides alone");
+        assert_eq!(of(&[50, 50], false, &[(0, 7), (1, 8), (9, 7)]), 0, "strangers count nothing");
+        assert_eq!(of(&[u64::MAX, u64::MAX, u64::MAX], false, &[(0, 7), (1, 7)]), 7, "no sum overflows");
+        assert_eq!(of(&[], true, &[(0, 7)]), 0);
     }
 
     #[test]
@@ -131,9 +116,8 @@ mod tests {
         ) {
             let (electorate, votes) = (electorate(&stakes, open), votes_of(&list));
             let support = support(&electorate, &votes);
-            if let Outcome::Final { record, voters } = tally(&electorate, &votes, |_| true) {
+            if let Outcome::Final(record) = tally(&electorate, &votes) {
                 prop_assert!(support.iter().all(|(other, stake)| *other == record || *stake < support[&record]));
-                prop_assert!(voters.is_sorted());
             }
         }
     }
