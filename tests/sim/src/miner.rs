@@ -113,7 +113,9 @@ impl World {
             Trick::OtherDelta => self.new_delta(Delta { commitment: commitment(node, window, 1), ..delta }),
             _ => self.new_delta(delta),
         };
-        let entry = if trick == Trick::NoCommitment { None } else { Some((window, told)) };
+        // Who cannot write to its bucket would commit to what it cannot send.
+        let cut_off = self.nodes[node].troubles.bucket_down > 0 || self.nodes[node].troubles.no_buckets > 0;
+        let entry = if trick == Trick::NoCommitment || cut_off { None } else { Some((window, told)) };
         let kept = self.persist(node, |disk| {
             disk.unsent.insert(window, id);
             disk.committed = Some(window);

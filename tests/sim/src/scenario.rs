@@ -322,11 +322,12 @@ impl Scenario {
             }
             !goes
         });
+        let gone: u64 = frail.iter().map(|at| self.validators[*at].stake).sum();
         self.founders = match dice.below(6) {
             // Nobody is named: everybody votes.
             0 => Vec::new(),
-            // Those who will be gone, and are not more than half with the liars among them.
-            1 if !frail.is_empty() => frail.clone(),
+            // Those who will be gone. Founders hold more than liars do: else liars take over while the others join.
+            1 if gone * 100 > lying * 104 && gone > 0 => frail.clone(),
             2 => pillars.clone(),
             _ => (0..count).collect(),
         };
@@ -345,6 +346,12 @@ impl Scenario {
         for at in frail {
             if dice.per_mille(500) {
                 let from = dice.below(self.calm_at());
+                // Its bucket can be read for some windows more: a final record that nobody can have any more stops all.
+                for fault in &mut self.faults {
+                    if fault.what == Trouble::BucketDown(at) {
+                        (fault.from, fault.to) = (fault.from.min(from), fault.to.min(from));
+                    }
+                }
                 self.faults.push(Fault { from, to: u64::MAX, what: Trouble::Dead(at) });
             }
         }
@@ -394,7 +401,7 @@ impl Scenario {
                 let mut from = 0;
                 while from < self.calm_at() {
                     let node = first + dice.index(size);
-                    let lasts = dice.between(window / 2, 3 * window);
+                    let lasts = dice.between(window, 6 * window);
                     let what = match dice.below(4) {
                         0 => Trouble::BucketDown(node),
                         1 => Trouble::NoBuckets(node),
