@@ -4,7 +4,7 @@ use crate::{
     chain::SLOT,
     dice::mix,
     node::{Asked, Published},
-    policy::Mutation,
+    policy::{Check, Mutation},
     world::{Event, World, hotkey, node_of, root},
 };
 use protocol::{
@@ -79,6 +79,16 @@ impl World {
         self.push(after, node, Event::Delta(delta, from));
     }
 
+    /// Whether a node shows a delta to another.
+    fn serves(&self, from: usize, to: usize, delta: usize) -> bool {
+        let delta = &self.deltas[delta];
+        if from == delta.owner && delta.sent {
+            return delta.shown >> to & 1 == 1;
+        }
+        // An honest validator shows what it has to all.
+        delta.held >> from & 1 == 1 && (self.scenario.honest(from) || delta.shown >> to & 1 == 1)
+    }
+
     /// A delta comes, or is asked for once more.
     pub fn delta_comes(&mut self, node: usize, delta: usize, from: usize) {
         let window = self.deltas[delta].window;
@@ -87,18 +97,13 @@ impl World {
         if self.nodes[node].memory.checked != Some(window) || best >= moments.tally {
             return;
         }
-        let has = if from == self.deltas[delta].owner {
-            self.deltas[delta].sent && self.deltas[delta].shown >> node & 1 == 1
-        } else {
-            // An honest one shows what it has to all.
-            let shown = self.scenario.honest(from) || self.deltas[delta].shown >> node & 1 == 1;
-            self.deltas[delta].held >> from & 1 == 1 && shown
-        };
-        if !has || self.nodes[node].troubles.disk_full > 0 || self.fetch(node, from).is_none() {
-            // Whoever has it may send it: its owner, or who stands for a record that names it.
+        let full = self.nodes[node].troubles.disk_full > 0;
+        if full || !self.serves(from, node, delta) || self.fetch(node, from).is_none() {
+            // It is asked of its owner, and of all who stand for a record that names it: one who has it is enough.
             let holders = self.deltas[delta].held;
-            let choice = self.dice.below(u64::from(holders.count_ones()) + 1) as usize;
-            let other = (0..32).filter(|bit| holders >> bit & 1 == 1).nth(choice);
+            let others = (0..self.scenario.validators.len()).filter(|bit| holders >> bit & 1 == 1);
+            let other = others.filter(|other| self.serves(*other, node, delta)).collect::<Vec<_>>();
+            let other = other.into_iter().find(|other| self.fetch(node, *other).is_some());
             let other = other.unwrap_or(self.deltas[delta].owner);
             let after = self.dice.between(SLOT, 2 * SLOT);
             return self.push(after, node, Event::Delta(delta, other));
@@ -383,8 +388,11 @@ impl World {
             }
             let word = match &judged.verdict {
                 Verdict::Good => 0,
-                Verdict::Bad(_) => 1,
-                Verdict::Lacks(_) => 2,
+                // 10 and the place of the first reason in its list.
+                Verdict::Bad(reasons) => 10 + reasons.first().map_or(0, |reason| Check::of(reason) as u64),
+                Verdict::Lacks(Lack::Votes) => 1,
+                Verdict::Lacks(Lack::State) => 2,
+                Verdict::Lacks(Lack::Deltas(deltas)) => 1000 + deltas.len() as u64,
             };
             self.trace.note(self.now, "judges", node, [*record as u64, word]);
         }

@@ -313,10 +313,12 @@ impl World {
         dead.disk.files_of = memory.checked;
         dead.disk.files.clear();
         for (hash, seen) in &memory.seen {
-            if let Some(delta) = number(DELTA, &hash.0)
-                && self.dice.per_mille(500)
-            {
+            let Some(delta) = number(DELTA, &hash.0) else { continue };
+            if self.dice.per_mille(500) {
                 dead.disk.files.push((delta as usize, seen.standing));
+            } else {
+                self.deltas[delta as usize].due &= !(1 << node);
+                self.deltas[delta as usize].held &= !(1 << node);
             }
         }
         self.trace.note(self.now, "dies", node, [0, 0]);
