@@ -176,19 +176,20 @@ impl World {
 
     fn deciders(&self, window: u64) -> Deciders {
         let stake = |node: usize| self.scenario.validators.get(node).map_or(0, |validator| validator.stake);
-        let Some((since, head)) = self.oracle.before(window) else {
+        let Some((since_head, head)) = self.oracle.before(window) else {
             return Deciders { stakes: BTreeMap::new(), open: true };
         };
         let active = self.true_active(head).into_keys();
         let stakes: BTreeMap<usize, u64> = active.map(|node| (node, stake(node))).filter(|(_, s)| *s > 0).collect();
-        if window - since > self.scenario.rules.open_windows || stakes.is_empty() {
+        if window - since_head > self.scenario.rules.open_windows || stakes.is_empty() {
             // Those whose entry was put in one of the last windows; if there are none, all.
             let blocks = self.scenario.clock.blocks;
             let since = window.saturating_sub(self.scenario.rules.open_windows) * blocks;
             let there = |node: &usize| self.chain.put_at(*node, window * blocks).is_some_and(|put| put >= since);
             let all = || (0..self.scenario.validators.len()).filter(|node| stake(*node) > 0);
+            let silent = window - since_head > self.scenario.rules.open_windows;
             let mut present: Vec<usize> = all().filter(there).collect();
-            if present.is_empty() {
+            if present.is_empty() || !silent {
                 present = all().collect();
             }
             return Deciders { stakes: present.into_iter().map(|node| (node, stake(node))).collect(), open: true };

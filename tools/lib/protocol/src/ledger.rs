@@ -116,15 +116,19 @@ impl Head {
 /// Who decides on a window, when the last final record is that of `since`.
 fn decide(active: &[Member], since: Window, window: Window, peers: &Peers, rules: &Rules) -> Electorate {
     let silent = window.0.saturating_sub(since.0) > rules.open_windows;
-    let closed = Electorate::new(active.iter().map(|member| member.hotkey), peers, false);
-    // Active members without any stake or permit decide nothing: then everybody does, as where no founder is named.
-    if !silent && !closed.members().is_empty() {
-        return closed;
+    if !silent {
+        let closed = Electorate::new(active.iter().map(|member| member.hotkey), peers, false);
+        // Active members without any stake or permit decide nothing: then everybody does, as where no founder is named.
+        return if closed.members().is_empty() { everybody(peers) } else { closed };
     }
-    // Whoever is there counts, also where it does not vote: otherwise a single vote in a window in which the others are away
-    // would decide alone.
+    // By now all had the time to show that they are there. Whoever did counts, also where it does not vote: otherwise a single
+    // vote in a window in which the others are away would decide alone.
     let present = Electorate::new(peers.present(window, rules.open_windows), peers, true);
-    if present.members().is_empty() { Electorate::new(peers.0.keys().copied(), peers, true) } else { present }
+    if present.members().is_empty() { everybody(peers) } else { present }
+}
+
+fn everybody(peers: &Peers) -> Electorate {
+    Electorate::new(peers.0.keys().copied(), peers, true)
 }
 
 /// Which state a window trains from.
@@ -310,6 +314,9 @@ mod tests {
         mixed.0.get_mut(&key(2)).unwrap().entry = None;
         let who = |peers: &Peers| founding.electorate(Window(104), peers, &rules()).unwrap().members().to_vec();
         assert_eq!(who(&mixed), [(key(3), 20)]);
+        // Before that nobody is held for gone, also where nobody is active.
+        let none = Head { voters: Some(Vec::new()), active: Vec::new(), ..founding.clone() };
+        assert_eq!(none.electorate(Window(103), &mixed, &rules()).unwrap().members().len(), 3);
         // Where nobody was there, everybody counts, and more than half of all is needed.
         mixed.0.get_mut(&key(3)).unwrap().entry = None;
         assert_eq!(who(&mixed).len(), 3);
