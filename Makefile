@@ -14,7 +14,8 @@ PREFIX ?= $(HOME)/.local
 TORCH_MODE ?= cpu
 FUZZ ?= slice dense choice topk dct
 
-.PHONY: help setup build release install demo test test-peers check bench bench-train fuzz miner validator window clean
+.PHONY: help setup build release install demo test test-peers modelcheck check bench bench-train fuzz miner \
+  validator window clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +40,9 @@ test: build ## all tests
 
 test-peers: build ## compare with Bittensor's Python SDK, transformers and PyTorch in virtual environments (.venv)
 	@PATH="$(DEBUG):$$PATH" scripts/test-peers.sh
+
+modelcheck: ## every interleaving of a small network under the protocol's rules, minutes (tests/modelcheck/README.md)
+	@$(CARGO) test -p modelcheck --locked -j $(JOBS) --test exhaustive -- --include-ignored --nocapture --test-threads 1
 
 check: setup ## format, lints, the dependency rule, licences, advisories
 	@$(CARGO) fmt --all --check

@@ -144,7 +144,7 @@ impl World {
         if ours_same(&self.nodes[node].disk.ledger, &head) {
             return false;
         }
-        let mut ledger = Some(Ledger::new(head));
+        let mut ledger = Some(Ledger::resume(head));
         let taken = self.persist(node, |disk| {
             if let Some(ledger) = ledger.take() {
                 disk.tallied = Some(ledger.tallied());

@@ -149,7 +149,7 @@ impl World {
         }
         match ledger.base(window, self.scenario.clock.lag) {
             Base::Known(head) => Some(head.hash),
-            Base::Untold(_) => None,
+            Base::Untold(_) | Base::Gone => None,
         }
     }
 

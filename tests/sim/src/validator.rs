@@ -54,7 +54,7 @@ impl World {
         self.trace.note(self.now, "checks", node, [window.0, 0]);
         self.nodes[node].memory.base = match self.nodes[node].disk.ledger.base(window, self.scenario.clock.lag) {
             Base::Known(head) => Some(head.hash),
-            Base::Untold(_) => None,
+            Base::Untold(_) | Base::Gone => None,
         };
         if self.nodes[node].disk.files_of == Some(window) {
             for (delta, standing) in std::mem::take(&mut self.nodes[node].disk.files) {
@@ -183,6 +183,11 @@ impl World {
         let votes = self.votes_at(window, at);
         if best > turn.last_call {
             return self.last_word(node, window, &votes);
+        }
+        if self.nodes[node].disk.ledger.base(window, self.scenario.clock.lag) == Base::Gone {
+            // It cannot know which deltas were trained from the right state; all that it has to say is that it is there.
+            self.wake(node, SLOT);
+            return false;
         }
         self.ask_voted(node, window, &votes);
         self.judge(node, window);
@@ -337,9 +342,11 @@ impl World {
         let strangers = self.nodes[node].memory.judged.iter().filter(|judged| stranger(judged)).count();
         let full = strangers >= 2 && !self.validates(by);
         let memory = &mut self.nodes[node].memory;
-        let known = memory.judged.iter().zip(&memory.records).any(|(judged, known)| {
-            *known == record && judged.by == hotkey(by)
-        });
+        let known = memory
+            .judged
+            .iter()
+            .zip(&memory.records)
+            .any(|(judged, known)| *known == record && judged.by == hotkey(by));
         // Two of each signer: more than one shows already that it lies. Two of all who have no vote.
         let of_signer = memory.judged.iter().filter(|judged| judged.by == hotkey(by)).count();
         if known || of_signer >= 2 || full {

@@ -138,6 +138,9 @@ pub enum Base<'a> {
     Known(&'a Head),
     /// The tally of this window has to be read first.
     Untold(Window),
+    /// The state that others train it from is older than all that this node holds: it has no part in this window. What it
+    /// holds would be another base than theirs.
+    Gone,
 }
 
 /// The final records that a node knows.
@@ -146,12 +149,19 @@ pub struct Ledger {
     heads: BTreeMap<Window, Head>,
     /// The newest window whose outcome is known; all before it are known too.
     tallied: Window,
+    /// Nothing was final before the oldest record here: it is the founding.
+    complete: bool,
 }
 
 impl Ledger {
-    /// From the founding, or from a record that a newcomer took over.
-    pub fn new(head: Head) -> Self {
-        Ledger { tallied: head.window, heads: BTreeMap::from([(head.window, head)]) }
+    /// From the founding.
+    pub fn new(founding: Head) -> Self {
+        Ledger { complete: true, ..Ledger::resume(founding) }
+    }
+
+    /// From a record that a newcomer took over, or that a node kept.
+    pub fn resume(head: Head) -> Self {
+        Ledger { tallied: head.window, heads: BTreeMap::from([(head.window, head)]), complete: false }
     }
 
     /// The newest window whose outcome is known.
@@ -189,19 +199,20 @@ impl Ledger {
         let before = Window(window.0.saturating_sub(lag.windows()));
         match self.before(before) {
             Some(head) => Base::Known(head),
-            // What a newcomer took over is newer than this window's state, or the run begins with this window.
+            // The first windows of a run train from the founding.
             None if before.0 <= self.tallied.0 => match self.heads.first_key_value() {
-                Some((_, head)) => Base::Known(head),
-                None => Base::Untold(before),
+                Some((_, head)) if self.complete => Base::Known(head),
+                _ => Base::Gone,
             },
             None => Base::Untold(Window(self.tallied.0.saturating_add(1))),
         }
     }
 
-    /// Forget all but the newest `count` records, at least one.
+    /// Forget all but the newest `count` records, at least one; at lag 1 the next window's state is the newest but one.
     pub fn keep(&mut self, count: usize) {
         while self.heads.len() > count.max(1) {
             self.heads.pop_first();
+            self.complete = false;
         }
     }
 }
@@ -292,7 +303,10 @@ mod tests {
             let hash = Hash([5; 32]);
             let votes = BTreeMap::from([(key(1), hash), (key(2), Hash([6; 32])), (key(3), hash), (key(7), hash)]);
             let there_all_along = Head::after(&record, hash, &votes, &electorate, &there);
-            assert_eq!((there_all_along.voters.as_deref(), &*there_all_along.others), (Some(&[key(1), key(3)][..]), &[key(2)][..]));
+            assert_eq!(
+                (there_all_along.voters.as_deref(), &*there_all_along.others),
+                (Some(&[key(1), key(3)][..]), &[key(2)][..])
+            );
             let new = Head::taken_over(&record, hash, Some((founding.window, &votes)), &there, &rules());
             assert_eq!(new, there_all_along, "{window}");
             let blind = Head::taken_over(&record, hash, None, &there, &rules());
@@ -340,11 +354,42 @@ mod tests {
         let at = |window, lag| match ledger.base(Window(window), lag) {
             Base::Known(head) => head.window.0,
             Base::Untold(_) => 0,
+            Base::Gone => 1,
         };
         // Nothing was final in 101: theta stays.
         assert_eq!([at(101, Lag::Zero), at(102, Lag::Zero), at(103, Lag::Zero)], [100, 100, 0]);
         assert_eq!([at(101, Lag::One), at(102, Lag::One), at(103, Lag::One)], [99, 100, 100]);
         ledger.keep(1);
         assert_eq!(ledger.newest().map(|head| head.window.0), Some(100));
+    }
+
+    /// A newcomer, and a node that kept less, train from the state that all others train from, or not at all.
+    #[test]
+    fn who_holds_less_never_trains_from_another_state() {
+        let founding = Head::founding(Hash([1; 32]), Hash([2; 32]), Window(100), &[key(1)]);
+        // Which of six windows have a final record; when the newcomer takes over.
+        for finals in 1u8..64 {
+            let mut all = Ledger::new(founding.clone());
+            let mut others: Vec<Ledger> = Vec::new();
+            for window in 100..106 {
+                let next = (finals >> (window - 100) & 1 == 1).then(|| head(window, &[], &[]));
+                for ledger in others.iter_mut().chain([&mut all]) {
+                    assert!(ledger.tell(Window(window), next.clone()));
+                }
+                others.extend(next.map(Ledger::resume));
+                let mut short = all.clone();
+                short.keep(1);
+                others.push(short);
+                for (lag, window) in [(Lag::Zero, window + 1), (Lag::One, window + 1), (Lag::One, window + 2)] {
+                    let base = all.base(Window(window), lag);
+                    assert!(matches!(base, Base::Known(_)));
+                    for other in &others {
+                        let theirs = other.base(Window(window), lag);
+                        assert!(theirs == base || theirs == Base::Gone, "{finals:b} {window} {lag:?}: {theirs:?}");
+                        assert!(lag == Lag::One || theirs == base, "at lag 0 the newest is enough");
+                    }
+                }
+            }
+        }
     }
 }

@@ -44,6 +44,21 @@ impl Turn {
         let again = propose.saturating_add(last_call.saturating_sub(propose) / 2);
         Turn { propose, grace: clock.grace, again, last_call }
     }
+
+    /// The first block of a rank's turn. The last ones in a long line share the last block that is of use.
+    pub fn begins(&self, rank: u64) -> u64 {
+        self.after(self.propose, rank)
+    }
+
+    /// The same in the second round.
+    fn begins_again(&self, rank: u64) -> u64 {
+        self.after(self.again, rank)
+    }
+
+    fn after(&self, from: u64, rank: u64) -> u64 {
+        let own = from.saturating_add(self.grace.saturating_mul(rank));
+        own.min(self.last_call.saturating_sub(self.grace).max(from))
+    }
 }
 
 /// Whether to propose.
@@ -67,7 +82,8 @@ pub enum Proposal {
 /// In its first turn it proposes unless one before it has proposed something good. Validators to whom some miners have shown
 /// different deltas refuse each other's lists then, and none is final. So each fetches what the others name, and where half of
 /// the time is over and no record has more than half of the stake, it proposes once more, if it could list more than any good
-/// record does: that list leaves out nothing that anybody has proposed, and is good to all.
+/// record does: that list leaves out nothing that anybody has proposed, and is good to all. A record that only the first in
+/// turn stands for decides nothing at the last call ([`vote`]): the others sign it once more, by making the same one.
 pub fn propose(
     me: Hotkey,
     block: u64,
@@ -82,11 +98,6 @@ pub fn propose(
     }
     let (votes, judged) = ballots;
     let good = || judged.iter().filter(|judged| judged.verdict == Verdict::Good);
-    // The last ones in a long line share the last block that is of use.
-    let at = |from: u64| {
-        let own = from.saturating_add(turn.grace.saturating_mul(rank));
-        own.min(turn.last_call.saturating_sub(turn.grace).max(from))
-    };
     let own = judged.iter().filter(|judged| judged.by == me).count();
     let earlier = good().filter(|good| electorate.rank(good.by).is_some_and(|other| other < rank));
     let earlier = earlier.min_by_key(|good| electorate.rank(good.by));
@@ -94,16 +105,17 @@ pub fn propose(
         return match (judged.iter().find(|judged| judged.by == me), earlier) {
             (Some(own), _) => Proposal::Leave(own.record),
             (None, Some(good)) => Proposal::Leave(good.record),
-            (None, None) if block < at(turn.propose) => Proposal::Wait(at(turn.propose)),
+            (None, None) if block < turn.begins(rank) => Proposal::Wait(turn.begins(rank)),
             (None, None) => Proposal::Make,
         };
     }
     let ahead = majority(electorate, votes);
-    let widest = good().max_by_key(|good| (good.listed, Reverse(electorate.rank(good.by))));
+    let counts = |good: &&Judged| rank == 0 || shared(&good.record, electorate, ballots);
+    let widest = good().filter(counts).max_by_key(|good| (good.listed, Reverse(electorate.rank(good.by))));
     match (ahead, widest) {
         (Some(ahead), _) => Proposal::Leave(ahead),
         (None, Some(good)) if good.listed >= listable || own > 1 => Proposal::Leave(good.record),
-        _ if block < at(turn.again) => Proposal::Wait(at(turn.again)),
+        _ if block < turn.begins_again(rank) => Proposal::Wait(turn.begins_again(rank)),
         (None, None) if own > 1 => Proposal::Late,
         _ => Proposal::Make,
     }
@@ -113,6 +125,13 @@ pub fn propose(
 fn majority(electorate: &Electorate, votes: &Votes) -> Option<Hash> {
     let total = electorate.total();
     support(electorate, votes).into_iter().find(|(_, stake)| *stake * 2 > total).map(|(record, _)| record)
+}
+
+/// Whether any member other than the first in turn stands for a record, by its vote or its signature.
+fn shared(record: &Hash, electorate: &Electorate, (votes, judged): (&Votes, &[Judged])) -> bool {
+    let other = |hotkey: Hotkey| electorate.rank(hotkey).is_some_and(|rank| rank > 0);
+    votes.iter().any(|(hotkey, vote)| vote == record && other(*hotkey))
+        || judged.iter().any(|judged| judged.record == *record && other(judged.by))
 }
 
 /// What to do about the own vote.
@@ -131,12 +150,15 @@ pub enum Ballot {
     Late,
 }
 
-/// How a validator votes at this block. `own` is its vote in this window, `votes` are all of them.
+/// How a validator votes at this block. `own` is its vote in this window, `votes` are all of them; at the last call those of one
+/// block that is final by then, the same for everybody.
 ///
-/// The first vote is for the good proposal of the first in turn. At the last call, once, it goes where more than half of the
-/// stake stands, if that is good; else to the good proposal with the longest list, since what leaves out least is good to
-/// most; of those to the one with the most stake behind it, and of those to the first in turn. All who see the same then vote
-/// the same: at the last call `votes` have to be those of one block that is final by then, the same for everybody.
+/// The first vote is for the first good proposal in turn, and for none before its turn: where the first in turn is honest, all who
+/// are honest stand behind its proposal. At the last call, once, it goes where more than half of the stake stands, if that is
+/// good; else to a good record that somebody other than the first in turn signed or votes for, and who does so shows it to all.
+/// What stands on the word of the first in turn alone comes last: it could divide the others, by showing each another record
+/// when nobody can pass it on any more. Of several the longest list counts, since what leaves out least is good to most, and
+/// then the stake behind it, again without that of the first in turn.
 pub fn vote(
     block: u64,
     turn: &Turn,
@@ -148,25 +170,34 @@ pub fn vote(
     if block > turn.last_call {
         return if own.is_none() { Ballot::Show } else { Ballot::Late };
     }
-    let support = support(electorate, votes);
-    let behind = |record: &Hash| support.get(record).copied().unwrap_or(0);
+    let ballots = (votes, judged);
+    let last_call = block == turn.last_call;
     let rank = |by: Hotkey| electorate.rank(by).unwrap_or(u64::MAX);
-    let good = || judged.iter().filter(|judged| judged.verdict == Verdict::Good);
-    let ahead = majority(electorate, votes);
-    let last = |judged: &&Judged| {
-        let first = (ahead != Some(judged.record), Reverse(judged.listed), Reverse(behind(&judged.record)));
-        (first, rank(judged.by), judged.record)
-    };
-    let best = match own {
-        None => good().min_by_key(|judged| (rank(judged.by), Reverse(behind(&judged.record)), judged.record)),
-        Some(_) => good().min_by_key(last),
+    let good = judged.iter().filter(|judged| judged.verdict == Verdict::Good);
+    let stakes = support(electorate, votes);
+    let behind = |record: &Hash| stakes.get(record).copied().unwrap_or(0);
+    let best = if last_call {
+        let ahead = majority(electorate, votes);
+        let first = electorate.members().first();
+        let backing = |record: &Hash| {
+            let of_first = first.filter(|(hotkey, _)| votes.get(hotkey) == Some(record)).map_or(0, |(_, stake)| *stake);
+            behind(record).saturating_sub(u128::from(of_first))
+        };
+        good.min_by_key(|judged| {
+            let (record, backing) = (judged.record, backing(&judged.record));
+            // Who signed a record is not the same to all who see it, so that it decides only where nobody voted.
+            let rank = if backing == 0 { rank(judged.by) } else { 0 };
+            let shared = shared(&record, electorate, ballots);
+            (ahead != Some(record), !shared, Reverse(judged.listed), Reverse(backing), rank, record)
+        })
+    } else {
+        good.filter(|judged| turn.begins(rank(judged.by)) <= block)
+            .min_by_key(|judged| (rank(judged.by), Reverse(behind(&judged.record)), judged.record))
     };
     match (best, own) {
         (None, None) => Ballot::Wait(block.saturating_add(1)),
-        (None, Some(_)) => Ballot::Keep(turn.last_call.max(block.saturating_add(1))),
-        (Some(best), None) => Ballot::Cast(best.record),
-        (Some(best), Some(own)) if best.record != own && block >= turn.last_call => Ballot::Cast(best.record),
-        (Some(_), Some(_)) => Ballot::Keep(turn.last_call.max(block.saturating_add(1))),
+        (Some(best), own) if own.is_none() || (last_call && own != Some(best.record)) => Ballot::Cast(best.record),
+        _ => Ballot::Keep(turn.last_call.max(block.saturating_add(1))),
     }
 }
 
@@ -259,10 +290,32 @@ mod tests {
         // The first one's second proposal lists all.
         let joined = Judged { record: hash(9), listed: 6, ..judged(0, Verdict::Good) };
         let all = [split.to_vec(), vec![joined]].concat();
-        assert_eq!(at(1, 125, &[(1, 1), (0, 0)], &all), Proposal::Leave(hash(9)));
+        assert_eq!(at(0, 125, &[(1, 1), (0, 0)], &all), Proposal::Leave(hash(9)));
+        assert_eq!(at(1, 125, &[(1, 1), (0, 0)], &all), Proposal::Make, "the same one: one more stands for it then");
+        let signed = [all.clone(), vec![Judged { by: key(2), ..all[2].clone() }]].concat();
+        assert_eq!(at(1, 125, &[(1, 1), (0, 0)], &signed), Proposal::Leave(hash(9)));
+        assert_eq!(at(1, 125, &[(1, 1), (2, 9)], &all), Proposal::Leave(hash(9)), "or votes for it");
         // Nobody proposes a third time.
         let twice = [judged(1, Verdict::Good), Judged { record: hash(9), ..judged(1, Verdict::Good) }];
         assert!(matches!(at(1, 130, &[], &twice), Proposal::Leave(_)));
+    }
+
+    /// The one with the most stake shows each another record, all of them good, and a third to one of them at the last call.
+    #[test]
+    fn the_first_in_turn_cannot_divide_the_others() {
+        let three = electorate(&[40, 35, 25]);
+        let record = |n: u8| Judged { record: Hash([n; 32]), by: key(0), listed: 5, verdict: Verdict::Good };
+        let votes = Votes::from([(key(0), Hash([3; 32])), (key(1), Hash([1; 32])), (key(2), Hash([2; 32]))]);
+        let at = |own: u8, judged: &[Judged]| vote(140, &TURN, Some(Hash([own; 32])), &three, &votes, judged);
+        assert_eq!(at(1, &[record(1), record(2)]), Ballot::Keep(141));
+        assert_eq!(at(1, &[record(1), record(2), record(3)]), Ballot::Keep(141), "not 3");
+        assert_eq!(at(2, &[record(1), record(2), record(3)]), Ballot::Cast(Hash([1; 32])), "where the other one is");
+        // A longer list does not help it: none of the others voted for that.
+        let longer = Judged { listed: 6, ..record(3) };
+        assert_eq!(at(1, &[record(1), record(2), longer.clone()]), Ballot::Keep(141));
+        // Where one of them has signed it, all can have it.
+        let signed = Judged { by: key(2), ..longer.clone() };
+        assert_eq!(at(1, &[record(1), record(2), longer, signed]), Ballot::Cast(Hash([3; 32])));
     }
 
     #[test]
@@ -288,9 +341,15 @@ mod tests {
         assert_eq!(at(105, None, &[], &both), 0);
         assert_eq!(at(105, None, &[(2, 1)], &both), 0, "the first in turn, whatever others say");
         assert_eq!(at(139, Some(1), &[(0, 0), (1, 1)], &both), -1, "not before the last call");
-        assert_eq!(at(140, Some(1), &[(0, 0), (1, 1)], &both), 0, "where the most stake stands");
-        assert_eq!(at(140, Some(0), &[(0, 0), (1, 1)], &both), -1);
-        assert_eq!(at(140, Some(1), &[(0, 0), (1, 1)], &both[1..]), -1, "never for what it has not judged good");
+        assert_eq!(at(140, Some(1), &[(0, 0), (1, 1), (2, 0)], &both), 0, "what has more than half");
+        assert_eq!(at(140, Some(0), &[(0, 0), (2, 0), (1, 1)], &both), -1);
+        assert_eq!(at(140, Some(1), &[(0, 0), (1, 1), (2, 0)], &both[1..]), -1, "never what it has not judged good");
+        assert_eq!(at(140, Some(0), &[(0, 0), (1, 1)], &both), 1, "the vote of the first in turn does not count");
+        assert_eq!(at(140, None, &[(0, 0), (1, 1)], &both), 1, "nor where the first vote comes so late");
+        assert_eq!(at(140, None, &[(0, 0)], &both), 1, "what another one signed");
+        assert_eq!(at(140, None, &[(0, 0)], &both[..1]), 0, "where there is nothing else, the first in turn's");
+        // One out of its turn counts from its turn on.
+        assert_eq!([at(104, None, &[], &both[1..]), at(105, None, &[], &both[1..])], [-2, 1]);
         assert_eq!(at(141, None, &[], &both), -4, "that it is there can be shown later, too");
         assert_eq!(at(141, Some(0), &[], &both), -3);
         // The longest list, unless more than half stands for another one.
