@@ -166,8 +166,8 @@ impl Network {
         votes
     }
 
-    /// What the ledgers of both honest nodes say after the votes, whether they run or will only read them later: the votes
-    /// are history by then.
+    /// What the ledgers of both honest nodes say after the votes, whether they run or will only read them later: the
+    /// votes are history by then.
     fn outcome(&self, scene: &Scene, state: &State, votes: &[Option<At>; 3]) -> (Last, Option<Wrong>) {
         let (head, window) = (&scene.head, scene.window);
         let mut wrong = None;
@@ -307,7 +307,8 @@ impl Network {
         // From here on votes decide whether anybody proposes once more.
         let again = TURN.propose + TURN.grace * u64::from(slot) >= TURN.again;
         let signed = |at: At| held.contains(self.setup.liar, at);
-        // One that has voted decides nothing before the last call: what the liar shows it now, it may as well show then.
+        // One that has voted decides nothing before the last call: what the liar shows it now, it may as well show
+        // then.
         let deaf = self.setup.reduced && state.votes[node].is_some() && !call;
         let credible = self.credible(scene, &state.nodes[node]);
         let new = credible.filter(|at| !deaf && !signed(*at)).fold(0, |new, at| new | 1 << at);

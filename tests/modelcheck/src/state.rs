@@ -41,8 +41,8 @@ pub enum Phase {
     Commit,
     /// This honest validator fetches the deltas.
     Fetch(u8),
-    /// Three turns, in order of rank; then the second turn of those who are not the first, which that one has in the third; 4 is
-    /// the last call.
+    /// Three turns, in order of rank; then the second turn of those who are not the first, which that one has in the
+    /// third; 4 is the last call.
     Slot(u8),
     /// All windows are over.
     Done,

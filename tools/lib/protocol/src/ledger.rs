@@ -45,9 +45,9 @@ impl Head {
         }
     }
 
-    /// Whose votes decide on the next record: who voted for this one, and of those who decided on it whoever voted for another
-    /// one, or lately enough. Who is outvoted keeps its vote: otherwise liars who split the others would push a part of
-    /// them out.
+    /// Whose votes decide on the next record: who voted for this one, and of those who decided on it whoever voted for
+    /// another one, or lately enough. Who is outvoted keeps its vote: otherwise liars who split the others would push a
+    /// part of them out.
     ///
     /// `None` where this node did not see the votes for this one.
     pub fn next_active(&self, rules: &Rules) -> Option<Vec<Member>> {
@@ -68,8 +68,8 @@ impl Head {
         Some(decide(&self.next_active(rules)?, self.window, window, peers, rules))
     }
 
-    /// The head after a record that became final in this electorate, with the votes of its window. New members are all with a
-    /// permit who voted for it.
+    /// The head after a record that became final in this electorate, with the votes of its window. New members are all
+    /// with a permit who voted for it.
     pub fn after(
         record: &Record,
         hash: Hash,
@@ -77,8 +77,8 @@ impl Head {
         electorate: &Electorate,
         peers: &Peers,
     ) -> Self {
-        // Of an open electorate all stay active, not only who voted for this record: else one lie that splits the others'
-        // votes would leave the liar among few.
+        // Of an open electorate all stay active, not only who voted for this record: else one lie that splits the
+        // others' votes would leave the liar among few.
         let active = if electorate.open {
             let mut hotkeys: Vec<Hotkey> = electorate.members().iter().map(|(hotkey, _)| *hotkey).collect();
             hotkeys.sort_unstable();
@@ -95,8 +95,8 @@ impl Head {
 
     /// The head that a newcomer takes over: a record that the others hold for final.
     ///
-    /// With the window of the final record before it and the votes at its own tally block, where the chain still has them, the
-    /// newcomer knows who votes next; without, it follows from the next record on.
+    /// With the window of the final record before it and the votes at its own tally block, where the chain still has
+    /// them, the newcomer knows who votes next; without, it follows from the next record on.
     pub fn taken_over(
         record: &Record,
         hash: Hash,
@@ -121,8 +121,8 @@ fn decide(active: &[Member], since: Window, window: Window, peers: &Peers, rules
         // Active members without any stake or permit decide nothing: then everybody does, as where no founder is named.
         return if closed.members().is_empty() { everybody(peers) } else { closed };
     }
-    // By now all had the time to show that they are there. Whoever did counts, also where it does not vote: otherwise a single
-    // vote in a window in which the others are away would decide alone.
+    // By now all had the time to show that they are there. Whoever did counts, also where it does not vote: otherwise a
+    // single vote in a window in which the others are away would decide alone.
     let present = Electorate::new(peers.present(window, rules.open_windows), peers, true);
     if present.members().is_empty() { everybody(peers) } else { present }
 }
@@ -138,8 +138,8 @@ pub enum Base<'a> {
     Known(&'a Head),
     /// The tally of this window has to be read first.
     Untold(Window),
-    /// The state that others train it from is older than all that this node holds: it has no part in this window. What it
-    /// holds would be another base than theirs.
+    /// The state that others train it from is older than all that this node holds: it has no part in this window. What
+    /// it holds would be another base than theirs.
     Gone,
 }
 

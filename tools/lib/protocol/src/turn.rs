@@ -76,14 +76,15 @@ pub enum Proposal {
     Late,
 }
 
-/// Whether a validator proposes at this block, given the proposals that it has seen, the votes, and how many deltas it would
-/// list itself by now.
+/// Whether a validator proposes at this block, given the proposals that it has seen, the votes, and how many deltas it
+/// would list itself by now.
 ///
-/// In its first turn it proposes unless one before it has proposed something good. Validators to whom some miners have shown
-/// different deltas refuse each other's lists then, and none is final. So each fetches what the others name, and where half of
-/// the time is over and no record has more than half of the stake, it proposes once more, if it could list more than any good
-/// record does: that list leaves out nothing that anybody has proposed, and is good to all. A record that only the first in
-/// turn stands for decides nothing at the last call ([`vote`]): the others sign it once more, by making the same one.
+/// In its first turn it proposes unless one before it has proposed something good. Validators to whom some miners have
+/// shown different deltas refuse each other's lists then, and none is final. So each fetches what the others name, and
+/// where half of the time is over and no record has more than half of the stake, it proposes once more, if it could
+/// list more than any good record does: that list leaves out nothing that anybody has proposed, and is good to all. A
+/// record that only the first in turn stands for decides nothing at the last call ([`vote`]): the others sign it once
+/// more, by making the same one.
 pub fn propose(
     me: Hotkey,
     block: u64,
@@ -150,15 +151,15 @@ pub enum Ballot {
     Late,
 }
 
-/// How a validator votes at this block. `own` is its vote in this window, `votes` are all of them; at the last call those of one
-/// block that is final by then, the same for everybody.
+/// How a validator votes at this block. `own` is its vote in this window, `votes` are all of them; at the last call
+/// those of one block that is final by then, the same for everybody.
 ///
-/// The first vote is for the first good proposal in turn, and for none before its turn: where the first in turn is honest, all who
-/// are honest stand behind its proposal. At the last call, once, it goes where more than half of the stake stands, if that is
-/// good; else to a good record that somebody other than the first in turn signed or votes for, and who does so shows it to all.
-/// What stands on the word of the first in turn alone comes last: it could divide the others, by showing each another record
-/// when nobody can pass it on any more. Of several the longest list counts, since what leaves out least is good to most, and
-/// then the stake behind it, again without that of the first in turn.
+/// The first vote is for the first good proposal in turn, and for none before its turn: where the first in turn is
+/// honest, all who are honest stand behind its proposal. At the last call, once, it goes where more than half of the
+/// stake stands, if that is good; else to a good record that somebody other than the first in turn signed or votes for,
+/// and who does so shows it to all. What stands on the word of the first in turn alone comes last: it could divide the
+/// others, by showing each another record when nobody can pass it on any more. Of several the longest list counts,
+/// since what leaves out least is good to most, and then the stake behind it, again without that of the first in turn.
 pub fn vote(
     block: u64,
     turn: &Turn,
@@ -300,7 +301,8 @@ mod tests {
         assert!(matches!(at(1, 130, &[], &twice), Proposal::Leave(_)));
     }
 
-    /// The one with the most stake shows each another record, all of them good, and a third to one of them at the last call.
+    /// The one with the most stake shows each another record, all of them good, and a third to one of them at the last
+    /// call.
     #[test]
     fn the_first_in_turn_cannot_divide_the_others() {
         let three = electorate(&[40, 35, 25]);
