@@ -9,8 +9,8 @@ use std::collections::VecDeque;
 pub const SLOT: u64 = 12;
 /// A node without an archive answers for so many blocks before the finalized one. Source: Substrate's `--state-pruning 256`.
 pub const MEMORY: u64 = 256;
-/// Blocks of which it is still known when they came.
-const KEPT: usize = 1024;
+/// Blocks of which an archive still knows, and of which it is known when they came.
+const KEPT: u64 = 3000;
 
 /// What stands beside a hotkey's bucket address (DESIGN 4.4).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -180,7 +180,7 @@ impl Chain {
                 }
             }
         }
-        while self.blocks.len() > KEPT && self.first + MEMORY + 64 < self.finalized {
+        while self.first + KEPT < self.finalized {
             self.blocks.pop_front();
             self.first += 1;
         }
@@ -215,7 +215,7 @@ impl Chain {
         }
         // A hotkey's transactions go in by their nonce.
         ready.sort_unstable_by_key(|tx| tx.sequence);
-        let old = self.finalized.saturating_sub(MEMORY + 64);
+        let old = self.finalized.saturating_sub(KEPT);
         for tx in ready {
             let Some(puts) = self.entries.get_mut(tx.node) else { continue };
             // One whose nonce is used up has no effect any more.

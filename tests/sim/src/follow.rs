@@ -34,7 +34,8 @@ impl World {
             }
             let block = self.scenario.clock.moments(window).tally;
             let sees = self.settled(self.view(node));
-            if block + MEMORY < sees {
+            // Where everybody was away for as long, nobody is there to say what is final: an archive of the chain is asked.
+            if block + MEMORY < sees && self.newest(sees).is_some() {
                 return self.rejoin(node, sees);
             }
             let rules = self.scenario.rules;
@@ -106,18 +107,22 @@ impl World {
         self.wake(node, 0);
     }
 
-    /// Begin with the newest record that the others hold for final.
-    fn rejoin(&mut self, node: usize, sees: u64) -> bool {
+    /// The newest record that those who are there hold for final.
+    fn newest(&mut self, sees: u64) -> Option<Hash> {
         let window = self.scenario.clock.window_at(sees);
         let peers = self.peers_at(window);
         let held: BTreeMap<Hotkey, Hash> = (0..self.scenario.validators.len())
             .filter_map(|node| Some((hotkey(node), self.chain.entry(node, sees).last?)))
             .collect();
-        let found = if self.policy.breaks(Mutation::TrustOne) {
-            held.values().next_back().copied()
-        } else {
-            newest(&peers, window, &held, &self.scenario.rules)
-        };
+        if self.policy.breaks(Mutation::TrustOne) {
+            return held.values().next_back().copied();
+        }
+        newest(&peers, window, &held, &self.scenario.rules)
+    }
+
+    /// Begin with the newest record that the others hold for final.
+    fn rejoin(&mut self, node: usize, sees: u64) -> bool {
+        let found = self.newest(sees);
         let Some(hash) = found.filter(|hash| *hash != self.run) else { return false };
         let Some(id) = self.read(node, hash) else { return false };
         let record = std::rc::Rc::clone(&self.records[id].record);
