@@ -53,7 +53,11 @@ impl World {
                 Outcome::None => None,
                 Outcome::Final(record) => {
                     let Some(id) = self.read(node, record) else { return false };
-                    Some((id, Head::after(&self.records[id].record, record, &votes, &electorate, &peers)))
+                    let mut head = Head::after(&self.records[id].record, record, &votes, &electorate, &peers);
+                    if self.policy.breaks(Mutation::OutvotedOut) {
+                        head.others.clear();
+                    }
+                    Some((id, head))
                 }
             };
             let hash = head.as_ref().map(|(_, head)| head.hash);
@@ -117,7 +121,11 @@ impl World {
         if self.policy.breaks(Mutation::TrustOne) {
             return held.values().next_back().copied();
         }
-        newest(&peers, window, &held, &self.scenario.rules)
+        let mut rules = self.scenario.rules;
+        if self.policy.breaks(Mutation::HearDead) {
+            rules.open_windows = u64::MAX;
+        }
+        newest(&peers, window, &held, &rules)
     }
 
     /// Begin with the newest record that the others hold for final.

@@ -102,9 +102,11 @@ impl World {
                 chosen.retain(|uid, _| u64::from(uid.0) % 2 == parity);
             }
             _ => {
-                let bad = self.nodes[node].memory.seen.iter().find(|(_, seen)| {
-                    lie == Lie::Invalid && matches!(seen.standing, Standing::Barred(_))
-                });
+                let bad = self.nodes[node]
+                    .memory
+                    .seen
+                    .iter()
+                    .find(|(_, seen)| lie == Lie::Invalid && matches!(seen.standing, Standing::Barred(_)));
                 let (hash, seen) = match bad {
                     Some((hash, seen)) => (*hash, *seen),
                     None => self.own_delta(node, window, head.hash),

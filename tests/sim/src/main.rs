@@ -1,6 +1,8 @@
 //! `sim`: play many seeds, or one with a trace.
 
-use sim::{Check, Edits, Kind, Mutation, Policy, Report, Scenario, World, play, scenario::LIES, shrink::shrink, trace::Trace};
+use sim::{
+    Edits, Kind, Policy, Report, Scenario, World, play, policy::MUTATIONS, scenario::LIES, shrink::shrink, trace::Trace,
+};
 use std::{
     fs::OpenOptions,
     io::{self, Write},
@@ -31,35 +33,6 @@ Examples:
   sim --seeds 100 --break plurality
 
 Exit codes: 0 nothing broke, 1 an invariant broke, 2 usage";
-
-const MUTATIONS: [(&str, Mutation); 26] = [
-    ("run", Mutation::Skip(Check::Run)),
-    ("window", Mutation::Skip(Check::Window)),
-    ("prev", Mutation::Skip(Check::Prev)),
-    ("reveal", Mutation::Skip(Check::Reveal)),
-    ("proposer", Mutation::Skip(Check::Proposer)),
-    ("order", Mutation::Skip(Check::Order)),
-    ("stranger", Mutation::Skip(Check::Stranger)),
-    ("barred", Mutation::Skip(Check::Barred)),
-    ("weight", Mutation::Skip(Check::Weight)),
-    ("scale", Mutation::Skip(Check::Scale)),
-    ("clip", Mutation::Skip(Check::Clip)),
-    ("omission", Mutation::Skip(Check::Omission)),
-    ("active", Mutation::Skip(Check::Active)),
-    ("root", Mutation::Skip(Check::Root)),
-    ("plurality", Mutation::Plurality),
-    ("first-seen", Mutation::FirstSeen),
-    ("own-base", Mutation::OwnBase),
-    ("frozen-active", Mutation::FrozenActive),
-    ("never-open", Mutation::NeverOpen),
-    ("early-tally", Mutation::EarlyTally),
-    ("late-commitments", Mutation::LateCommitments),
-    ("out-of-turn", Mutation::OutOfTurn),
-    ("late-is-due", Mutation::LateIsDue),
-    ("restless", Mutation::Restless),
-    ("half", Mutation::Half),
-    ("trust-one", Mutation::TrustOne),
-];
 
 struct Args {
     seeds: std::ops::Range<u64>,
@@ -184,10 +157,17 @@ fn describe(scenario: &Scenario, out: &mut impl Write) -> io::Result<()> {
 
 fn tell(report: &Report, out: &mut impl Write) -> io::Result<()> {
     let Report { windows, finals, committed, entered, events, trace, .. } = report;
-    writeln!(out, "windows {windows}, final {finals}, honest deltas {entered} of {committed}, events {events}, trace {trace}")?;
+    writeln!(
+        out,
+        "windows {windows}, final {finals}, honest deltas {entered} of {committed}, events {events}, trace {trace}"
+    )?;
     if let Some(broken) = &report.violation {
         let (invariant, window, second) = (broken.invariant, broken.window, broken.second);
-        writeln!(out, "broken: {invariant:?} in window {window}, second {second}, event {}: {}", broken.event, broken.what)?;
+        writeln!(
+            out,
+            "broken: {invariant:?} in window {window}, second {second}, event {}: {}",
+            broken.event, broken.what
+        )?;
     }
     Ok(())
 }
@@ -220,7 +200,8 @@ fn run(args: &Args) -> io::Result<bool> {
                 writeln!(out, "seed {seed}: {}", command(seed, args, &args.edits))?;
                 tell(&report, &mut out)?;
             }
-            if args.shrink && args.edits == Edits::default()
+            if args.shrink
+                && args.edits == Edits::default()
                 && let Some(small) = shrink(seed, args.kind, args.policy, 400)
             {
                 writeln!(out, "smaller: {} --trace", command(seed, args, &small.edits))?;

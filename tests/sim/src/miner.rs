@@ -86,6 +86,7 @@ impl World {
         let view = self.view(node);
         let base = self.base_of(node, window);
         let Some(base) = base else { return };
+        self.oracle_trains(node, window, base);
         let trick = self.trick(node);
         let huge = if trick == Trick::Huge { 1000.0 } else { 1.0 };
         let norm = huge * (500 + self.dice.below(1000)) as f64 / 1000.0;

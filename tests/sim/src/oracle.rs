@@ -157,7 +157,8 @@ impl World {
                 let newest = self.nodes[node].disk.ledger.newest().map(|head| head.window.0);
                 if self.scenario.honest(node) && !self.nodes[node].troubles.dead && newest <= Some(calm) {
                     let bound = self.scenario.bound();
-                    let what = format!("{bound} windows after faults ended in {calm}, node {node} stands at {newest:?}");
+                    let what =
+                        format!("{bound} windows after faults ended in {calm}, node {node} stands at {newest:?}");
                     self.breaks(Invariant::GoesOn, Window(calm + bound), what);
                 }
             }
@@ -290,7 +291,8 @@ impl World {
             if committed && self.scenario.honest(node) {
                 self.oracle.counts.committed += 1;
                 let accepted = id.map(|id| &self.records[id].record.accepted);
-                let entered = accepted.is_some_and(|all| all.iter().any(|accepted| usize::from(accepted.uid.0) == node));
+                let entered =
+                    accepted.is_some_and(|all| all.iter().any(|accepted| usize::from(accepted.uid.0) == node));
                 self.oracle.counts.entered += u64::from(entered);
             }
         }
@@ -333,12 +335,10 @@ impl World {
     }
 
     fn check_list(&mut self, window: u64, record: &Record) -> Result<(), String> {
-        let lag = if self.scenario.clock.lag == Lag::One { 1 } else { 0 };
+        let base = self.true_base(window);
         let commit = self.last_block(window) + self.scenario.clock.commit;
         let peers = self.peers_at(Window(window));
         let Some((_, head)) = self.oracle.before(window) else { return Err("no head".into()) };
-        // A run's first windows train from its founding.
-        let base = self.oracle.before(window - lag).map_or(self.run, |(_, head)| head.hash);
         let mut norms = Vec::new();
         let mut last = None;
         let incentive = |node: usize| match peers.0.get(&hotkey(node)) {
@@ -386,6 +386,21 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// The record from whose state a window trains: the last final one of the windows before it, or at lag 1 before the one
+    /// before it; a run's first windows train from its founding.
+    fn true_base(&self, window: u64) -> Hash {
+        let lag = if self.scenario.clock.lag == Lag::One { 1 } else { 0 };
+        self.oracle.before(window - lag).map_or(self.run, |(_, head)| head.hash)
+    }
+
+    /// A miner has trained from some state.
+    pub fn oracle_trains(&mut self, node: usize, window: Window, base: Hash) {
+        let truth = self.true_base(window.0);
+        if base != truth && self.scenario.honest(node) {
+            self.breaks(Invariant::OneRecord, window, format!("node {node} trains from {base}, not {truth}"));
+        }
     }
 
     /// A node knows how a window ended.
@@ -460,7 +475,8 @@ impl World {
         let rank = stakes.iter().position(|(member, _)| *member == node);
         let clock = self.scenario.clock;
         let last_call = clock.tally - self.scenario.inclusion;
-        let turn = |from: u64| rank.map(|rank| (from + clock.grace * rank as u64).min(last_call - clock.grace).max(from));
+        let turn =
+            |from: u64| rank.map(|rank| (from + clock.grace * rank as u64).min(last_call - clock.grace).max(from));
         let again = clock.propose + (last_call - clock.propose) / 2;
         let own = hotkey(node);
         let first = !self.nodes[node].memory.judged.iter().any(|judged| judged.by == own);

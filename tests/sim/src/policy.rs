@@ -91,7 +91,52 @@ pub enum Mutation {
     Half,
     /// A newcomer believes the record that one validator names.
     TrustOne,
+    /// A newcomer also hears entries of old, whose owners are gone.
+    HearDead,
+    /// Nobody proposes a second time.
+    OneTurn,
+    /// At the last call votes go to the most stake, not to the longest list.
+    MostStake,
+    /// Who has nothing to vote for does not show that it is there.
+    NoShow,
+    /// Who voted for another record than the final one counts as missing.
+    OutvotedOut,
 }
+
+/// All of them, with a name each.
+pub const MUTATIONS: [(&str, Mutation); 31] = [
+    ("run", Mutation::Skip(Check::Run)),
+    ("window", Mutation::Skip(Check::Window)),
+    ("prev", Mutation::Skip(Check::Prev)),
+    ("reveal", Mutation::Skip(Check::Reveal)),
+    ("proposer", Mutation::Skip(Check::Proposer)),
+    ("order", Mutation::Skip(Check::Order)),
+    ("stranger", Mutation::Skip(Check::Stranger)),
+    ("barred", Mutation::Skip(Check::Barred)),
+    ("weight", Mutation::Skip(Check::Weight)),
+    ("scale", Mutation::Skip(Check::Scale)),
+    ("clip", Mutation::Skip(Check::Clip)),
+    ("omission", Mutation::Skip(Check::Omission)),
+    ("active", Mutation::Skip(Check::Active)),
+    ("root", Mutation::Skip(Check::Root)),
+    ("plurality", Mutation::Plurality),
+    ("half", Mutation::Half),
+    ("first-seen", Mutation::FirstSeen),
+    ("own-base", Mutation::OwnBase),
+    ("frozen-active", Mutation::FrozenActive),
+    ("never-open", Mutation::NeverOpen),
+    ("early-tally", Mutation::EarlyTally),
+    ("late-commitments", Mutation::LateCommitments),
+    ("out-of-turn", Mutation::OutOfTurn),
+    ("late-is-due", Mutation::LateIsDue),
+    ("restless", Mutation::Restless),
+    ("trust-one", Mutation::TrustOne),
+    ("hear-dead", Mutation::HearDead),
+    ("one-turn", Mutation::OneTurn),
+    ("most-stake", Mutation::MostStake),
+    ("no-show", Mutation::NoShow),
+    ("outvoted-out", Mutation::OutvotedOut),
+];
 
 /// What a node goes by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -139,9 +184,7 @@ impl Policy {
     ) -> Option<Electorate> {
         match self.0 {
             Some(Mutation::FrozenActive) => founding.electorate(Window(founding.window.0 + 1), peers, rules),
-            Some(Mutation::NeverOpen) => {
-                head.electorate(window, peers, &Rules { open_windows: u64::MAX, ..*rules })
-            }
+            Some(Mutation::NeverOpen) => head.electorate(window, peers, &Rules { open_windows: u64::MAX, ..*rules }),
             _ => head.electorate(window, peers, rules),
         }
     }

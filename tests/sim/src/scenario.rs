@@ -511,13 +511,14 @@ fn size(kind: Kind, dice: &mut Dice) -> (Vec<Validator>, usize) {
         (Kind::Mixed, 6..40) => (dice.between(3, 7), dice.between(4, 20)),
         (Kind::Mixed, _) => (dice.between(1, 5), dice.between(2, 10)),
     };
-    // Of one size, or each a part of the one before, or anything.
-    let shape = if kind == Kind::Failing { 0 } else { dice.below(3) };
+    // Of one size, or each a part of the one before, or the same, or anything.
+    let shape = if kind == Kind::Failing { 0 } else { dice.below(4) };
     let mut last = 1_000_000_000_000;
     let mut draw = || {
         let stake = match shape {
             0 => dice.between(900_000_000_000, 1_000_000_000_000),
             1 => last,
+            2 => 1_000_000_000_000,
             _ => dice.between(1_000_000_000, 1_000_000_000_000),
         };
         last = last * dice.between(40, 95) / 100;

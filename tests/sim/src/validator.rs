@@ -56,6 +56,11 @@ impl World {
             Base::Known(head) => Some(head.hash),
             Base::Untold(_) | Base::Gone => None,
         };
+        // Without it no delta can be judged: the node sits the window out.
+        if self.nodes[node].memory.base.is_none() {
+            self.persist(node, |disk| disk.voted = Some(window));
+            return;
+        }
         if self.nodes[node].disk.files_of == Some(window) {
             for (delta, standing) in std::mem::take(&mut self.nodes[node].disk.files) {
                 self.see(node, delta, standing != Standing::Allowed);
@@ -206,6 +211,9 @@ impl World {
         if self.policy.breaks(Mutation::OutOfTurn) {
             turn_to_propose.grace = 0;
         }
+        if self.policy.breaks(Mutation::OneTurn) {
+            turn_to_propose.again = turn.last_call;
+        }
         match propose(hotkey(node), best, &turn_to_propose, &electorate, (&votes, &memory.judged), listable) {
             Proposal::Make if !memory.making => {
                 self.nodes[node].memory.making = true;
@@ -227,9 +235,12 @@ impl World {
         let best = self.view(node).best;
         let turn = self.turn(window);
         let own = self.nodes[node].disk.entry.vote.filter(|(of, _)| *of == window).map(|(_, record)| record);
-        let judged = &self.nodes[node].memory.judged;
+        let mut judged = std::borrow::Cow::Borrowed(&self.nodes[node].memory.judged);
+        if self.policy.breaks(Mutation::MostStake) {
+            judged.to_mut().iter_mut().for_each(|judged| judged.listed = 0);
+        }
         let at = if self.policy.breaks(Mutation::Restless) && own.is_some() { best.max(turn.last_call) } else { best };
-        match vote(at, &turn, own, electorate, votes, judged) {
+        match vote(at, &turn, own, electorate, votes, &judged) {
             Ballot::Cast(record) => self.cast(node, window, record),
             Ballot::Keep(until) | Ballot::Wait(until) => {
                 self.oracle_waits(node, "ballot", best, until.max(best + 1));
@@ -249,7 +260,7 @@ impl World {
             self.retry(node);
             return false;
         }
-        if shows {
+        if shows && !self.policy.breaks(Mutation::NoShow) {
             self.trace.note(self.now, "shows", node, [window.0, best]);
             self.send(node, best);
         }

@@ -361,6 +361,13 @@ mod tests {
         assert_eq!([at(101, Lag::One), at(102, Lag::One), at(103, Lag::One)], [99, 100, 100]);
         ledger.keep(1);
         assert_eq!(ledger.newest().map(|head| head.window.0), Some(100));
+        assert_eq!(ledger.base(Window(101), Lag::One), Base::Gone, "it was the founding");
+        // A newcomer does not take the record that it began with for the state of a window that began before that.
+        let newcomer = Ledger::resume(head(105, &[], &[]));
+        assert_eq!(newcomer.base(Window(105), Lag::Zero), Base::Gone);
+        assert_eq!(newcomer.base(Window(106), Lag::One), Base::Gone);
+        assert_eq!(newcomer.base(Window(106), Lag::Zero), Base::Known(&head(105, &[], &[])));
+        assert_eq!(newcomer.base(Window(108), Lag::One), Base::Untold(Window(106)));
     }
 
     /// A newcomer, and a node that kept less, train from the state that all others train from, or not at all.

@@ -195,10 +195,12 @@ pub fn vote(
         good.filter(|judged| turn.begins(rank(judged.by)) <= block)
             .min_by_key(|judged| (rank(judged.by), Reverse(behind(&judged.record)), judged.record))
     };
+    // Its second turn to propose may come before.
+    let look = if block < turn.again { turn.again } else { turn.last_call.max(block.saturating_add(1)) };
     match (best, own) {
         (None, None) => Ballot::Wait(block.saturating_add(1)),
         (Some(best), own) if own.is_none() || (last_call && own != Some(best.record)) => Ballot::Cast(best.record),
-        _ => Ballot::Keep(turn.last_call.max(block.saturating_add(1))),
+        _ => Ballot::Keep(look),
     }
 }
 
@@ -354,6 +356,8 @@ mod tests {
         assert_eq!([at(104, None, &[], &both[1..]), at(105, None, &[], &both[1..])], [-2, 1]);
         assert_eq!(at(141, None, &[], &both), -4, "that it is there can be shown later, too");
         assert_eq!(at(141, Some(0), &[], &both), -3);
+        let looks = |block| vote(block, &TURN, Some(hash(0)), &three, &Votes::new(), &both);
+        assert_eq!([looks(105), looks(120)], [Ballot::Keep(120), Ballot::Keep(140)], "a second turn may come");
         // The longest list, unless more than half stands for another one.
         let longer = [judged(0, Verdict::Good), Judged { listed: 6, ..judged(1, Verdict::Good) }];
         assert_eq!(at(140, Some(0), &[(0, 0), (1, 1)], &longer), 1);
