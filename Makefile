@@ -12,6 +12,7 @@ DEBUG := $(CURDIR)/target/debug
 RELEASE := $(CURDIR)/target/release
 PREFIX ?= $(HOME)/.local
 TORCH_MODE ?= cpu
+MODELCHECK := $(CARGO) test --manifest-path tests/modelcheck/Cargo.toml --locked -j $(JOBS)
 FUZZ ?= slice dense choice topk dct
 
 .PHONY: help setup build release install demo test test-peers modelcheck check bench bench-train fuzz miner \
@@ -37,12 +38,13 @@ demo: build ## a network of miners, cheats and a validator on this machine; fail
 
 test: build ## all tests
 	@PATH="$(DEBUG):$$PATH" $(CARGO) test --workspace --locked -j $(JOBS)
+	@$(MODELCHECK)
 
 test-peers: build ## compare with Bittensor's Python SDK, transformers and PyTorch in virtual environments (.venv)
 	@PATH="$(DEBUG):$$PATH" scripts/test-peers.sh
 
 modelcheck: ## every interleaving of a small network under the protocol's rules, minutes (tests/modelcheck/README.md)
-	@$(CARGO) test -p modelcheck --locked -j $(JOBS) --test exhaustive -- --include-ignored --nocapture --test-threads 1
+	@$(MODELCHECK) --test exhaustive -- --include-ignored --nocapture --test-threads 1
 
 check: setup ## format, lints, the dependency rule, licences, advisories
 	@$(CARGO) fmt --all --check
