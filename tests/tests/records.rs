@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use record::{
     Hash, Hotkey, Stream, Uid, Window,
     records::{
-        Accept, Accepted, Commit, Delta, Eval, PageRef, Pages, Peer, Pull, Push, Record, Role, Run, Score, State,
-        Status, Train, Weights, WindowRecord,
+        Accept, Accepted, Commit, Delta, EntryRecord, Eval, OnChain, PageRef, Pages, Peer, Pull, Push, Record, Role,
+        Run, Score, State, Status, Train, Vote, Weights, WindowRecord,
     },
     stream,
 };
@@ -128,6 +128,19 @@ proptest! {
             window: v.window, uids: vec![v.uid; 2], hotkeys: vec![v.key; 2], weights: vec![v.float; 2],
             values_u16: vec![v.uid.0; 2], submitted: v.there, tx: v.maybe(v.hash), block: v.maybe(v.integer),
             call: v.maybe(v.word()), call_bytes: v.maybe(v.word()), reason: v.maybe(v.word()),
+        });
+        same(&Vote {
+            window: v.window, record: v.maybe(v.hash), last: v.maybe(v.hash), reason: v.maybe(v.word()),
+        });
+        same(&OnChain {
+            window: v.window, hotkey: v.key, commitment: v.maybe(v.hash), vote: v.maybe(v.hash), last: v.maybe(v.hash),
+            by_block: v.integer, status: v.word(), submitted: v.there, tx: v.maybe(v.hash), block: v.maybe(v.integer),
+            call: v.maybe(v.word()), call_bytes: v.maybe(v.word()), reason: v.maybe(v.word()),
+        });
+        same(&EntryRecord {
+            block: v.integer, hotkey: v.key, bucket: v.maybe(v.word()), commitment_window: v.maybe(v.window),
+            commitment: v.maybe(v.hash), vote_window: v.maybe(v.window), vote: v.maybe(v.hash), last: v.maybe(v.hash),
+            reason: v.maybe(v.word()),
         });
     }
 }

@@ -258,7 +258,7 @@ fn one_output_for_several_records_is_a_wrong_command_line() {
 }
 
 /// The stages that read a stream, each with what it needs to come that far.
-const READERS: [&str; 18] = [
+const READERS: [&str; 20] = [
     "bz-state init",
     "bz-state apply",
     "bz-state carry",
@@ -277,6 +277,8 @@ const READERS: [&str; 18] = [
     "bz-push --dry-run",
     "bz-pull --deltas",
     "bz-setweights --dry-run",
+    "bz-chain commit",
+    "bz-chain vote --dry-run",
 ];
 
 #[test]

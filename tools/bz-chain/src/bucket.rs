@@ -1,12 +1,11 @@
 //! Say on the chain where the bucket is, after it was tried as others will: without any key of ours, and with the
 //! one in the address, which must not write.
 
-use crate::records::Committed;
-use chain::{Chain, Signer};
-use record::{Hotkey, Report, Stream, cli::DryRun};
+use crate::{Own, records::Committed};
+use chain::{Entry, Signer};
+use record::{Report, Stream, cli::DryRun};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use store::{Address, Bucket, Fault, Pool};
-use wallet::WalletArgs;
 
 /// What `bz-chain bucket` takes.
 #[derive(clap::Args)]
@@ -94,25 +93,18 @@ fn unreadable(shown: &str, fault: &Fault) -> Report {
     report.hint("--untried commits it all the same")
 }
 
-pub(crate) fn run(
-    args: &BucketArgs,
-    wallet: &WalletArgs,
-    chain: &Chain,
-    hotkey: Hotkey,
-    stream: &mut Stream<'_>,
-) -> Result<(), Report> {
+pub(crate) fn run(args: &BucketArgs, node: &Own<'_>, stream: &mut Stream<'_>) -> Result<(), Report> {
+    let (chain, hotkey) = (&node.chain, node.hotkey);
     let own = ["BZ_ACCESS_KEY", "BZ_SECRET_KEY"].into_iter().filter_map(|name| std::env::var(name).ok());
     let own: Vec<String> = own.filter(|key| !key.is_empty()).collect();
     let address = fit_to_publish(&args.address, args.with_key, &own)?;
     let shown = format!("{}/{}", address.endpoint, address.bucket);
-    let last = chain.finalized()?;
-    let block = chain.block_hash(last)?.ok_or_else(|| Report::again(format!("the node does not know block {last}")))?;
-    let peers = chain.peers(block, Some(hotkey))?;
-    let Some(peer) = peers.into_iter().find(|peer| peer.own) else {
-        return Err(Report::no(format!("the hotkey {hotkey} is not registered: it may commit no bucket"))
-            .hint("register it first: bz-chain register"));
+    node.must_be_registered("bucket")?;
+    // What the entry says beside the address stays.
+    let entry = || -> Result<Entry, Report> {
+        Ok(Entry { bucket: Some(args.address.clone()), reason: None, ..chain.entry_of(hotkey)? })
     };
-    let call = chain.bucket_call(&args.address)?;
+    let call = node.call(&entry()?)?;
     let (pool, bucket) = (Pool::new()?, Bucket::peer(&args.address, chain.is_localnet()?)?);
     let note = |text: String| record::cli::note("bz-chain", text);
     let (readable, there) = match seen(&pool, &bucket) {
@@ -154,9 +146,11 @@ pub(crate) fn run(
         record.reason = Some("dry run".into());
         return stream.emit(&record);
     }
-    let signer = wallet.open()?;
+    let signer = node.wallet.open()?;
     let sign = |message: &[u8]| signer.sign(message);
-    let sent = chain.submit(&call, &Signer { account: signer.hotkey(), sign: &sign })?;
+    let turn = chain.turn(&node.home, hotkey)?;
+    let call = node.call(&entry()?)?;
+    let sent = turn.submit(&call, &Signer { account: signer.hotkey(), sign: &sign })?;
     (record.submitted, record.tx, record.block) = (true, Some(sent.tx), sent.block);
     stream.emit(&record)
 }

@@ -1,6 +1,9 @@
 //! What this tool says, as records.
 
-use chain::weights::{Rules, Timelocking};
+use chain::{
+    Room,
+    weights::{Rules, Timelocking},
+};
 use record::{Hash, Hotkey, Uid, records::Record};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -107,6 +110,12 @@ pub(crate) struct Doctor {
     rate_limit: u64,
     next_epoch_at: Option<u64>,
     next_weights_at: u64,
+    /// How many bytes may be committed in an epoch, how many of them were and are left, and the block from which all are
+    /// there again; `null` where the chain's form is not known.
+    commit_bytes: Option<u64>,
+    commit_bytes_used: Option<u64>,
+    commit_bytes_left: Option<u64>,
+    commit_bytes_again_at: Option<u64>,
     obstacles: Vec<Obstacle>,
 }
 
@@ -121,6 +130,7 @@ impl Doctor {
         subnet: chain::Subnet,
         rules: &Rules,
         weights: Vec<(u16, u16)>,
+        room: Option<Room>,
         obstacles: Vec<Obstacle>,
     ) -> Self {
         Doctor {
@@ -148,6 +158,10 @@ impl Doctor {
             rate_limit: rules.rate_limit,
             next_epoch_at: rules.epochs.next(rules.block),
             next_weights_at: rules.too_early().max(rules.set_in_epoch()).unwrap_or(rules.block),
+            commit_bytes: room.map(|room| room.space),
+            commit_bytes_used: room.map(|room| room.used),
+            commit_bytes_left: room.map(|room| room.left()),
+            commit_bytes_again_at: room.and_then(|room| room.renewed_at),
             obstacles,
         }
     }

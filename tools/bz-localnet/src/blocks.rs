@@ -15,12 +15,13 @@ use record::{Context, Report, files};
 use serde::{Deserialize, Serialize};
 use sp_core::H256;
 use sp_runtime::{
-    BuildStorage,
+    BuildStorage, MultiAddress,
+    generic::Preamble,
     traits::Header as _,
     transaction_validity::{InvalidTransaction, TransactionSource, TransactionValidityError},
 };
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     fs::{File, OpenOptions},
     io::{BufRead, BufReader, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
@@ -336,6 +337,21 @@ impl Blocks {
             let call = || runtime::api::dispatch(method, data);
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).ok().flatten()
         })
+    }
+
+    /// The next nonce of an account, behind those that wait for a block.
+    pub fn next_nonce(&self, account: &AccountId) -> Option<u32> {
+        let bytes = self.call(self.last(), "AccountNonceApi_account_nonce", &account.encode())?;
+        let mut next = u32::decode(&mut &bytes[..]).ok()?;
+        let of_account = |bytes: &Vec<u8>| match decode(bytes).ok()?.preamble {
+            Preamble::Signed(MultiAddress::Id(signer), _, extension) if signer == *account => Some(extension.5.0),
+            _ => None,
+        };
+        let waiting: BTreeSet<u32> = self.pool.iter().filter_map(of_account).collect();
+        while waiting.contains(&next) {
+            next += 1;
+        }
+        Some(next)
     }
 
     /// Whether an extrinsic waits for a block.

@@ -83,13 +83,19 @@ pub mod pallet {
         fn may_commit(netuid: u16, hotkey: &Self::AccountId) -> bool;
         /// The number of a subnet's epoch.
         fn epoch(netuid: u16) -> u64;
+        /// The most fields of a commitment; [`CommitmentInfo`] has as many.
+        #[pallet::constant]
+        type MaxFields: Get<u32>;
     }
+
+    /// The main net's.
+    pub type MaxFields = ConstU32<3>;
 
     /// What is committed.
     #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, DecodeWithMemTracking, TypeInfo)]
     pub struct CommitmentInfo {
         /// At most three fields.
-        pub fields: BoundedVec<Data, ConstU32<3>>,
+        pub fields: BoundedVec<Data, MaxFields>,
     }
 
     /// A commitment as it is kept.
@@ -176,6 +182,14 @@ pub mod pallet {
             CommitmentOf::<T>::insert(netuid, &who, Registration { deposit: 0, block, info: *info });
             LastCommitment::<T>::insert(netuid, &who, block);
             Self::deposit_event(Event::Commitment { netuid, who });
+            Ok(())
+        }
+        /// Set how many bytes an epoch takes of each hotkey.
+        #[pallet::call_index(2)]
+        #[pallet::weight((Weight::from_parts(1, 0), DispatchClass::Operational, Pays::No))]
+        pub fn set_max_space(origin: OriginFor<T>, new_limit: u32) -> DispatchResult {
+            ensure_root(origin)?;
+            MaxSpace::<T>::put(new_limit);
             Ok(())
         }
     }

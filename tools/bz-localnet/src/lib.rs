@@ -114,7 +114,8 @@ Examples:
     /// Set one of the subnet's hyperparameters, as its owner or root would
     Set {
         /// Its name in AdminUtils, after sudo_set_: tempo, commit_reveal_weights_enabled, weights_set_rate_limit …; or
-        /// tao_weight, what stake in the root network counts, of 2^64
+        /// tao_weight, what stake in the root network counts, of 2^64; or max_space, the bytes that a hotkey may commit in
+        /// an epoch
         name: String,
         /// A number, true or false
         value: String,

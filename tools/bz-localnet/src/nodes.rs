@@ -1,7 +1,7 @@
 //! What a network has: nodes that join, their stake, what they are paid.
 
 use crate::{Place, connect, print, root_wallet, running, store, subtensor};
-use chain::{Call, Chain, Signer};
+use chain::{Call, Chain, Entry, Signer};
 use record::{Context, Hotkey, Report, files};
 use serde_json::json;
 use std::{
@@ -194,7 +194,12 @@ fn node(dir: &Path, place: &Place, name: &str, stakes: Stakes) -> Result<String,
     files::create_dir(&dir.join("buckets").join(name))?;
     let (access, secret) = store::Keys::new(dir.join("keys.json")).of_bucket(name)?;
     let bucket = format!("{}/{name}", place.store);
-    chain.submit(&Call::commit_bucket(place.netuid, &bucket)?, &hot_signer)?;
+    let entry = chain.entry_of(hot.hotkey())?;
+    if entry.bucket.as_ref() != Some(&bucket) {
+        let fields = Entry { bucket: Some(bucket.clone()), reason: None, ..entry }.fields()?;
+        let call = Call::set_commitment(place.netuid, fields.iter().map(Vec::as_slice));
+        chain.submit(&call, &hot_signer)?;
+    }
     let wallets = std::fs::canonicalize(dir.join("wallets")).config("the wallets' folder")?;
     let settings = [
         ("BZ_NETWORK", place.chain.clone()),

@@ -5,7 +5,7 @@ use crate::{
     guard,
     runtime::{AccountId, Header, Runtime, VERSION},
 };
-use codec::{Decode, Encode};
+use codec::Encode;
 use hyper::{
     body::Incoming,
     service::{Service as _, service_fn},
@@ -407,10 +407,7 @@ fn author_methods(m: &mut RpcModule<Node>) -> Result<(), RegisterMethodError> {
     method(m, "system_accountNextIndex", |args, node| {
         let account = AccountId::from_ss58check(args.text(0).unwrap_or_default());
         let account = account.map_err(|e| refuse(format!("not an ss58 address: {e:?}")))?;
-        let blocks = node.blocks();
-        let nonce = blocks.call(blocks.last(), "AccountNonceApi_account_nonce", &account.encode());
-        let nonce = nonce.and_then(|bytes| u32::decode(&mut &bytes[..]).ok());
-        nonce.map(|nonce| json!(nonce)).ok_or_else(|| refuse("no nonce"))
+        node.blocks().next_nonce(&account).map(|nonce| json!(nonce)).ok_or_else(|| refuse("no nonce"))
     })?;
     method(m, "author_submitExtrinsic", |args, node| {
         let extrinsic = args.bytes(0)?;

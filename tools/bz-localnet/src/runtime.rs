@@ -53,7 +53,7 @@ pub const VERSION: RuntimeVersion = RuntimeVersion {
     impl_name: Cow::Borrowed("bz-localnet"),
     authoring_version: 1,
     // Clients keep metadata by this number: it rises when a pallet changes.
-    spec_version: 8,
+    spec_version: 9,
     impl_version: 1,
     apis: RUNTIME_API_VERSIONS,
     transaction_version: 1,
@@ -141,6 +141,7 @@ impl aura::Config for Runtime {
 }
 
 impl commitments::Config for Runtime {
+    type MaxFields = commitments::MaxFields;
     fn may_commit(netuid: u16, hotkey: &AccountId) -> bool {
         subtensor::IsNetworkMember::<Runtime>::get(hotkey, netuid)
     }

@@ -70,7 +70,11 @@ pub fn set(dir: &Path, name: &str, value: &str) -> Result<(), Report> {
     let cold = root_wallet(dir).open_coldkey()?;
     let sign = |message: &[u8]| cold.sign(message);
     let signer = Signer { account: cold.hotkey(), sign: &sign };
-    if name == "tao_weight" {
+    if name == "max_space" {
+        let inner = Value::unnamed_variant("set_max_space", [parsed]);
+        let call = Value::unnamed_variant("Commitments", [inner]);
+        chain.submit(&Call::new("Sudo", "sudo", vec![call]), &signer)?;
+    } else if name == "tao_weight" {
         let weight = value.parse().map_err(|_| Report::usage(format!("tao_weight {value}: 0 to {}", u64::MAX)))?;
         set_tao_weight(&chain, weight, &signer)?;
     } else {

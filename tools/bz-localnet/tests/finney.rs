@@ -157,7 +157,10 @@ fn every_call_is_encoded_as_the_main_net_takes_it() {
         (Call::commit_timelocked(whole, &blob, 77, 4), (7u8, 113u8, 3u16, &blob, 77u64, 4u16).encode()),
         (Call::commit_timelocked(third, &blob, 77, 4), (7u8, 118u8, 3u16, 2u8, &blob, 77u64, 4u16).encode()),
         (Call::register(3, Hotkey(account)), (7u8, 7u8, 3u16, account).encode()),
-        (Call::commit_bucket(3, &bucket).unwrap(), [(18u8, 0u8, 3u16).encode(), vec![8], fields].concat()),
+        (
+            Call::set_commitment(3, bucket.as_bytes().chunks(128)),
+            [(18u8, 0u8, 3u16).encode(), vec![8], fields].concat(),
+        ),
     ];
     for (call, by_hand) in all {
         for (chain, metadata) in finney.iter().map(|of| ("the main net", of)).chain([("the local chain", &ours)]) {

@@ -8,6 +8,7 @@ use bz_localnet::{
     runtime::{AccountId, Balances, Runtime, RuntimeCall, RuntimeGenesisConfig, RuntimeOrigin, System},
     subtensor::{self, *},
 };
+use codec::Decode;
 use frame_support::{dispatch::DispatchInfo, traits::Currency};
 use sp_runtime::{
     BuildStorage, DispatchError, DispatchResult,
@@ -272,4 +273,32 @@ fn places_and_buckets() {
             say(VERA).unwrap();
         },
     );
+    // Root says how much an epoch takes, and nobody else.
+    with(
+        || (),
+        || {
+            let limit = |origin: RuntimeOrigin| commitments::Pallet::<Runtime>::set_max_space(origin, 250);
+            assert_eq!(limit(by(VERA)).unwrap_err(), DispatchError::BadOrigin);
+            limit(RuntimeOrigin::root()).unwrap();
+            (0..2).for_each(|_| say(VERA).unwrap());
+            assert_eq!(say(VERA).unwrap_err(), commitments::Error::<Runtime>::SpaceLimitExceeded.into());
+            // Fields count by their bytes: 128 and 114 do not fit behind a hundred, and nothing was counted of what failed.
+            let info = |lengths: &[usize]| {
+                let fields: Vec<_> = lengths.iter().map(|length| commitments::Data::Raw(vec![b'x'; *length])).collect();
+                Box::new(CommitmentInfo { fields: fields.try_into().unwrap() })
+            };
+            later(360, 1);
+            commitments::Pallet::<Runtime>::set_commitment(by(VERA), NET, info(&[8, 114])).unwrap();
+            let full = commitments::Pallet::<Runtime>::set_commitment(by(VERA), NET, info(&[16, 114]));
+            assert_eq!(full.unwrap_err(), commitments::Error::<Runtime>::SpaceLimitExceeded.into());
+            commitments::Pallet::<Runtime>::set_commitment(by(VERA), NET, info(&[14, 114])).unwrap();
+        },
+    );
+    // Nor is an entry of four fields one, nor a field of 129 bytes: that is no call at all.
+    let fields = |count: u8| [&[count << 2][..], &[2, b'x'].repeat(count.into())].concat();
+    assert!(
+        CommitmentInfo::decode(&mut &fields(3)[..]).is_ok() && CommitmentInfo::decode(&mut &fields(4)[..]).is_err()
+    );
+    let long = [&[1 << 2, 130][..], &[b'x'; 129]].concat();
+    assert!(CommitmentInfo::decode(&mut &long[..]).is_err());
 }

@@ -5,7 +5,7 @@ mod timelocked;
 
 use chain::{Call, Chain, ChainArgs, Sent, Signer, weights};
 use record::{
-    Hotkey, Report, Stream, Uid,
+    Home, Hotkey, Report, Stream, Uid,
     cli::{Common, DryRun, Force},
     records::Weights,
     stream::Inputs,
@@ -84,6 +84,7 @@ const SAFETY: u64 = 20;
 pub(crate) struct Setter<'a> {
     wallet: &'a WalletArgs,
     chain: &'a Chain,
+    home: Home,
     signer: OnceCell<wallet::Signer>,
 }
 
@@ -97,7 +98,9 @@ impl Setter<'_> {
             }
         };
         let sign = |message: &[u8]| signer.sign(message);
-        self.chain.submit(call, &Signer { account: signer.hotkey(), sign: &sign })
+        // bz-chain signs commitments and votes with the same hotkey.
+        let turn = self.chain.turn(&self.home, signer.hotkey())?;
+        turn.submit(call, &Signer { account: signer.hotkey(), sign: &sign })
     }
 
     /// The call and its bytes, as a dry run has them.
@@ -167,7 +170,8 @@ pub fn run(args: Args, stream: &mut Stream<'_>) -> Result<(), Report> {
         return Err(Report::no("the root network takes no weights").hint("--netuid or BZ_NETUID"));
     }
     let rules = chain.weight_rules(hotkey)?;
-    let setter = Setter { wallet: &args.wallet, chain: &chain, signer: OnceCell::new() };
+    let home = args.common.home();
+    let setter = Setter { wallet: &args.wallet, chain: &chain, home, signer: OnceCell::new() };
     let hparams = hparams.as_ref();
     let validator = Validator { args: &args, chain: &chain, rules: &rules, hparams, hotkey, setter };
     let mut lost = None;

@@ -46,7 +46,7 @@ pub struct Args {
     /// With --peers: go on, and print whoever changes
     #[arg(long, requires = "peers")]
     watch: bool,
-    /// Write finalized blocks, peers and metadata into chain/ in the node's folder, until SIGTERM: one process a node
+    /// Write finalized blocks, peers, entries and metadata into chain/ in the node's folder, until SIGTERM: one process a node
     #[arg(long, conflicts_with_all = ["window", "wait", "peers", "watch"])]
     follow: bool,
     #[command(flatten)]
@@ -68,7 +68,8 @@ Examples:
   bz-window --check --hparams pipelines/hparams/124m.json   can this run meet its own clock?
 
 While a follower runs, the tools of its node read what it writes and ask no one; old windows are known after the nodes
-have forgotten them. It keeps the blocks of 64 windows or 14 days, whichever is more, and the peers of 1000 windows.
+have forgotten them. It keeps the blocks of 64 windows or 14 days, whichever is more, and of 1000 windows at most the
+peers and the entries (bz-chain entries) at the blocks of the commitments and of the tally.
 
 Exit codes: 0 also when a follower was told to end; 1 the window lies before the run or is over, nobody knows its
 time any more, or a check fails; 75 the chain does not answer, or another process follows it into this folder; 78 the
@@ -185,7 +186,8 @@ fn follow(args: &Args, tool: &'static str) -> Result<(), Report> {
         return Ok(());
     }
     let quiet = common.quiet;
-    chain.follow(&hparams, &home, &|text: String| {
+    let entry_blocks = |hparams: &Hparams, window| chain::entry_blocks(hparams, window).to_vec();
+    chain.follow(&hparams, &home, &entry_blocks, &|text: String| {
         if !quiet {
             record::cli::note(tool, text);
         }

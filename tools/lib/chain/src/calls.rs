@@ -13,9 +13,6 @@ use subxt::{
     transactions::DynamicPayload,
 };
 
-/// The bytes of one field of a commitment.
-pub(crate) const FIELD: usize = 128;
-
 /// A call.
 #[derive(Clone, Debug)]
 pub struct Call {
@@ -149,18 +146,12 @@ impl Call {
         metadata.pallet_by_name(self.pallet).and_then(|pallet| pallet.call_variant_by_name(&self.name)).is_some()
     }
 
-    /// Commit the address of the own bucket, in as many raw fields of 128 bytes as it needs.
-    ///
-    /// # Errors
-    /// Exit code 2 when the address is empty, or longer than 384 bytes.
-    pub fn commit_bucket(netuid: u16, address: &str) -> Result<Self, Report> {
-        if address.is_empty() || address.len() > 3 * FIELD {
-            return Err(Report::usage(format!("a bucket's address has 1 to 384 bytes, this one {}", address.len())));
-        }
+    /// Set the own entry to these raw fields, whatever was there; see [`crate::commitments::Entry::fields`].
+    pub fn set_commitment<'a>(netuid: u16, fields: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let raw = |part: &[u8]| Value::unnamed_variant(format!("Raw{}", part.len()), [Value::from_bytes(part)]);
-        let fields = Value::unnamed_composite(address.as_bytes().chunks(FIELD).map(raw));
+        let fields = Value::unnamed_composite(fields.into_iter().map(raw));
         let info = Value::named_composite([("fields", Value::unnamed_composite([fields]))]);
-        Ok(Call::new("Commitments", "set_commitment", vec![Value::u128(netuid.into()), info]))
+        Call::new("Commitments", "set_commitment", vec![Value::u128(netuid.into()), info])
     }
 }
 
@@ -190,7 +181,7 @@ mod tests {
         // Of what a hotkey signs the number is held.
         let weights = Call::set_weights(Subnet { netuid: 1, mechanism: 0 }, &[Uid(0)], &[1], 0);
         assert!(weights.is_itself(&[7, 0, 1, 0, 4]).is_ok() && weights.is_itself(&[7, 1, 1, 0, 4]).is_err());
-        let bucket = Call::commit_bucket(1, "https://s3.example.org/m7").unwrap();
+        let bucket = Call::set_commitment(1, [&b"https://s3.example.org/m7"[..]]);
         assert!(bucket.is_itself(&[18, 0, 1]).is_ok() && bucket.is_itself(&[18, 1, 1]).is_err());
         // Calls that this suite does not know by number are for chains of one machine.
         assert!(Call::new("Sudo", "sudo", Vec::new()).is_itself(&[12, 0]).is_ok());

@@ -4,9 +4,10 @@ use crate::{
     answer::is_foreign,
     client::{AtBlock, Chain},
     epochs::Epochs,
-    storage::{collect_bytes, foreign, has},
+    storage::{foreign, has},
     subnet::PALLET,
     timelock::Beacon,
+    values::collect_bytes,
 };
 use record::{Hash, Hotkey, Report};
 use std::cmp::Ordering;

@@ -4,8 +4,10 @@
 //! head.json               of which chain and subnet this is, the last finalized block, and when this was written
 //! blocks/<n>.jsonl        1,024 finalized blocks from n · 1024 on, a line each: number, hash, time
 //! peers/<block>.json      the subnet's neurons at the first block of a window, with their buckets
+//! entries/<block>.json    what hotkeys have committed to and vote for, at the blocks of a window where that counts
 //! metadata/<spec>.scale   the chain's metadata, as the node gives it
 //! lock                    held by the follower
+//! sign-<hotkey>.lock      held by the process that signs with a hotkey; its last call is in sign-<hotkey>.json
 //! ```
 //!
 //! What stands there is final and never changes. `head.json` is written last, so that all that it tells of is there. A
@@ -175,6 +177,11 @@ impl Facts {
         let head: Option<Head> = files::read_json(&head_path(&facts.folder)).ok();
         let head = head.filter(|head| facts.are(head));
         Ok(head.map(|head| Facts { genesis: head.genesis, ..facts }))
+    }
+
+    /// Where they are.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     fn are(&self, head: &Head) -> bool {

@@ -3,12 +3,14 @@
 //! answer; a block's time and the metadata are one node's.
 
 use crate::{
+    agreed::Told,
     answer::{bytes_of, number_of, plain, prefixed, unreachable},
     claim::{Identity, check},
     client::Chain,
     clock::{STALE, clock_key, clock_of},
     facts::{self, Block},
-    keep::{Keeper, Now},
+    keep::{self, Keeper, Now},
+    kept_entries::EntriesKeeper,
 };
 use record::{Code, Context, Hash, Home, Report, Window, records::Peer};
 use run::Hparams;
@@ -60,27 +62,39 @@ struct Follower<'a> {
     best: u64,
     /// Blocks whose peers nobody can tell any more.
     without_peers: BTreeSet<u64>,
+    entries: EntriesKeeper,
+    /// The blocks of a window at which its entries count.
+    entry_blocks: &'a EntryBlocks<'a>,
+    /// Blocks whose entries nobody can tell any more.
+    without_entries: BTreeSet<u64>,
     /// When a node was heard last.
     heard: Instant,
     /// When a block became final last.
     moved: Instant,
 }
 
-/// What one node, by its address, says of the peers.
-type Told = (String, Result<Vec<Peer>, Report>);
+/// At which blocks the entries of a window are written down.
+pub(crate) type EntryBlocks<'a> = dyn Fn(&Hparams, Window) -> Vec<u64> + 'a;
 
 impl Chain {
-    /// Write finalized blocks, the peers of each window, and metadata into a node's folder, until SIGTERM or SIGINT. It
-    /// may be killed at any moment, and goes on where it was.
+    /// Write finalized blocks, the peers of each window, its entries at the blocks where they count, and metadata into a
+    /// node's folder, until SIGTERM or SIGINT. It may be killed at any moment, and goes on where it was.
     ///
     /// # Errors
     /// Exit code 75 when another follower has the folder or the nodes are away for ten minutes, 78 when the folder is
     /// of another chain or subnet, another chain stands at the nodes' address meanwhile, or the chain keeps what this
     /// suite does not read.
-    pub fn follow(&self, hparams: &Hparams, home: &Home, say: &dyn Fn(String)) -> Result<(), Report> {
+    pub fn follow(
+        &self,
+        hparams: &Hparams,
+        home: &Home,
+        entry_blocks: &EntryBlocks<'_>,
+        say: &dyn Fn(String),
+    ) -> Result<(), Report> {
         self.end_on_signals()?;
         let folder = facts::folder(home);
         let keeper = Keeper::begin(&folder, self.identity()?)?;
+        let entries = EntriesKeeper::begin(&folder)?;
         let from = keeper.last().map_or_else(String::new, |last| format!(", on from block {}", last.number));
         say(format!("follows {} into {}{from}", self.url, folder.display()));
         let now = Instant::now();
@@ -92,6 +106,9 @@ impl Chain {
             spec: None,
             best: 0,
             without_peers: BTreeSet::new(),
+            entries,
+            entry_blocks,
+            without_entries: BTreeSet::new(),
             heard: now,
             moved: now,
         };
@@ -136,17 +153,6 @@ impl Chain {
         self.runtime.block_on(async move { listen() }).again("cannot listen to signals")?;
         let _ = self.stop.set(told);
         Ok(())
-    }
-
-    /// The peers at a block, of this number and hash, as each node tells them that has it.
-    fn peers_of_each(&self, number: u64, block: Hash) -> Result<Vec<Told>, Report> {
-        let all = self.until_stopped(self.link.all_hashes(number))?;
-        let have = all.iter().enumerate().filter(|(_, told)| **told == Some(Some(block)));
-        let each = have.map(|(place, _)| {
-            let _held = self.link.hold_to(place);
-            (self.link.shown(place), self.decoded(block, || self.peers(block, None)))
-        });
-        Ok(each.collect())
     }
 
     /// The chain's clock at several blocks; `None` where the node has forgotten it.
@@ -308,9 +314,11 @@ impl Follower<'_> {
             self.keep_metadata(last.hash)?;
         }
         self.keep_peers(target)?;
+        self.keep_entries(target)?;
         // Once a window is often enough.
         if last.is_none_or(|last| self.hparams.window_at(last) != self.hparams.window_at(target)) {
             self.keeper.prune(self.hparams.clock.blocks)?;
+            self.entries.prune(target, self.hparams.clock.blocks)?;
         }
         Ok(())
     }
@@ -365,29 +373,57 @@ impl Follower<'_> {
     /// The peers at a block on which all nodes agree that tell them; `None`, and said, where they do not. A hash that
     /// they agree on binds none of them to what it says of that block.
     fn agreed_peers(&self, number: u64, block: Hash) -> Result<Option<Vec<Peer>>, Report> {
-        if self.chain.link.nodes() < 2 {
-            return self.chain.peers_at(number, block, None).map(Some);
-        }
-        let (mut first, mut failed) = (None::<(String, Vec<Peer>)>, None);
-        for (node, told) in self.chain.peers_of_each(number, block)? {
-            let peers = match told {
-                Ok(peers) => peers,
-                Err(report) => {
-                    failed = Some(report);
-                    continue;
-                }
-            };
-            if let Some((other, theirs)) = &first {
-                if *theirs != peers {
-                    (self.say)(format!("{node} and {other} tell other peers of block {number}: none are kept"));
-                    return Ok(None);
-                }
-            } else {
-                first = Some((node, peers));
+        let told = self.chain.told_of(number, block, || self.chain.peers(block, None))?;
+        Ok(self.agreed("peers", number, told))
+    }
+
+    fn agreed<T>(&self, what: &str, number: u64, told: Told<T>) -> Option<T> {
+        match told {
+            Told::Same(value) => Some(value),
+            Told::Differ(one, other) => {
+                (self.say)(format!("{one} and {other} tell other {what} of block {number}: none are kept"));
+                None
             }
         }
-        let nobody = || Report::again(format!("no node tells the peers of block {number}"));
-        first.map(|(_, peers)| Some(peers)).ok_or_else(|| failed.unwrap_or_else(nobody))
+    }
+
+    /// The entries at the blocks where they count, the newest first: a node forgets.
+    fn keep_entries(&mut self, target: u64) -> Result<(), Report> {
+        let newest = self.hparams.window_at(target);
+        let oldest = newest.0.saturating_sub(WINDOWS_BACK).max(self.hparams.start_window.0);
+        for window in (oldest..=newest.0).rev().map(Window) {
+            for number in (self.entry_blocks)(self.hparams, window) {
+                if number <= target && !self.entries.has(number) && !self.without_entries.contains(&number) {
+                    self.keep_entries_at(number, window != newest)?;
+                }
+            }
+        }
+        let first = self.hparams.moments(Window(oldest)).start;
+        self.without_entries.retain(|number| *number >= first);
+        Ok(())
+    }
+
+    fn keep_entries_at(&mut self, number: u64, is_old: bool) -> Result<(), Report> {
+        let told = match self.keeper.block(number)? {
+            None => None,
+            Some(block) => match self.chain.told_of(number, block.hash, || self.chain.entries(block.hash)) {
+                Ok(told) => self.agreed("entries", number, told).map(|entries| (block.hash, entries)),
+                // The subnet may be younger than that window, or the node's memory shorter.
+                Err(report) if Chain::forgotten(&report) || (report.code == Code::Config && is_old) => {
+                    (self.say)(format!("has no entries of block {number}: {}", report.error));
+                    None
+                }
+                Err(report) => return Err(report),
+            },
+        };
+        match told {
+            Some((hash, entries)) => self.entries.keep(number, hash, entries),
+            // A tool that needs them asks for itself.
+            None => {
+                self.without_entries.insert(number);
+                Ok(())
+            }
+        }
     }
 
     fn write_head(&self) -> Result<(), Report> {

@@ -16,11 +16,11 @@ use std::{
 };
 
 /// Blocks of so many windows are kept, or of fourteen days of 12 s, whichever is more.
-const WINDOWS: u64 = 64;
+pub(crate) const WINDOWS: u64 = 64;
 /// See [`WINDOWS`].
-const BLOCKS: u64 = 14 * 24 * 3600 / 12;
+pub(crate) const BLOCKS: u64 = 14 * 24 * 3600 / 12;
 /// Peers are kept of the windows among these blocks, but of no more than so many.
-const PEERS: usize = 1000;
+pub(crate) const PEERS: usize = 1000;
 /// Metadata of so many versions is kept: that of now, and the one before an upgrade.
 const SPECS: usize = 2;
 
@@ -57,7 +57,7 @@ impl Keeper {
         if head.as_ref().is_some_and(|head| head.nodes != identity.nodes) {
             // Other nodes agreed on those. The head goes on naming these nodes until all of it is gone.
             warn(format!("{} is what other nodes told: it is written anew", folder.display()));
-            for place in ["blocks", "peers"] {
+            for place in ["blocks", "peers", "entries"] {
                 drop_folder(&folder.join(place))?;
             }
             head = None;

@@ -15,30 +15,41 @@
 //! submit  claim  keep  follow                  what is sent to the chain, and written down of it
 //! ```
 
+mod agreed;
 mod answer;
 pub mod calls;
 mod claim;
 mod client;
 mod clock;
+pub mod commitments;
 mod commits;
+mod entries;
 pub mod epochs;
 mod facts;
 mod follow;
 mod keep;
+mod kept_entries;
 mod link;
 mod network;
 mod neurons;
+mod room;
 mod rules;
 mod stake;
 mod storage;
 mod submit;
 mod subnet;
 pub mod timelock;
+mod turn;
+mod values;
 pub mod weights;
 
 pub use calls::Call;
 pub use client::Chain;
+pub use commitments::Entry;
+pub use entries::entry_blocks;
 pub use facts::folder as facts_folder;
 pub use network::ChainArgs;
+pub use room::Room;
 pub use submit::{Sent, Signer};
 pub use subnet::Subnet;
+pub use turn::Turn;

@@ -4,7 +4,7 @@
 
 use crate::{
     client::{AtBlock, Chain},
-    storage::{collect_bytes, foreign, has},
+    storage::{foreign, has},
     subnet::{PALLET, RAO},
 };
 use record::{Hash, Hotkey, Report, Uid, records::Peer};
@@ -56,7 +56,7 @@ impl Chain {
         let permit: Vec<bool> = self.of_subnet(&at, "ValidatorPermit")?.unwrap_or_default();
         let last_update: Vec<u64> = self.of_mechanism(&at, "LastUpdate")?.unwrap_or_default();
         let hotkeys = self.hotkeys(&at)?;
-        let buckets = self.buckets(&at)?;
+        let mut entries = self.entries_in(&at)?;
         let keys: Vec<Hotkey> = hotkeys.values().copied().collect();
         let netuid = self.subnet.netuid;
         let stakes = self.stakes(&at, &keys)?;
@@ -71,7 +71,7 @@ impl Chain {
                 uid: Uid(uid),
                 hotkey,
                 coldkey: owners.get(order).copied().flatten().map(Hotkey),
-                bucket: buckets.get(&hotkey).cloned(),
+                bucket: entries.remove(&hotkey).and_then(|entry| entry.bucket),
                 stake: stakes.get(order).copied().unwrap_or(0) as f64 / RAO,
                 incentive: part(&incentive, place),
                 trust: part(&trust, place),
@@ -120,49 +120,5 @@ impl Chain {
             found.insert(uid, Hotkey(hotkey));
         }
         Ok(found)
-    }
-
-    /// What each hotkey has committed as its bucket's address.
-    fn buckets(&self, at: &AtBlock) -> Result<BTreeMap<Hotkey, String>, Report> {
-        let address = dynamic::storage::<(u16, [u8; 32]), dynamic::Value>("Commitments", "CommitmentOf");
-        let netuid = self.subnet.netuid;
-        self.wait("the bucket commitments", async {
-            let mut found = BTreeMap::new();
-            let mut entries = at.storage().iter(address, (netuid,)).await.map_err(|e| e.to_string())?;
-            while let Some(entry) = entries.next().await {
-                if found.len() == NEURONS {
-                    return Err(String::from("more commitments than there can be neurons"));
-                }
-                let entry = entry.map_err(|e| e.to_string())?;
-                let (_, hotkey) = entry.key().and_then(|k| k.decode()).map_err(|e| e.to_string())?;
-                // One neuron's odd commitment is its own affair.
-                if let Ok(value) = entry.value().decode()
-                    && let Some(text) = raw_text(&value)
-                {
-                    found.insert(Hotkey(hotkey), text);
-                }
-            }
-            Ok::<_, String>(found)
-        })
-    }
-}
-
-/// The bytes of all `RawN` fields anywhere inside a commitment, one after another, as text.
-fn raw_text(value: &dynamic::Value) -> Option<String> {
-    let mut bytes = Vec::new();
-    raw_fields(value, &mut bytes)?;
-    String::from_utf8(bytes).ok().filter(|text| !text.is_empty())
-}
-
-fn raw_fields(value: &dynamic::Value, bytes: &mut Vec<u8>) -> Option<()> {
-    use subxt::ext::scale_value::{Composite, ValueDef};
-    let values = |composite: &Composite<()>| composite.values().cloned().collect::<Vec<_>>();
-    match &value.value {
-        ValueDef::Variant(variant) if variant.name.starts_with("Raw") || variant.name == "BigRaw" => {
-            collect_bytes(&values(&variant.values), bytes)
-        }
-        ValueDef::Variant(variant) => values(&variant.values).iter().try_for_each(|v| raw_fields(v, bytes)),
-        ValueDef::Composite(composite) => values(composite).iter().try_for_each(|v| raw_fields(v, bytes)),
-        _ => Some(()),
     }
 }

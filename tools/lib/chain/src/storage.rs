@@ -16,8 +16,6 @@ use subxt::{dynamic, ext::scale_decode::DecodeAsType, rpcs::client::rpc_params, 
 /// The versions of Subtensor's runtime whose storage this suite reads: the first with `WeightsMinStake`, the last that
 /// was read.
 const KNOWN: (u32, u32) = (212, 425);
-/// The most bytes that are read of a value that is a list of bytes: a bucket's address is shorter, and a public key.
-const BYTES_CAP: usize = 1024;
 
 /// This chain has something in a form that is not known.
 pub(crate) fn foreign(at: &AtBlock, what: &str, why: impl Display) -> Report {
@@ -145,7 +143,7 @@ impl Chain {
     }
 
     /// The bytes at some keys. An answer that leaves one out is not believed: a node says of each key what is there.
-    fn raw_values(&self, block: Hash, keys: &[String]) -> Result<BTreeMap<String, Option<Vec<u8>>>, Report> {
+    pub(crate) fn raw_values(&self, block: Hash, keys: &[String]) -> Result<BTreeMap<String, Option<Vec<u8>>>, Report> {
         let answer = self.request("state_queryStorageAt", rpc_params![keys, prefixed(block)])?;
         answered(&answer, keys)
     }
@@ -205,23 +203,6 @@ fn answered(answer: &Value, keys: &[String]) -> Result<BTreeMap<String, Option<V
             .hint("--network takes several nodes"));
     }
     Ok(found)
-}
-
-/// The bytes in values of bytes, or of lists of them; no more than are read of any such entry.
-pub(crate) fn collect_bytes(values: &[dynamic::Value], bytes: &mut Vec<u8>) -> Option<()> {
-    use subxt::ext::scale_value::{Primitive, ValueDef};
-    for value in values {
-        match &value.value {
-            ValueDef::Primitive(Primitive::U128(byte)) if bytes.len() < BYTES_CAP => {
-                bytes.push(u8::try_from(*byte).ok()?);
-            }
-            ValueDef::Composite(inner) => {
-                collect_bytes(&inner.values().cloned().collect::<Vec<_>>(), bytes)?;
-            }
-            _ => return None,
-        }
-    }
-    Some(())
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use crate::{
     answer::{number_of, plain, prefixed},
-    calls::{Call, FIELD},
+    calls::Call,
     client::Chain,
     storage::foreign,
     subnet::{PALLET, RAO},
@@ -280,7 +280,7 @@ impl Chain {
         report.hints.iter().any(|hint| hint.starts_with(NOT_KNOWN))
     }
 
-    /// The same with a nonce of the caller's, so that several of one account can wait for one block.
+    /// The same with a nonce of the caller's; see [`Chain::turn`] for keys with which several tools sign.
     ///
     /// # Errors
     /// As [`Chain::submit`].
@@ -369,23 +369,6 @@ impl Chain {
             .hint("nothing was burned; btcli registers at whatever a place costs"));
         }
         Ok(held)
-    }
-
-    /// The call that commits the address of the own bucket, if it fits into as many fields as this chain takes.
-    ///
-    /// # Errors
-    /// Exit code 75 when the node does not answer, 1 when the address is too long for the chain, 2 when it is for any.
-    pub fn bucket_call(&self, address: &str) -> Result<Call, Report> {
-        let call = Call::commit_bucket(self.subnet.netuid, address)?;
-        let at = self.wait("the last block", self.api()?.at_current_block())?;
-        let most = at.constants().entry(dynamic::constant::<u32>("Commitments", "MaxFields"));
-        // A chain that does not tell it says so itself, when the call comes.
-        if let Some(most) = most.ok().filter(|most| address.len().div_ceil(FIELD) > *most as usize) {
-            let (length, room) = (address.len(), most as usize * FIELD);
-            return Err(Report::no(format!("the address has {length} bytes, this chain takes at most {room}"))
-                .hint("a shorter name, or a key of fewer characters"));
-        }
-        Ok(call)
     }
 
     /// The free TAO of an account.

@@ -492,3 +492,82 @@ pub struct Weights {
     pub reason: Option<String>,
 }
 record!(Weights, "weights");
+
+/// Which record a validator stands for in a window.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Vote {
+    /// The window.
+    pub window: Window,
+    /// Hash of the record; `null`: it stands for none.
+    pub record: Option<Hash>,
+    /// Hash of the last record that it holds for final.
+    #[serde(default)]
+    pub last: Option<Hash>,
+    /// Why for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+record!(Vote, "vote");
+
+/// What a hotkey's entry on the chain was to say of a window, and whether it does.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OnChain {
+    /// The window.
+    pub window: Window,
+    /// Whose entry.
+    pub hotkey: Hotkey,
+    /// The commitment that was to be set.
+    pub commitment: Option<Hash>,
+    /// The vote that was to be set.
+    pub vote: Option<Hash>,
+    /// The last final record that was to be told.
+    pub last: Option<Hash>,
+    /// What is in the entry at this block counts.
+    pub by_block: u64,
+    /// `ok`: the entry says so; `late`, `older` (it speaks of a later window), `full` (the chain takes no more now), or
+    /// `dry-run`.
+    pub status: String,
+    /// Whether it was sent now.
+    pub submitted: bool,
+    /// Hash of the extrinsic.
+    #[serde(default)]
+    pub tx: Option<Hash>,
+    /// The final block that it is in.
+    #[serde(default)]
+    pub block: Option<u64>,
+    /// Of a dry run: the call that would be signed.
+    #[serde(default)]
+    pub call: Option<String>,
+    /// Its bytes, hexadecimal.
+    #[serde(default)]
+    pub call_bytes: Option<String>,
+    /// Why it was not sent, or does not count.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+record!(OnChain, "onchain");
+
+/// What a hotkey's entry on the chain said at a block.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntryRecord {
+    /// The block.
+    pub block: u64,
+    /// Whose entry.
+    pub hotkey: Hotkey,
+    /// The address of its bucket. Hostile.
+    pub bucket: Option<String>,
+    /// The window of the commitment.
+    pub commitment_window: Option<Window>,
+    /// To which update it has committed; see `wire::commit`.
+    pub commitment: Option<Hash>,
+    /// The window of the vote.
+    pub vote_window: Option<Window>,
+    /// Hash of the record that it votes for.
+    pub vote: Option<Hash>,
+    /// Hash of the last record that it holds for final.
+    pub last: Option<Hash>,
+    /// Why nothing but the address was read, where something else is there.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+record!(EntryRecord, "entry");
