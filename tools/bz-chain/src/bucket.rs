@@ -137,7 +137,7 @@ pub(crate) fn run(args: &BucketArgs, node: &Own<'_>, stream: &mut Stream<'_>) ->
         call_bytes: None,
         reason: None,
     };
-    if peer.bucket.as_deref() == Some(args.address.as_str()) {
+    if chain.entry_of(hotkey)?.bucket.as_deref() == Some(args.address.as_str()) {
         record.reason = Some("it is committed already".into());
         return stream.emit(&record);
     }

@@ -9,7 +9,7 @@ use crate::{
     client::Chain,
     clock::{STALE, clock_key, clock_of},
     facts::{self, Block},
-    keep::{self, Keeper, Now},
+    keep::{Keeper, Now},
     kept_entries::EntriesKeeper,
 };
 use record::{Code, Context, Hash, Home, Report, Window, records::Peer};
