@@ -15,7 +15,7 @@ TORCH_MODE ?= cpu
 MODELCHECK := $(CARGO) test --manifest-path tests/modelcheck/Cargo.toml --locked -j $(JOBS)
 FUZZ ?= slice dense choice topk dct
 
-.PHONY: help setup build release install demo test test-peers modelcheck check bench bench-train fuzz miner \
+.PHONY: help setup build release install demo test test-peers modelcheck check bench bench-train sim fuzz miner \
   validator window clean
 
 help: ## print this
@@ -56,6 +56,17 @@ bench: build ## start-up, window overhead, codecs, memory beside their peers: JS
 
 bench-train: build ## training beside PyTorch, eager and compiled (MODEL=tiny|124m|350m|boltzmann, DTYPE=f32|bf16, ROUNDS=3)
 	@PATH="$(DEBUG):$$PATH" ROUNDS="$(or $(ROUNDS),3)" scripts/bench-train.sh $(MODEL) $(DTYPE)
+
+sim: ## the protocol in virtual time, under faults and lies: SEEDS=2000 of them, or SEED=7 with its trace (KIND=mixed|small|calm|failing)
+	@$(CARGO) build -p sim --release --locked -j $(JOBS)
+ifdef SEED
+	@$(RELEASE)/sim --seed $(SEED) --kind $(or $(KIND),mixed) --trace
+else
+	@mkdir -p target/bench && rm -f target/bench/sim.jsonl
+	@$(RELEASE)/sim --seeds $(or $(SEEDS),2000) --kind $(or $(KIND),mixed) --bench target/bench/sim.jsonl
+	@$(RELEASE)/sim --seeds 40 --kind calm --bench target/bench/sim.jsonl
+	@$(RELEASE)/sim --seeds 40 --kind failing --bench target/bench/sim.jsonl
+endif
 
 fuzz: ## hostile bytes for each decoder of lib/wire, SECONDS=60 each (nightly Rust, cargo install cargo-fuzz)
 	@for target in $(FUZZ); do kept=fuzz/corpus/$$target; mkdir -p target/$$kept tools/lib/wire/$$kept; \

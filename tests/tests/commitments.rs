@@ -167,7 +167,7 @@ fn a_commitment_and_a_vote_are_set_once_and_read_back_at_any_block() {
     assert!(again.record["submitted"] == false && again.record["tx"].is_null(), "{}", again.record);
 
     let vote = json!({"type": "vote", "window": 0, "record": hash(2), "last": hash(3)});
-    let voted = alice.bz_chain(&["vote"], &stream(&[vote.clone()]));
+    let voted = alice.bz_chain(&["vote"], &stream(std::slice::from_ref(&vote)));
     assert_eq!((voted.code, &voted.record["status"]), (Some(0), &json!("ok")), "{}", voted.error);
     assert_eq!(voted.record["by_block"], 100_200);
     let at_vote = voted.record["block"].as_u64().unwrap();

@@ -251,7 +251,7 @@ mod tests {
             assert_eq!(*known.entry(fin).or_insert(fact), fact, "block {fin}");
             let view = chain.view(slot * SLOT);
             assert_eq!((view.best, view.fin), (chain.best(), fin));
-            let old = chain.view(slot * SLOT - 30);
+            let old = chain.view((slot * SLOT).saturating_sub(30));
             assert!(old.best <= view.best && old.fin <= fin);
         }
         assert!(lost > 500 && chain.best() > 1900 && chain.waiting() < 8 && chain.history() < 300);

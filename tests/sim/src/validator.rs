@@ -128,14 +128,16 @@ impl World {
         let age = delta.window.0.saturating_sub(self.scenario.start.0);
         let fate = |node: usize| mix((node as u64) << 32 | delta.owner as u64 | 1 << 50);
         // What an honest validator has found, the others look at again, and find two windows later.
-        let honest = (0..self.scenario.validators.len()).filter(|node| self.scenario.honest(*node));
         let found = |node: usize| fate(node) % self.scenario.faulty;
-        let known = honest.map(found).min().map_or(u64::MAX, |first| first + 2);
+        let known = || {
+            let honest = (0..self.scenario.validators.len()).filter(|node| self.scenario.honest(*node));
+            honest.map(found).min().map_or(u64::MAX, |first| first + 2)
+        };
         let standing = if committed != Some((delta.window, delta.commitment)) {
             Standing::Barred(Fault::Uncommitted)
         } else if !delta.valid || Some(delta.base) != self.nodes[node].memory.base {
             Standing::Barred(Fault::Invalid)
-        } else if delta.cheat && age >= found(node).min(known) {
+        } else if delta.cheat && age >= found(node).min(known()) {
             Standing::Barred(Fault::Audit)
         } else if (in_time || self.policy.breaks(Mutation::LateIsDue)) && age >= fate(node) % 3 {
             Standing::Due

@@ -61,6 +61,9 @@ pub struct Report {
     pub violation: Option<Violation>,
 }
 
+/// When, in which order, to whom, in which of its lives, and what.
+type Queued = (u64, u64, usize, u32, Event);
+
 /// All there is.
 pub struct World {
     /// What was drawn from the seed.
@@ -98,7 +101,7 @@ pub struct World {
     peers: BTreeMap<Window, Rc<Peers>>,
     votes: BTreeMap<Window, Rc<Votes>>,
     splits: Vec<u32>,
-    queue: BinaryHeap<Reverse<(u64, u64, usize, u32, Event)>>,
+    queue: BinaryHeap<Reverse<Queued>>,
     sequence: u64,
 }
 

@@ -25,6 +25,9 @@ enum Does {
     Send,
 }
 
+/// One of the nodes.
+type Of = fn(&Net) -> &Node;
+
 /// A chain and a store, and who is there.
 struct Net {
     network: Localnet,
@@ -185,7 +188,7 @@ impl Net {
 
     /// A window, stage by stage, as the loops' scripts have it.
     fn a_window(&mut self) {
-        let (miner, validator): (fn(&Net) -> &Node, fn(&Net) -> &Node) = (|net| &net.miner, |net| &net.validator);
+        let (miner, validator): (Of, Of) = (|net| &net.miner, |net| &net.validator);
         let now = format!("bz-window --window {}", self.window);
         let begun = self.stage(miner, &format!("{now} --wait start"), "", Does::NoWrite);
         let state = self.stage(miner, "bz-pull --state", &begun, Does::NoWrite);

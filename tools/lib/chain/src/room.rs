@@ -126,8 +126,8 @@ fn longest_raw(at: &AtBlock) -> Option<usize> {
     let metadata = at.metadata();
     let types = metadata.types();
     let longest = |id: u32| {
-        let visitor = visitor::new((), |(), _| None).visit_variant(|(), path, variants| {
-            let is_theirs = path.fold(false, |found, part| found || part == "pallet_commitments");
+        let visitor = visitor::new((), |(), _| None).visit_variant(|(), mut path, variants| {
+            let is_theirs = Iterator::any(&mut path, |part| part == "pallet_commitments");
             let lengths = variants.filter_map(|variant| variant.name.strip_prefix("Raw")?.parse::<usize>().ok());
             lengths.filter(|_| is_theirs).max()
         });
