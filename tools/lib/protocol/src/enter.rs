@@ -1,6 +1,6 @@
 //! What enters the model: which deltas, with what weight, clipped to what norm.
 
-use crate::{Rules, peers::Peers};
+use crate::{peers::Peers, rules::Rules};
 use ::record::{Hash, Hotkey, Uid, records::Accepted};
 use std::collections::BTreeMap;
 

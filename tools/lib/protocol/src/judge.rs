@@ -1,11 +1,11 @@
 //! Whether a validator stands for a record: every field is the chain's, the rule's, or what it computed itself.
 
 use crate::{
-    Rules,
     enter::{Fault, Seen, Standing, list},
     ledger::Head,
     peers::Peers,
     record::Record,
+    rules::Rules,
 };
 use ::record::{Hash, Hotkey, Uid, Window};
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,10 +1,10 @@
 //! What is final, window after window, as the chain's votes have it; and which state each window trains from.
 
 use crate::{
-    Rules,
     clock::Lag,
     peers::{Electorate, Peers},
     record::{Member, Record},
+    rules::Rules,
 };
 use ::record::{Hash, Hotkey, Window};
 use std::collections::BTreeMap;

@@ -9,7 +9,7 @@
 //! ([`Ledger::base`]) follow from that alone, so that two honest nodes never disagree. **Subjective** is what a node fetched
 //! and when ([`Seen`]); it decides a node's own proposal and vote, and nothing else.
 //!
-//! Floors: clock < peers < record < ledger < enter < tally < judge < turn < duty
+//! Floors: rules < clock < peers < record < ledger < enter < tally < judge < turn < duty
 
 pub mod clock;
 pub mod duty;
@@ -18,6 +18,7 @@ pub mod judge;
 pub mod ledger;
 pub mod peers;
 pub mod record;
+pub mod rules;
 pub mod tally;
 pub mod turn;
 
@@ -28,20 +29,6 @@ pub use judge::{Refusal, judge, wanted};
 pub use ledger::{Base, Head, Ledger};
 pub use peers::{Electorate, Peers, Stake};
 pub use record::{Member, Record};
+pub use rules::Rules;
 pub use tally::{Outcome, tally};
 pub use turn::{Ballot, Judged, Proposal, propose, vote};
-
-/// The numbers that a run chooses for its agreement.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rules {
-    /// Of the deltas that a voter saw good and in time, the share that a record may leave out, rounded down.
-    pub omission: f64,
-    /// A member that has not voted for so many final records in a row is active no more (K).
-    pub inactive_records: u32,
-    /// After so many windows without a final record every permit that votes counts (M).
-    pub open_windows: u64,
-    /// Clip each delta to the median norm of the list.
-    pub clip_to_median: bool,
-    /// Whether a delta counts by its peer's incentive on the chain.
-    pub weigh_by_incentive: bool,
-}

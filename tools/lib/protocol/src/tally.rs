@@ -1,8 +1,8 @@
 //! What is final: a function of the chain at the tally block, the same for everybody.
 
 use crate::{
-    Rules,
     peers::{Electorate, Peers},
+    rules::Rules,
 };
 use ::record::{Hash, Hotkey, Window};
 use std::collections::BTreeMap;

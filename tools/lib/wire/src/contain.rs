@@ -3,6 +3,7 @@
 //! No bytes make a decoder panic that we know of; where some do, a validator must not lose its window to the peer that
 //! found them.
 
+use crate::threads::have_threads;
 use record::{Code, Report};
 use std::{
     any::Any,
@@ -35,7 +36,7 @@ static PLACE: Mutex<Option<String>> = Mutex::new(None);
 /// ours; 75 when this machine starts no threads for it.
 pub fn contain<T>(work: impl FnOnce() -> Result<T, Report>) -> Result<T, Report> {
     // Without threads the work would panic, whoever's bytes they are.
-    crate::have_threads()?;
+    have_threads()?;
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let before = panic::take_hook();
